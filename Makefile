@@ -1,0 +1,66 @@
+# Everything that is run by hand; `make` alone lists it. Each target sets up what it needs first.
+PYTHON ?= python3
+CONFIG := configs/quickstart_shapes.yaml
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+# Written last, so that an interrupted set-up is never taken for a finished one.
+READY := $(VENV)/ready
+
+# An environment knows its own path: in a folder that was moved or copied it is set up again.
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+$(READY): FORCE
+endif
+
+.PHONY: help setup quickstart test test-all lint doctor clean FORCE
+help:
+	@echo "make quickstart  train on generated shapes and evaluate every operating point"
+	@echo "make test        style and tests, without the long ones (marked slow)"
+	@echo "make test-all    style and all tests"
+	@echo "make lint        style alone"
+	@echo "make doctor      what is installed, what fits, what to do about the rest"
+	@echo "make setup       only the environment in $(VENV), which every target above makes by itself"
+	@echo "make clean       remove the environment and caches; output/ and datasets/ stay"
+	@echo "PYTHON=python3.12 chooses another Python than python3 to make the environment with."
+
+setup: $(READY)
+
+$(READY): requirements.txt setup.py pyproject.toml tools/install_detectron2.py
+	@rm -f $@
+	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); Python 3.10 or newer is needed" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing requirements.txt into $(VENV) (the first time downloads torch: minutes)"
+	@# No build isolation: builds use the pinned setuptools instead of downloading the newest.
+	@$(PIP) install --quiet $$(sed -n 's/^\(setuptools==[^ ]*\).*/\1/p' requirements.txt)
+	@$(PIP) install --quiet --no-build-isolation --use-pep517 -r requirements.txt
+	@$(PY) tools/install_detectron2.py
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@report=$$($(PY) tools/doctor.py) || { echo "$$report"; echo "error: the set-up does not fit; try make clean, then again" >&2; exit 1; }
+	@echo "$(CURDIR)" > $@
+
+# --resume: a quick start that was killed continues where it was.
+quickstart: $(READY)
+	$(PY) tools/train_net.py --config-file $(CONFIG) --resume
+	$(PY) tools/eval_grid.py --config-file $(CONFIG) --resume
+
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
+
+test: lint
+	$(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
+
+lint: $(READY)
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+
+doctor: $(READY)
+	@$(PY) tools/doctor.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,14 @@
+"""Reading and writing checkpoints: safely, strictly, with what the weights were trained for."""
+
+from .checkpointer import CheckpointError, MutualCheckpointer, load_detector
+from .provenance import check_provenance, provenance
+from .reading import read_checkpoint
+
+__all__ = [
+    "CheckpointError",
+    "MutualCheckpointer",
+    "check_provenance",
+    "load_detector",
+    "provenance",
+    "read_checkpoint",
+]

@@ -1,0 +1,210 @@
+"""Every config key of the project, with its unit, default and meaning, and the checks on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Optional
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+
+from .slimmable import OperatingPoint
+
+METHODS = ("mutual", "independent")
+SCOPES = ("backbone", "neck", "heads")
+PROPOSALS = ("teacher", "own")
+STATISTICS = ("batch", "frozen")
+BAD_RECORDS = ("error", "skip")
+
+
+def add_mutualnet_config(cfg: CfgNode) -> None:
+    """Add the project's keys to a Detectron2 config."""
+    # COCO-format data sets of the user: [name, JSON file, image folder] each. The names can then be
+    # used in DATASETS.TRAIN and DATASETS.TEST.
+    cfg.DATASETS.COCO_FORMAT = []
+
+    # The backbone under the slimmable FPN, by its registered name.
+    cfg.MODEL.FPN.BOTTOM_UP = "build_slimmable_mobilenet_v2_backbone"
+
+    cfg.MUTUALNET = CfgNode()
+    # "mutual": sub-networks learn beside the full network. "independent": the largest width at the
+    # largest resolution is trained alone, the usual way.
+    cfg.MUTUALNET.METHOD = "mutual"
+    # Smallest and largest width. The largest is the full network; it may be above 1.
+    cfg.MUTUALNET.WIDTH_RANGE = (0.25, 1.0)
+    # Short sides in pixels, largest first. The full network sees the first, sub-networks any.
+    cfg.MUTUALNET.RESOLUTIONS = (600, 480, 360, 240)
+    # How far the network slims: "backbone", "neck" or "heads".
+    cfg.MUTUALNET.SCOPE = "heads"
+    # Sub-networks of random width per iteration, beside the full and the narrowest one.
+    cfg.MUTUALNET.NUM_RANDOM = 2
+    # Proposals the sub-networks' heads learn on: the "teacher"'s or their "own".
+    cfg.MUTUALNET.PROPOSALS = "teacher"
+    # Temperature of the class distributions that are distilled.
+    cfg.MUTUALNET.TEMPERATURE = 1.0
+    # Weights of a sub-network's losses. RPN and ROI: the ground truth. CLASS, BOX and MASK: the
+    # teacher's class distribution, box deltas and masks.
+    cfg.MUTUALNET.LOSS_WEIGHTS = CfgNode()
+    cfg.MUTUALNET.LOSS_WEIGHTS.RPN = 1.0
+    cfg.MUTUALNET.LOSS_WEIGHTS.ROI = 1.0
+    cfg.MUTUALNET.LOSS_WEIGHTS.CLASS = 1.0
+    cfg.MUTUALNET.LOSS_WEIGHTS.BOX = 1.0
+    cfg.MUTUALNET.LOSS_WEIGHTS.MASK = 1.0
+    # What normalisation uses in training: "batch" statistics, or "frozen" calibrated ones, with
+    # widths drawn from GRID.WIDTHS only.
+    cfg.MUTUALNET.STATISTICS = "batch"
+
+    cfg.MUTUALNET.CALIBRATION = CfgNode()
+    # Training images that statistics are computed on, and how many form a batch.
+    cfg.MUTUALNET.CALIBRATION.NUM_IMAGES = 128
+    cfg.MUTUALNET.CALIBRATION.BATCH_SIZE = 8
+    # With STATISTICS "frozen": iterations after which the statistics are computed anew.
+    cfg.MUTUALNET.CALIBRATION.REFRESH_PERIOD = 500
+
+    # Operating points that are calibrated at the end of training and evaluated by tools/eval_grid.py:
+    # widths in ascending order (empty: 4, evenly over WIDTH_RANGE) and short sides in pixels (empty:
+    # RESOLUTIONS).
+    cfg.MUTUALNET.GRID = CfgNode()
+    cfg.MUTUALNET.GRID.WIDTHS = ()
+    cfg.MUTUALNET.GRID.RESOLUTIONS = ()
+
+    # Operating point of `train_net.py --eval-only`, such as "0.50x360". Empty: the full network at
+    # the largest resolution.
+    cfg.MUTUALNET.TEST_POINT = ""
+
+    # What becomes of an annotation or image that cannot be used: "error" names it and stops, "skip"
+    # leaves it out and counts it.
+    cfg.MUTUALNET.BAD_RECORDS = "error"
+
+
+class ConfigError(ValueError):
+    """A config key has a value that cannot be used."""
+
+
+def _fail(key: str, value: object, expected: str) -> None:
+    raise ConfigError(f"{key} is {value!r}; expected {expected}.")
+
+
+def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        _fail(key, value, "one of " + ", ".join(repr(c) for c in choices))
+
+
+def _check_list(key: str, values: Sequence, *, ascending: bool, unit: str) -> None:
+    if not isinstance(values, (list, tuple)) or not all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in values
+    ):
+        _fail(key, values, f"a list of positive numbers ({unit})")
+    if list(values) != sorted(set(values), reverse=not ascending):
+        order = "ascending" if ascending else "descending"
+        _fail(key, values, f"{order} values without repeats ({unit})")
+
+
+def check_config(cfg: CfgNode) -> None:
+    """
+    Check the project's keys; ConfigError names the key, its value and what is expected.
+
+    Called by every tool before anything slow starts.
+    """
+    node = cfg.MUTUALNET
+    _check_choice("MUTUALNET.METHOD", node.METHOD, METHODS)
+    _check_choice("MUTUALNET.SCOPE", node.SCOPE, SCOPES)
+    _check_choice("MUTUALNET.PROPOSALS", node.PROPOSALS, PROPOSALS)
+    _check_choice("MUTUALNET.STATISTICS", node.STATISTICS, STATISTICS)
+    _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, BAD_RECORDS)
+
+    bounds = node.WIDTH_RANGE
+    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+        _fail("MUTUALNET.WIDTH_RANGE", bounds, "(smallest, largest) with 0 < smallest <= largest")
+    if not node.RESOLUTIONS:
+        _fail("MUTUALNET.RESOLUTIONS", node.RESOLUTIONS, "at least one short side in pixels")
+    _check_list("MUTUALNET.RESOLUTIONS", node.RESOLUTIONS, ascending=False, unit="px")
+    _check_list("MUTUALNET.GRID.RESOLUTIONS", node.GRID.RESOLUTIONS, ascending=False, unit="px")
+    _check_list("MUTUALNET.GRID.WIDTHS", node.GRID.WIDTHS, ascending=True, unit="fractions")
+    check_points(grid_points(cfg), cfg)
+    if node.TEST_POINT:
+        check_points([OperatingPoint.parse(node.TEST_POINT)], cfg)
+    if tuple(cfg.INPUT.MIN_SIZE_TRAIN) != (node.RESOLUTIONS[0],):
+        _fail(
+            "INPUT.MIN_SIZE_TRAIN",
+            tuple(cfg.INPUT.MIN_SIZE_TRAIN),
+            f"({node.RESOLUTIONS[0]},), the largest of MUTUALNET.RESOLUTIONS: every pass of an "
+            "iteration sees one image, which is made at that size",
+        )
+    for key, value in node.LOSS_WEIGHTS.items():
+        if value < 0:
+            _fail(f"MUTUALNET.LOSS_WEIGHTS.{key}", value, "a weight of at least 0")
+    if node.TEMPERATURE <= 0:
+        _fail("MUTUALNET.TEMPERATURE", node.TEMPERATURE, "a temperature above 0")
+    for key in ("NUM_IMAGES", "BATCH_SIZE", "REFRESH_PERIOD"):
+        if node.CALIBRATION[key] < 1:
+            _fail(f"MUTUALNET.CALIBRATION.{key}", node.CALIBRATION[key], "at least 1")
+    if node.NUM_RANDOM < 0:
+        _fail("MUTUALNET.NUM_RANDOM", node.NUM_RANDOM, "0 or more")
+    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+        _fail("SOLVER.AMP.ENABLED", True, f"False where MODEL.DEVICE is {cfg.MODEL.DEVICE!r}")
+
+
+def full_point(cfg: CfgNode) -> OperatingPoint:
+    """The full network: the largest width at the largest resolution."""
+    return OperatingPoint(float(cfg.MUTUALNET.WIDTH_RANGE[1]), int(cfg.MUTUALNET.RESOLUTIONS[0]))
+
+
+def grid_points(cfg: CfgNode) -> list[OperatingPoint]:
+    """The operating points of ``MUTUALNET.GRID``, ascending."""
+    low, high = cfg.MUTUALNET.WIDTH_RANGE
+    even = sorted({round(low + (high - low) * i / 3, 4) for i in range(4)})
+    widths = cfg.MUTUALNET.GRID.WIDTHS or even
+    resolutions = cfg.MUTUALNET.GRID.RESOLUTIONS or cfg.MUTUALNET.RESOLUTIONS
+    return sorted(OperatingPoint(float(w), int(r)) for w in widths for r in resolutions)
+
+
+def check_points(points: Sequence[OperatingPoint], cfg: CfgNode) -> None:
+    """ConfigError, naming the point, for a repeated one or one outside the trained ranges."""
+    low, high = cfg.MUTUALNET.WIDTH_RANGE
+    smallest, largest = min(cfg.MUTUALNET.RESOLUTIONS), max(cfg.MUTUALNET.RESOLUTIONS)
+    for index, point in enumerate(points):
+        if not low <= point.width <= high:
+            raise ConfigError(
+                f"Operating point {point}: width {point.width:g} is outside "
+                f"MUTUALNET.WIDTH_RANGE, {low:g} to {high:g}."
+            )
+        if not smallest <= point.resolution <= largest:
+            raise ConfigError(
+                f"Operating point {point}: resolution {point.resolution} px is outside "
+                f"MUTUALNET.RESOLUTIONS, {smallest} to {largest} px."
+            )
+        if point in points[:index]:
+            raise ConfigError(f"Operating point {point} is given twice.")
+
+
+def load_config(config_file: str, opts: Optional[Sequence[str]] = None) -> CfgNode:
+    """
+    A config from a YAML file and ``KEY VALUE`` overrides, checked.
+
+    A ``MODEL.DEVICE`` of "cuda", Detectron2's default, becomes "cpu" where there is no GPU.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ConfigError: for an unknown key or a value that cannot be used.
+    """
+    if config_file and not os.path.isfile(config_file):
+        raise FileNotFoundError(f"There is no config file {config_file}.")
+    cfg = get_cfg()
+    add_mutualnet_config(cfg)
+    opts = list(opts or [])
+    if len(opts) % 2:
+        raise ConfigError(f"Overrides come as KEY VALUE pairs, got {' '.join(opts)!r}.")
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        cfg.merge_from_list(opts)
+    except (KeyError, AssertionError, ValueError) as error:
+        where = config_file if opts == [] else f"{config_file} with {' '.join(opts)}"
+        raise ConfigError(f"{where}: {error.args[0] if error.args else error}") from error
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    check_config(cfg)
+    cfg.freeze()
+    return cfg

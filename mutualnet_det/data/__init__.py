@@ -1,0 +1,1 @@
+"""Data sets, and the resolution views of a batch."""

@@ -1,0 +1,324 @@
+"""COCO-format data sets: declared in the config, registered with Detectron2, loaded, scored on."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from pycocotools import mask as mask_util
+
+from .coco_check import CheckedCoco, DatasetError, check_coco_format, shortened
+
+__all__ = [
+    "CheckedCoco",
+    "DatasetError",
+    "check_coco_format",
+    "check_datasets",
+    "load_checked_coco",
+    "load_records",
+    "register_coco",
+    "register_coco_format",
+    "renumbered_ground_truth",
+]
+
+
+# Declaring ---------------------------------------------------------------------------------------
+
+
+def register_coco_format(declarations: Sequence[Sequence[str]]) -> None:
+    """
+    Register the data sets of ``DATASETS.COCO_FORMAT``: [name, JSON file, image folder] each.
+
+    Paths are relative to the current directory. Declaring the same again does nothing.
+
+    Raises:
+        DatasetError: naming the entry, for anything but three texts, a name that is used twice or
+            taken by another data set, or a file or folder that does not exist.
+    """
+    names: set[str] = set()
+    for index, entry in enumerate(declarations):
+        key = f"DATASETS.COCO_FORMAT[{index}]"
+        if (
+            not isinstance(entry, list | tuple)
+            or len(entry) != 3
+            or not all(isinstance(text, str) and text for text in entry)
+        ):
+            raise DatasetError(f"{key} is {entry!r}; expected [name, JSON file, image folder].")
+        name, json_file, image_root = entry
+        if name in names:
+            raise DatasetError(f"{key} declares the name {name!r} a second time.")
+        names.add(name)
+        for path, exists, what in (
+            (json_file, os.path.isfile, "annotation file"),
+            (image_root, os.path.isdir, "image folder"),
+        ):
+            if not exists(path):
+                raise DatasetError(
+                    f"{key} ({name!r}): there is no {what} {path} (paths are relative to the "
+                    f"current directory, {os.getcwd()})."
+                )
+        register_coco(name, json_file, image_root)
+
+
+def register_coco(
+    name: str,
+    json_file: str,
+    image_root: str,
+    *,
+    generate: Callable[[], object] | None = None,
+    **metadata: object,
+) -> None:
+    """
+    Register one COCO-format data set with Detectron2; the same again does nothing.
+
+    Other Detectron2 programs get it by its name too. They cannot say what to do with bad records,
+    so these are left out with a warning, as Detectron2 does.
+
+    Args:
+        generate: makes the files if they are not there; called before they are first read.
+        metadata: further entries of its ``MetadataCatalog``, e.g. ``thing_classes``.
+
+    Raises:
+        DatasetError: if the name is taken by another data set.
+    """
+    if name in DatasetCatalog:
+        taken = MetadataCatalog.get(name)
+        existing = (taken.get("json_file"), taken.get("image_root"))
+        if existing != (json_file, image_root):
+            raise DatasetError(
+                f"The data set name {name!r} is taken by {existing[0]} with images in "
+                f"{existing[1]}; choose another one for {json_file} with images in {image_root}."
+            )
+        return
+
+    def load() -> list[dict]:
+        return load_checked_coco(name, *_files(name), need_masks=False, bad_records="skip")
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        json_file=json_file,
+        image_root=image_root,
+        evaluator_type="coco",
+        generate=generate,
+        **metadata,
+    )
+
+
+# Using what a config names -----------------------------------------------------------------------
+
+
+def check_datasets(cfg: CfgNode) -> None:
+    """
+    Check all of ``DATASETS.TRAIN`` and ``DATASETS.TEST``, before any long work.
+
+    Registers what ``DATASETS.COCO_FORMAT`` declares, makes generated data sets, and completes the
+    metadata of all, so that class names are known afterwards. Data sets that are registered by
+    code, in no COCO format, are left to that code.
+
+    Raises:
+        DatasetError: for an unknown name, missing files, records that cannot be used (see
+            ``check_coco_format``), or another number of categories than the model has classes.
+    """
+    register_coco_format(cfg.DATASETS.COCO_FORMAT)
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if name not in DatasetCatalog:
+                raise DatasetError(_unknown_name(f"DATASETS.{key}", name))
+    for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        if not _is_coco(name):
+            continue
+        json_file, image_root = _files(name)
+        training = name in cfg.DATASETS.TRAIN
+        checked = _check(name, json_file, image_root, need_instances=training, **_demands(cfg))
+        classes = checked.class_names
+        if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            raise DatasetError(
+                f"The data set {name!r} has {len(classes)} categories ({', '.join(classes[:10])}"
+                f"{', ...' if len(classes) > 10 else ''}), but MODEL.ROI_HEADS.NUM_CLASSES is "
+                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}. Set it to {len(classes)}; categories without "
+                "objects count too."
+            )
+        if training and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+            _check_no_rle(json_file, checked)
+
+
+def load_records(cfg: CfgNode, name: str) -> list[dict]:
+    """The records of a data set, in Detectron2's format, with bad ones treated as ``cfg`` says."""
+    if not _is_coco(name):
+        return DatasetCatalog.get(name)
+    return load_checked_coco(name, *_files(name), **_demands(cfg))
+
+
+def load_checked_coco(
+    name: str, json_file: str, image_root: str, *, need_masks: bool, bad_records: str
+) -> list[dict]:
+    """
+    Check a COCO-format data set and load it with Detectron2's ``load_coco_json``.
+
+    Sets ``thing_classes`` and ``thing_dataset_id_to_contiguous_id`` in the metadata of ``name``.
+
+    Returns:
+        one record per image in Detectron2's format: file_name, height, width, image_id and
+        annotations, each with bbox (XYWH_ABS), category_id from 0 without gaps, iscrowd and
+        segmentation.
+
+    Raises:
+        DatasetError: see ``check_coco_format``.
+    """
+    if _stamp(name, json_file, image_root, need_masks) not in _faultless:
+        checked = _check(
+            name, json_file, image_root, need_masks=need_masks, bad_records=bad_records
+        )
+        if checked.is_changed:
+            with tempfile.TemporaryDirectory() as folder:
+                usable_file = os.path.join(folder, os.path.basename(json_file))
+                with open(usable_file, "w", encoding="utf-8") as file:
+                    json.dump(checked.data, file)
+                return load_coco_json(usable_file, image_root, name)
+    return load_coco_json(json_file, image_root, name)
+
+
+# Scoring -----------------------------------------------------------------------------------------
+
+
+def renumbered_ground_truth(
+    json_file: str, image_ids: Collection[int] | None = None, *, need_masks: bool = False
+) -> dict:
+    """
+    The ground truth to score detections against, as the content of a COCO JSON file.
+
+    Annotation ids count from 1: pycocotools takes a match with id 0 for none. Bad records are left
+    out, as with ``MUTUALNET.BAD_RECORDS skip``. Where the file does not say, iscrowd is 0 and the
+    area (px^2) is that of the mask, or of the box if there is none.
+
+    Args:
+        image_ids: the images to keep; None: all.
+        need_masks: whether masks are scored, and annotations without one are left out.
+    """
+    data = check_coco_format(json_file, None, need_masks=need_masks, bad_records="skip").data
+    images = {image["id"]: image for image in data["images"]}
+    if image_ids is not None:
+        kept = set(image_ids)
+        images = {id_: image for id_, image in images.items() if id_ in kept}
+    annotations = []
+    for annotation in data["annotations"]:
+        if annotation["image_id"] not in images:
+            continue
+        annotation = {**annotation, "id": len(annotations) + 1}
+        annotation.setdefault("iscrowd", 0)
+        area = annotation.get("area")
+        if not isinstance(area, int | float) or not math.isfinite(area):
+            annotation["area"] = _area(annotation, images[annotation["image_id"]])
+        annotations.append(annotation)
+    # pycocotools copies "info" into what it loads detections to.
+    return {"info": {}, **data, "images": list(images.values()), "annotations": annotations}
+
+
+def _area(annotation: dict, image: dict) -> float:
+    masks = annotation.get("segmentation")
+    if not masks:
+        return annotation["bbox"][2] * annotation["bbox"][3]
+    rle = masks
+    if isinstance(masks, list):
+        rle = mask_util.merge(mask_util.frPyObjects(masks, image["height"], image["width"]))
+    elif isinstance(masks["counts"], list):
+        rle = mask_util.frPyObjects(masks, *masks["size"])
+    return float(mask_util.area(rle))
+
+
+# What stands behind a name -----------------------------------------------------------------------
+
+
+def _is_coco(name: str) -> bool:
+    metadata = MetadataCatalog.get(name)
+    return metadata.get("evaluator_type") == "coco" and metadata.get("json_file") is not None
+
+
+def _files(name: str) -> tuple[str, str]:
+    """JSON file and image folder of a registered data set; both are there."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("generate") is not None:
+        metadata.generate()
+    for path in (metadata.json_file, metadata.image_root):
+        if not os.path.exists(path):
+            root = os.environ.get("DETECTRON2_DATASETS")
+            where = f"{root!r}" if root else "not set, which means './datasets'"
+            raise DatasetError(
+                f"The data set {name!r} is not there: looked for {os.path.abspath(path)}. "
+                "Detectron2's own data sets lie in the folder that the environment variable "
+                f"DETECTRON2_DATASETS names (now {where}); others are declared in "
+                "DATASETS.COCO_FORMAT."
+            )
+    return metadata.json_file, metadata.image_root
+
+
+def _demands(cfg: CfgNode) -> dict:
+    return {"need_masks": cfg.MODEL.MASK_ON, "bad_records": cfg.MUTUALNET.BAD_RECORDS}
+
+
+# Files that were checked and hold no bad record: a large one is not read once more to check it.
+_faultless: set[tuple] = set()
+
+
+def _stamp(name: str, json_file: str, image_root: str, need_masks: bool) -> tuple | None:
+    if not os.path.isfile(json_file):
+        return None
+    state = os.stat(json_file)
+    path = os.path.abspath(json_file)
+    return name, path, state.st_mtime_ns, state.st_size, image_root, need_masks
+
+
+def _check(
+    name: str, json_file: str, image_root: str, *, need_masks: bool, **demands: object
+) -> CheckedCoco:
+    """``check_coco_format``, and the classes put into the metadata of ``name``."""
+    stamp = _stamp(name, json_file, image_root, need_masks)
+    checked = check_coco_format(json_file, image_root, need_masks=need_masks, **demands)
+    _set_classes(name, json_file, checked)
+    if not checked.is_changed:
+        _faultless.add(stamp)
+    return checked
+
+
+def _set_classes(name: str, json_file: str, checked: CheckedCoco) -> None:
+    metadata = MetadataCatalog.get(name)
+    known = metadata.get("thing_classes", checked.class_names)
+    if known != checked.class_names:
+        raise DatasetError(
+            f"The categories of the data set {name!r} are known as {shortened(known)}, but "
+            f"{json_file} has {shortened(checked.class_names)}."
+        )
+    metadata.thing_classes = checked.class_names
+    ids = sorted(category["id"] for category in checked.data["categories"])
+    metadata.thing_dataset_id_to_contiguous_id = {id_: index for index, id_ in enumerate(ids)}
+
+
+def _check_no_rle(json_file: str, checked: CheckedCoco) -> None:
+    rles = [
+        annotation["id"]
+        for annotation in checked.data["annotations"]
+        if isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd", 0)
+    ]
+    if rles:
+        raise DatasetError(
+            f"{json_file} has {len(rles)} objects with RLE masks (the first is annotation "
+            f"{rles[0]}), and INPUT.MASK_FORMAT is 'polygon'. Set INPUT.MASK_FORMAT bitmask."
+        )
+
+
+def _unknown_name(key: str, name: str) -> str:
+    known = DatasetCatalog.list()
+    close = difflib.get_close_matches(name, known)
+    known_text = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return (
+        f"{key} names {name!r}, and there is no such data set. {known_text}Known are the "
+        f"{len(known)} in Detectron2's DatasetCatalog; declare your own in DATASETS.COCO_FORMAT as "
+        "[name, JSON file, image folder]."
+    )

@@ -1,0 +1,123 @@
+"""The training loader: images in the sampler's order, augmented by the seeds it hands out."""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from detectron2.data.build import filter_images_with_only_crowd_annotations, trivial_batch_collator
+from detectron2.data.common import DatasetFromList
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from .coco import DatasetError, load_records
+from .sampler import TrainingBatchSampler
+
+logger = logging.getLogger(__name__)
+
+
+class SeededMapper:
+    """Detectron2's mapper, with randomness that depends on a seed alone."""
+
+    def __init__(self, mapper: DatasetMapper) -> None:
+        self._mapper = mapper
+
+    def __call__(self, record: dict, seed: int) -> dict:
+        """
+        Args:
+            record: in Detectron2's data set format.
+            seed: of this image's augmentation.
+
+        Raises:
+            DatasetError: naming the file that cannot be read.
+        """
+        states = np.random.get_state(), random.getstate()
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            return self._mapper(record)
+        except Exception as error:
+            raise DatasetError(f"Cannot use {record['file_name']}: {error}") from error
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])
+
+
+class TrainingImages(Dataset):
+    """
+    Images by (index, seed).
+
+    Args:
+        records: in Detectron2's data set format.
+        mapper: makes a training input of a record and a seed; DatasetError if it cannot.
+        skips: take the next image for one that cannot be used, and list its file in the input's
+            "skipped", instead of raising.
+    """
+
+    def __init__(self, records: DatasetFromList, mapper: SeededMapper, skips: bool) -> None:
+        self._records = records
+        self._mapper = mapper
+        self._skips = skips
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        index, seed = key
+        skipped: list[str] = []
+        for step in range(len(self)):
+            record = self._records[(index + step) % len(self)]
+            try:
+                item = self._mapper(record, seed)
+            except DatasetError:
+                if not self._skips:
+                    raise
+                skipped.append(record["file_name"])
+            else:
+                item["skipped"] = skipped
+                return item
+        raise DatasetError(f"None of the {len(self)} training images can be used.")
+
+
+def training_records(cfg: CfgNode) -> list[dict]:
+    """The records of ``DATASETS.TRAIN``, without empty images if the config filters them."""
+    records = [record for name in cfg.DATASETS.TRAIN for record in load_records(cfg, name)]
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = filter_images_with_only_crowd_annotations(records)
+    if not records:
+        raise DatasetError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN} holds no image with an instance.")
+    return records
+
+
+def build_training_loader(cfg: CfgNode, seed: int, start: int) -> DataLoader:
+    """
+    An endless loader from iteration ``start`` on, the same whatever ``DATALOADER.NUM_WORKERS``.
+
+    Yields this rank's share of a batch: Detectron2's training inputs, each with "skipped" beside.
+    """
+    records = training_records(cfg)
+    sampler = TrainingBatchSampler(
+        [record["width"] > record["height"] for record in records],
+        cfg.SOLVER.IMS_PER_BATCH,
+        seed,
+        start,
+        comm.get_rank(),
+        comm.get_world_size(),
+    )
+    return DataLoader(
+        TrainingImages(
+            DatasetFromList(records, copy=False),
+            SeededMapper(DatasetMapper(cfg, is_train=True)),
+            skips=cfg.MUTUALNET.BAD_RECORDS == "skip",
+        ),
+        batch_sampler=sampler,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        # Workers draw no random numbers of their own.
+        worker_init_fn=None,
+        persistent_workers=False,
+    )

@@ -1,0 +1,72 @@
+"""Resolution views: one augmented image, seen at several resolutions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+
+def resized_shape(height: int, width: int, resolution: int, max_size: int) -> tuple[int, int]:
+    """
+    Height and width of an image whose short side is resized to ``resolution``, in pixels.
+
+    Where the long side would exceed ``max_size``, the short side becomes smaller: Detectron2's rule.
+    """
+    return ResizeShortestEdge.get_output_shape(height, width, resolution, max_size)
+
+
+def resize_image(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """An image (C, H, W) resized bilinearly with antialiasing, on its own device, as float."""
+    image = image.float()
+    if tuple(image.shape[-2:]) == tuple(shape):
+        return image
+    return F.interpolate(
+        image[None], size=shape, mode="bilinear", align_corners=False, antialias=True
+    )[0]
+
+
+def scale_boxes(boxes: Boxes, ratio: tuple[float, float]) -> Boxes:
+    """Boxes (N, 4) scaled by ``(x, y)``; the argument stays as it is."""
+    x, y = ratio
+    return Boxes(boxes.tensor * boxes.tensor.new_tensor([x, y, x, y]))
+
+
+def scale_ratio(
+    source: tuple[int, int], target: tuple[int, int]
+) -> tuple[float, float]:
+    """
+    How far x and y stretch between two sizes (height, width) of one image.
+
+    Rounding and the cap of the long side make them differ.
+    """
+    return target[1] / source[1], target[0] / source[0]
+
+
+def view_at(batched_inputs: list[dict], resolution: int, max_size: int, device) -> list[dict]:
+    """
+    The same training batch at another resolution.
+
+    Args:
+        batched_inputs: Detectron2's training inputs: "image" (C, H, W) and "instances" each.
+        resolution: short side in pixels; the long side is at most ``max_size``.
+        device: where images are resized and the view lives.
+
+    Returns:
+        list[dict]: "image" (C, H', W') and "instances" with scaled ``gt_boxes``. Other ground truth,
+        masks included, keeps the scale of the source: ROI targets do not depend on it.
+    """
+    view = []
+    for item in batched_inputs:
+        source = tuple(item["image"].shape[-2:])
+        shape = resized_shape(*source, resolution, max_size)
+        with torch.no_grad():
+            image = resize_image(item["image"].to(device), shape)
+        instances = Instances(shape, **item["instances"].get_fields())
+        instances.gt_boxes = scale_boxes(
+            instances.gt_boxes, scale_ratio(source, shape)
+        )
+        view.append({"image": image, "instances": instances})
+    return view

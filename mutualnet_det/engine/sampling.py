@@ -1,0 +1,72 @@
+"""Which operating points an iteration trains: a function of (seed, iteration)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..seeding import stream
+from ..slimmable import OperatingPoint
+
+FULL, NARROWEST, RANDOM = "full", "narrowest", "random"
+
+
+class TrainingPass(NamedTuple):
+    """One pass of an iteration: its kind ("full", "narrowest", "random") and operating point."""
+
+    kind: str
+    point: OperatingPoint
+
+
+class SandwichSampler:
+    """
+    The sandwich rule with mutual resolutions (arXiv 1909.12978, algorithm 1): the full network at the
+    largest resolution, the narrowest and N of random width, each at a random resolution.
+
+    Args:
+        width_range: smallest and largest width; random widths are uniform between them.
+        resolutions: short sides in pixels, largest first.
+        num_random: N.
+        seed: of the run.
+        widths: draw random widths from this list instead of the range.
+    """
+
+    def __init__(
+        self,
+        width_range: tuple[float, float],
+        resolutions: Sequence[int],
+        num_random: int,
+        seed: int,
+        widths: Sequence[float] = (),
+    ) -> None:
+        self._range = width_range
+        self._resolutions = list(resolutions)
+        self._num_random = num_random
+        self._seed = seed
+        self._widths = list(widths)
+
+    def __call__(self, iteration: int) -> list[TrainingPass]:
+        rng = stream(self._seed, iteration)
+        smallest, largest = self._range
+        passes = [TrainingPass(FULL, OperatingPoint(largest, self._resolutions[0]))]
+        kinds = [NARROWEST] + [RANDOM] * self._num_random
+        for kind in kinds:
+            if kind == NARROWEST:
+                width = smallest
+            elif self._widths:
+                width = float(rng.choice(self._widths))
+            else:
+                width = float(rng.uniform(smallest, largest))
+            resolution = int(rng.choice(self._resolutions))
+            passes.append(TrainingPass(kind, OperatingPoint(width, resolution)))
+        return passes
+
+
+class IndependentSampler:
+    """The full network alone, at the largest resolution: training without sub-networks."""
+
+    def __init__(self, width: float, resolution: int) -> None:
+        self._pass = TrainingPass(FULL, OperatingPoint(width, resolution))
+
+    def __call__(self, iteration: int) -> list[TrainingPass]:
+        return [self._pass]

@@ -1,0 +1,277 @@
+"""
+MutualTrainer: Detectron2's loop with the mutual training step in it.
+
+One iteration (arXiv 1909.12978, algorithm 1): the full network learns from the ground truth at the
+largest resolution; the narrowest network and some of random width, each at a random resolution, see
+the same images and learn from the ground truth and from the full network; the gradients add up and
+the optimiser steps once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase, TrainerBase, hooks
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler
+from detectron2.utils import comm
+from torch import nn
+
+from ..checkpoint import MutualCheckpointer
+from ..config import full_point, grid_points
+from ..data.loader import build_training_loader
+from ..data.views import view_at
+from ..seeding import stream_seed
+from ..slimmable import Calibrations, OperatingPoint, at_width
+from .calibration import calibrate_points
+from .distributed import broadcast_weights, reduce_gradients
+from .metrics import build_writers
+from .optimizer import build_optimizer
+from .sampling import FULL, IndependentSampler, SandwichSampler, TrainingPass
+
+logger = logging.getLogger(__name__)
+
+
+class MutualTrainer(TrainerBase):
+    """
+    Trains a detector of this project from a config.
+
+    Everything random (operating points, order and augmentation of images, the heads' sampling) is a
+    function of the seed and the iteration, so a resumed run goes on as if it had not stopped.
+
+    Args:
+        cfg: a checked config.
+
+    Use it like Detectron2's DefaultTrainer: ``resume_or_load(resume)``, then ``train()``.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.model = build_model(cfg)
+        self.model.train()
+        self.optimizer = build_optimizer(cfg, self.model)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        self.calibrations = Calibrations(self.model)
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self._freezes = cfg.MUTUALNET.STATISTICS == "frozen"
+        self._scaler = None
+        if cfg.SOLVER.AMP.ENABLED:
+            self._scaler = torch.cuda.amp.GradScaler()
+        self._num_skipped = 0
+        self.checkpointer = MutualCheckpointer(self.model, cfg, cfg.OUTPUT_DIR, trainer=self)
+        self.register_hooks([hooks.IterationTimer(), hooks.LRScheduler()])
+        if self._freezes:
+            self.register_hooks([RefreshStatistics(cfg.MUTUALNET.CALIBRATION.REFRESH_PERIOD)])
+        self.register_hooks([SaveCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD)])
+
+    def resume_or_load(self, resume: bool = False) -> None:
+        """
+        Continue from the last checkpoint in ``OUTPUT_DIR``, or start from ``MODEL.WEIGHTS``.
+
+        Args:
+            resume: continue if there is a checkpoint.
+
+        Raises:
+            ValueError: if a fresh run would overwrite checkpoints, or would freeze random weights.
+        """
+        if self.checkpointer.has_checkpoint():
+            last = self.checkpointer.get_checkpoint_file()
+            if not resume:
+                raise ValueError(
+                    f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds the checkpoint {last} of an earlier "
+                    "run. Add --resume to continue it, or set another OUTPUT_DIR."
+                )
+            self.checkpointer.load(last)
+            self.start_iter = self.iter + 1
+        elif self.cfg.MODEL.WEIGHTS:
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+        elif self.cfg.MODEL.BACKBONE.FREEZE_AT > 0:
+            raise ValueError(
+                f"MODEL.BACKBONE.FREEZE_AT is {self.cfg.MODEL.BACKBONE.FREEZE_AT} and MODEL.WEIGHTS "
+                "is empty: stages of random weights would be frozen. Set MODEL.WEIGHTS to a "
+                "pretrained backbone, or MODEL.BACKBONE.FREEZE_AT 0."
+            )
+
+    def train(self) -> None:
+        """Train up to ``SOLVER.MAX_ITER``, then calibrate the grid and save ``model_final.pth``."""
+        if self.start_iter >= self.max_iter:
+            logger.info("Training is complete: iteration %d of %d.", self.start_iter, self.max_iter)
+            return
+        cfg = self.cfg
+        self._points = build_sampler(cfg, self.seed)
+        self._batches = iter(build_training_loader(cfg, self.seed, self.start_iter))
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        broadcast_weights(self.model)
+        if self._freezes and not self.calibrations:
+            self.refresh_statistics()
+        if comm.is_main_process():
+            writers = build_writers(cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
+            self.register_hooks([hooks.PeriodicWriter(writers, period=20)])
+        super().train(self.start_iter, self.max_iter)
+
+    def run_step(self) -> None:
+        """One iteration; FloatingPointError names the operating point whose loss is not finite."""
+        start = time.perf_counter()
+        batch = next(self._batches)
+        data_time = time.perf_counter() - start
+        self._report_skipped(batch)
+
+        passes = self._points(self.iter)
+        self.optimizer.zero_grad()
+        losses = []
+        teacher = None
+        for number, training_pass in enumerate(passes):
+            kind, point = training_pass
+            # The heads sample proposals and anchors: from a stream of this pass alone.
+            torch.manual_seed(stream_seed(self.seed, self.iter, comm.get_rank(), number))
+            view = view_at(
+                batch, point.resolution, self.cfg.INPUT.MAX_SIZE_TRAIN, self.model.device
+            )
+            with self._at(training_pass), self.storage.name_scope(kind):
+                with self._autocast():
+                    if kind == FULL:
+                        pass_losses, teacher = self.model.teach(view)
+                    else:
+                        pass_losses = self.model.study(view, teacher)
+                    loss = sum(pass_losses.values())
+                # Before the next pass, so that one pass's activations are in memory at a time.
+                (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+            losses.append({name: value.detach() for name, value in pass_losses.items()})
+
+        self._write_losses(passes, losses, data_time)
+        reduce_gradients(self._parameters)
+        if self._scaler is None:
+            self.optimizer.step()
+        else:
+            self._scaler.unscale_(self.optimizer)
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+
+    def _at(self, training_pass: TrainingPass) -> AbstractContextManager:
+        if self._freezes:
+            return self.calibrations.at(training_pass.point, stale=True)
+        return at_width(
+            self.model, training_pass.point.width, track=training_pass.kind == FULL
+        )
+
+    def _autocast(self) -> AbstractContextManager:
+        return nullcontext() if self._scaler is None else torch.autocast("cuda", torch.float16)
+
+    def _write_losses(
+        self, passes: list[TrainingPass], losses: list[dict[str, torch.Tensor]], data_time: float
+    ) -> None:
+        """Losses by kind of operating point, averaged over its passes and over all processes."""
+        names = [(number, name) for number, found in enumerate(losses) for name in found]
+        values = torch.stack([losses[number][name].float() for number, name in names]).tolist()
+        by_kind: dict[str, list[float]] = {}
+        for (number, name), value in zip(names, values):
+            kind, point = passes[number]
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} at operating point {point} ({kind}) in iteration "
+                    f"{self.iter}. The weights have not been changed; the last good checkpoint is "
+                    f"{self.checkpointer.get_checkpoint_file() or 'none'}. A lower SOLVER.BASE_LR or "
+                    "SOLVER.CLIP_GRADIENTS helps against divergence."
+                )
+            by_kind.setdefault(f"{kind}/{name}", []).append(value)
+        metrics = {name: sum(found) / len(found) for name, found in by_kind.items()}
+        for kind in {kind for kind, _ in passes}:
+            metrics[f"{kind}/total_loss"] = sum(
+                value for name, value in metrics.items() if name.startswith(f"{kind}/")
+            )
+        gathered = comm.gather(metrics)
+        if comm.is_main_process():
+            for name in metrics:
+                found = [part[name] for part in gathered if name in part]
+                self.storage.put_scalar(name, sum(found) / len(found))
+            self.storage.put_scalar("data_time", data_time)
+
+    def _report_skipped(self, batch: list[dict[str, Any]]) -> None:
+        for name in (name for item in batch for name in item["skipped"]):
+            self._num_skipped += 1
+            logger.warning("Skipped %s (%d so far)", name, self._num_skipped)
+        if self._num_skipped:
+            self.storage.put_scalar("skipped_images", self._num_skipped, smoothing_hint=False)
+
+    def refresh_statistics(self) -> None:
+        """Calibrate anew every operating point that training on frozen statistics can draw."""
+        self.calibrations.clear()
+        widths = sorted({p.width for p in grid_points(self.cfg)} | set(self.cfg.MUTUALNET.WIDTH_RANGE))
+        points = [OperatingPoint(w, r) for w in widths for r in self.cfg.MUTUALNET.RESOLUTIONS]
+        calibrate_points(self.cfg, self.calibrations, points)
+        self.calibrations.copy_to_running(full_point(self.cfg))
+
+    def calibrate_grid(self) -> dict:
+        """Calibrate the grid of the config with the weights as they are; returns the calibrations."""
+        fresh = Calibrations(self.model)
+        calibrate_points(self.cfg, fresh, grid_points(self.cfg))
+        return fresh.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state["optimizer"] = self.optimizer.state_dict()
+        state["seed"] = self.seed
+        state["num_skipped"] = self._num_skipped
+        if self._scaler is not None:
+            state["scaler"] = self._scaler.state_dict()
+        if self._freezes:
+            state["frozen_statistics"] = self.calibrations.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.seed = state_dict["seed"]
+        self._num_skipped = state_dict["num_skipped"]
+        if self._scaler is not None and "scaler" in state_dict:
+            self._scaler.load_state_dict(state_dict["scaler"])
+        if self._freezes and "frozen_statistics" in state_dict:
+            self.calibrations.load_state_dict(state_dict["frozen_statistics"], stale=True)
+
+
+def build_sampler(cfg: CfgNode, seed: int) -> SandwichSampler | IndependentSampler:
+    """The sampler of operating points that ``MUTUALNET.METHOD`` asks for."""
+    node = cfg.MUTUALNET
+    if node.METHOD == "independent":
+        return IndependentSampler(*full_point(cfg))
+    widths = ()
+    if node.STATISTICS == "frozen":
+        widths = sorted({point.width for point in grid_points(cfg)})
+    return SandwichSampler(node.WIDTH_RANGE, node.RESOLUTIONS, node.NUM_RANDOM, seed, widths)
+
+
+class SaveCheckpoint(HookBase):
+    """Save every ``period`` iterations, and at the end with the grid calibrated."""
+
+    def __init__(self, period: int) -> None:
+        self._period = period
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        done = trainer.iter + 1
+        if done == trainer.max_iter:
+            calibrations = trainer.calibrate_grid()
+            trainer.checkpointer.save("model_final", calibrations=calibrations)
+        elif done % self._period == 0:
+            trainer.checkpointer.save(f"model_{trainer.iter:07d}")
+
+
+class RefreshStatistics(HookBase):
+    """Recompute frozen statistics every ``period`` iterations."""
+
+    def __init__(self, period: int) -> None:
+        self._period = period
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self._period == 0 and done < self.trainer.max_iter:
+            self.trainer.refresh_statistics()

@@ -1,0 +1,108 @@
+"""COCO AP of detections: into the COCO results format, and from there to numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any, Optional
+
+import numpy as np
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+# What a COCO results file of each kind holds. The two kinds are scored apart: beside a box, the
+# area of a mask would not count.
+RESULT_KEYS = {
+    "bbox": ("image_id", "category_id", "bbox", "score"),
+    "segm": ("image_id", "category_id", "segmentation", "score"),
+}
+
+Detection = dict[str, Any]
+
+
+def coco_results(
+    instances: Instances, image_id: int, category_ids: Sequence[int]
+) -> list[Detection]:
+    """
+    Detections of one image in the COCO results format.
+
+    Args:
+        instances: ``pred_boxes``, ``scores``, ``pred_classes`` and maybe ``pred_masks``, at the
+            size of the image on disk.
+        category_ids: the data set's own category id of each class, by the model's class index.
+
+    Returns:
+        list[dict]: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in px), ``score``
+        and, with masks, ``segmentation`` (compressed RLE); empty without detections.
+    """
+    results = instances_to_coco_json(instances.to("cpu"), image_id)
+    for result in results:
+        result["category_id"] = category_ids[result["category_id"]]
+    return results
+
+
+def only(iou_type: str, detections: Iterable[Detection]) -> list[Detection]:
+    """The detections as a COCO results file of one kind holds them: "bbox" or "segm"."""
+    return [{key: detection[key] for key in RESULT_KEYS[iou_type]} for detection in detections]
+
+
+def load_ground_truth(ground_truth: dict | str) -> COCO:
+    """pycocotools' index over a COCO data set, a dict (kept as it is) or a path, made quietly."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        if isinstance(ground_truth, dict):
+            api = COCO()
+            # COCOeval writes into the annotations.
+            annotations = [dict(annotation) for annotation in ground_truth["annotations"]]
+            api.dataset = {**ground_truth, "annotations": annotations}
+            api.createIndex()
+            return api
+        return COCO(ground_truth)
+
+
+def score(
+    ground_truth: COCO | dict, detections: Iterable[Detection], iou_type: str
+) -> dict[str, Any]:
+    """
+    COCO AP by pycocotools, as it comes when run by hand on the same files.
+
+    Args:
+        ground_truth: annotation ids must start at 1: pycocotools takes a match with id 0 for none.
+        detections: COCO results; may be empty.
+        iou_type: "bbox" or "segm".
+
+    Returns:
+        dict: AP, AP50, AP75, APs, APm, APl in percent, None where there is nothing to find (no
+        object of that area); ``per_class``: AP by name of the category.
+    """
+    if isinstance(ground_truth, dict):
+        ground_truth = load_ground_truth(ground_truth)
+    results = only(iou_type, detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        if results:
+            predictions = ground_truth.loadRes(results)
+        else:  # loadRes takes no empty list
+            predictions = load_ground_truth({**ground_truth.dataset, "annotations": []})
+        evaluation = COCOeval(ground_truth, predictions, iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    scores: dict[str, Any] = {
+        metric: _percent(value) for metric, value in zip(METRICS, evaluation.stats)
+    }
+    # (IoU thresholds, recalls, categories, areas: all first, detections per image: 100 last)
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    scores["per_class"] = {}
+    for index, category in enumerate(ground_truth.loadCats(evaluation.params.catIds)):
+        found = precision[:, :, index]
+        found = found[found > -1]
+        scores["per_class"][category["name"]] = _percent(np.mean(found) if found.size else -1)
+    return scores
+
+
+def _percent(value: float) -> Optional[float]:
+    return None if value < 0 else float(value) * 100

@@ -1,0 +1,201 @@
+"""A sheet of detections: the same images at several budgets, beside the ground truth."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from detectron2.data.detection_utils import read_image
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
+from pycocotools import mask as mask_util
+
+from ..runtime import frontier
+from ..slimmable import OperatingPoint
+from .results import Grid, GridRow
+
+MAX_IMAGES = 4
+MAX_POINTS = 4
+MIN_SCORE = 0.5
+# Images with this many objects show most.
+GOOD_OBJECTS = (2, 8)
+CELL_WIDTH = 2.35  # inches
+
+# Okabe and Ito's colours, told apart with any colour vision.
+PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442")
+
+
+def detection_sheet(
+    grid: Grid,
+    records: Sequence[dict],
+    ground_truth: dict,
+    found: Callable[[OperatingPoint], Iterable[dict]],
+) -> Figure:
+    """
+    A row per image; the ground truth, then frontier points from cheap to dear.
+
+    Args:
+        records: of the images, in Detectron2's data set format.
+        ground_truth: COCO ground truth of the same images.
+        found: by operating point, ``image_id`` and ``detections`` (COCO results) of every image.
+    """
+    best = frontier(grid.rows, lambda row: row.gflops, lambda row: row.ap("box"))
+    shown = _evenly(best, MAX_POINTS)
+    truth: dict[int, list[dict]] = {record["image_id"]: [] for record in records}
+    for annotation in ground_truth["annotations"]:
+        if not annotation["iscrowd"]:
+            truth[annotation["image_id"]].append(annotation)
+    chosen = _choose_images(records, truth)
+    columns: list[dict[int, list[dict]]] = [truth]
+    for row in shown:
+        wanted = {record["image_id"] for record in chosen}
+        columns.append(
+            {r["image_id"]: r["detections"] for r in found(row.point) if r["image_id"] in wanted}
+        )
+    categories = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    return _draw(chosen, ["ground truth", *map(_header, shown)], columns, categories)
+
+
+def _evenly(items: Sequence, count: int) -> list:
+    """``count`` of the items, first and last among them, evenly between."""
+    positions = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[i] for i in positions]
+
+
+def _choose_images(records: Sequence[dict], truth: dict[int, list[dict]]) -> list[dict]:
+    fewest, most = GOOD_OBJECTS
+
+    def excess(record: dict) -> int:
+        objects = len(truth[record["image_id"]])
+        return max(fewest - objects, objects - most, 0)
+
+    good = [record for record in records if excess(record) == 0]
+    if len(good) < MAX_IMAGES:
+        with_objects = [record for record in records if truth[record["image_id"]]]
+        good = sorted(with_objects, key=excess)[:MAX_IMAGES]
+    return _evenly(good, MAX_IMAGES)
+
+
+def _header(row: GridRow) -> str:
+    return f"{row.point}\n{row.gflops:.3g} GFLOPs, {row.milliseconds:.0f} ms"
+
+
+def _draw(
+    records: Sequence[dict],
+    headers: Sequence[str],
+    columns: Sequence[dict[int, list[dict]]],
+    categories: dict[int, str],
+) -> Figure:
+    # A tall image takes no more room than a square one.
+    heights = [CELL_WIDTH * min(r["height"] / r["width"], 1.0) for r in records]
+    gap, top = 0.06, 0.52
+    size = (
+        CELL_WIDTH * len(headers) + gap * (len(headers) + 1),
+        sum(heights) + gap * len(records) + top,
+    )
+    figure = Figure(figsize=size, facecolor="white")
+    FigureCanvasAgg(figure)  # text can be measured
+    y = size[1] - top
+    for number, (record, height) in enumerate(zip(records, heights)):
+        image = read_image(record["file_name"], format="RGB")
+        y -= height
+        for column, (header, objects) in enumerate(zip(headers, columns)):
+            x = gap + column * (CELL_WIDTH + gap)
+            axes = figure.add_axes(
+                [x / size[0], y / size[1], CELL_WIDTH / size[0], height / size[1]]
+            )
+            if number == 0:
+                figure.text(
+                    (x + CELL_WIDTH / 2) / size[0],
+                    1 - top / 2 / size[1],
+                    header,
+                    ha="center",
+                    va="center",
+                    fontsize=10,
+                    color="#222222",
+                )
+            _draw_cell(axes, image, objects.get(record["image_id"], []), categories)
+        y -= gap
+    return figure
+
+
+def _draw_cell(
+    axes: Axes, image: np.ndarray, objects: Sequence[dict], categories: dict[int, str]
+) -> None:
+    """One image (H, W, 3) with the objects drawn on it; ground truth has no score."""
+    height, width = image.shape[:2]
+    shown = [o for o in objects if o.get("score", 1.0) >= MIN_SCORE]
+    # Large ones first, so that small ones stay visible.
+    shown.sort(key=lambda o: -o["bbox"][2] * o["bbox"][3])
+    colours = {id_: _colour(index) for index, id_ in enumerate(sorted(categories))}
+    canvas = image.astype(np.float32)
+    for o in shown:
+        mask = _mask(o, height, width)
+        if mask is not None:
+            canvas[mask] = 0.55 * canvas[mask] + 0.45 * 255 * np.array(colours[o["category_id"]])
+    axes.imshow(canvas.astype(np.uint8), interpolation="antialiased")
+    axes.set_axis_off()
+    labels: list[Bbox] = []
+    for o in shown:
+        x, y, w, h = o["bbox"]
+        colour = colours[o["category_id"]]
+        axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=1.1))
+        text = categories[o["category_id"]]
+        if "score" in o:
+            text += f" {100 * o['score']:.0f}"
+        label = axes.text(
+            min(max(x, 0), width) if x < 0.75 * width else min(x + w, width),
+            max(y, 0.055 * height),
+            text,
+            fontsize=5.5,
+            color="white" if _is_dark(colour) else "black",
+            ha="left" if x < 0.75 * width else "right",
+            va="bottom",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.7, "alpha": 0.9},
+            clip_on=True,
+        )
+        place = label.get_window_extent()
+        if place.count_overlaps(labels):  # a name half hidden under another is worse than none
+            label.remove()
+        else:
+            labels.append(place)
+    if not shown:
+        axes.text(
+            0.5 * width,
+            0.96 * height,
+            f"nothing above a score of {MIN_SCORE:g}",
+            fontsize=6.5,
+            color="white",
+            ha="center",
+            va="bottom",
+            bbox={"facecolor": "#000000", "edgecolor": "none", "pad": 1.5, "alpha": 0.55},
+        )
+
+
+def _mask(o: dict, height: int, width: int) -> np.ndarray | None:
+    """The (H, W) mask of an annotation or detection, None if it has none."""
+    segmentation = o.get("segmentation")
+    if not segmentation:
+        return None
+    if isinstance(segmentation, list):
+        segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = mask_util.frPyObjects(segmentation, height, width)
+    return mask_util.decode(segmentation).astype(bool)
+
+
+def _colour(index: int) -> tuple[float, float, float]:
+    if index < len(PALETTE):
+        code = PALETTE[index]
+        return tuple(int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    # Steps of the golden angle keep any number of further hues apart.
+    return colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.9)
+
+
+def _is_dark(colour: tuple[float, float, float]) -> bool:
+    red, green, blue = colour
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.6

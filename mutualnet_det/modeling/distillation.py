@@ -1,0 +1,106 @@
+"""
+What a sub-network learns on the shared ROI heads: from the ground truth and from the teacher.
+
+Shapes: R proposals of a batch, F of them foreground, K classes, M the side of a mask (28). No
+gradient reaches a teacher's tensor. Every distillation loss is 0 where student and teacher agree,
+and 0, still attached to the student, where there is nothing to learn from.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Instances
+from torch import Tensor
+
+
+def class_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """
+    KL divergence between the class distributions, times the squared temperature, averaged over the
+    proposals (Hinton et al., arXiv 1503.02531; the public MutualNet code uses temperature 1).
+
+    Args:
+        student, teacher: logits (R, K + 1).
+    """
+    if len(student) == 0:
+        return student.sum() * 0
+    return temperature**2 * F.kl_div(
+        F.log_softmax(student / temperature, dim=1),
+        F.log_softmax(teacher.detach() / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def box_distillation(
+    student: Tensor, teacher: Tensor, classes: Tensor, num_classes: int
+) -> Tensor:
+    """
+    L1 distance between the box deltas of foreground proposals, summed and divided by all proposals,
+    as Detectron2 normalises its box loss.
+
+    Args:
+        student, teacher: deltas (R, K * 4), or (R, 4) if class-agnostic.
+        classes: ground-truth classes (R,), ``num_classes`` for background.
+    """
+    foreground = torch.nonzero((classes >= 0) & (classes < num_classes)).squeeze(1)
+    student, teacher = (
+        deltas.view(len(deltas), -1, 4)[
+            foreground, classes[foreground] if deltas.shape[1] > 4 else 0
+        ]
+        for deltas in (student, teacher.detach())
+    )
+    return (student - teacher).abs().sum() / max(len(classes), 1)
+
+
+def masks_of_classes(logits: Tensor, classes: Tensor) -> Tensor:
+    """The mask logits (F, M, M) of each instance's class, out of (F, K, M, M) or (F, 1, M, M)."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logits[torch.arange(len(logits), device=logits.device), classes]
+
+
+def mask_distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """
+    Soft cross-entropy between the masks, less the teacher's own entropy (a constant), averaged over
+    the pixels: the KL divergence of the pixels' Bernoulli distributions.
+
+    Args:
+        student, teacher: logits (F, M, M) of the ground-truth class.
+    """
+    if student.numel() == 0:
+        return student.sum() * 0
+    target = teacher.detach().sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(teacher.detach(), target)
+    return F.binary_cross_entropy_with_logits(student, target) - entropy
+
+
+def mask_targets(instances: list[Instances], side: int) -> Tensor:
+    """
+    Ground-truth masks (F, side, side), cropped to the proposals and resized, as 0 and 1.
+
+    They do not depend on the scale of the image, so one set serves all passes of an iteration.
+
+    Args:
+        instances: foreground proposals with ``proposal_boxes`` and ``gt_masks``, per image.
+    """
+    masks = [
+        x.gt_masks.crop_and_resize(x.proposal_boxes.tensor, side).to(x.proposal_boxes.device)
+        for x in instances
+        if len(x)
+    ]
+    if not masks:
+        return torch.zeros(0, side, side, device=instances[0].proposal_boxes.device)
+    return torch.cat(masks).float()
+
+
+def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """
+    Binary cross-entropy of masks, averaged over the pixels: Mask R-CNN's (arXiv 1703.06870).
+
+    Args:
+        logits, targets: (F, M, M), of the ground-truth class.
+    """
+    if logits.numel() == 0:
+        return logits.sum() * 0
+    return F.binary_cross_entropy_with_logits(logits, targets)

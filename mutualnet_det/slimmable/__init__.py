@@ -1,0 +1,27 @@
+"""Width for any torch module: channel dimensions, layers, shared width, calibration, slicing."""
+
+from .calibration import Calibrations, StaleCalibrationError, UncalibratedError
+from .channels import Channels, round_channels
+from .layers import SlimmableConv2d, SlimmableConvTranspose2d, SlimmableLayer, SlimmableLinear
+from .norm import SlimmableBatchNorm2d
+from .point import OperatingPoint
+from .slicing import sliced
+from .width import Width, at_width, width_of
+
+__all__ = [
+    "Calibrations",
+    "Channels",
+    "OperatingPoint",
+    "SlimmableBatchNorm2d",
+    "SlimmableConv2d",
+    "SlimmableConvTranspose2d",
+    "SlimmableLayer",
+    "SlimmableLinear",
+    "StaleCalibrationError",
+    "UncalibratedError",
+    "Width",
+    "at_width",
+    "round_channels",
+    "sliced",
+    "width_of",
+]

@@ -1,0 +1,224 @@
+"""
+Calibration: normalisation statistics of operating points, kept beside the model.
+
+A calibration belongs to the weights it was made with and is refused once they have changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from .norm import SlimmableBatchNorm2d, UncalibratedError
+from .point import OperatingPoint
+from .width import Statistics, at_width, width_of
+
+__all__ = ["Calibrations", "StaleCalibrationError", "UncalibratedError", "fingerprint"]
+
+
+class StaleCalibrationError(RuntimeError):
+    """The weights are not those the calibration was made with."""
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of the model's parameters, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        value = parameter.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class _Recorder:
+    """
+    Cumulative average of per-batch statistics: the mean, and the unbiased variance, of batch t
+    enter with momentum 1/(t+1), t from 0 (the post-statistics of the public slimmable code).
+    """
+
+    def __init__(self) -> None:
+        self.statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._batches: dict[nn.Module, int] = {}
+
+    def __call__(self, norm: nn.Module, x: Tensor) -> None:
+        values_per_channel = x.numel() // x.shape[1]
+        variance, mean = torch.var_mean(
+            x.float(), dim=(0, 2, 3), correction=1 if values_per_channel > 1 else 0
+        )
+        batch = self._batches.get(norm, 0)
+        if batch > 0:
+            old_mean, old_variance = self.statistics[norm]
+            mean = old_mean.lerp(mean, 1 / (batch + 1))
+            variance = old_variance.lerp(variance, 1 / (batch + 1))
+        self.statistics[norm] = (mean, variance)
+        self._batches[norm] = batch + 1
+
+
+class Calibrations:
+    """
+    The calibrated operating points of one model.
+
+    Args:
+        model: a module with slimmable layers. ValueError if it also has ordinary batch
+            normalisation, whose statistics would be wrong at every point but one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._norms = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        }
+        for name, module in self._norms.items():
+            if not isinstance(module, SlimmableBatchNorm2d):
+                raise ValueError(
+                    f"{name} is a {type(module).__name__}: its statistics do not transfer between "
+                    "operating points and it cannot be calibrated. Use SlimmableBatchNorm2d, group "
+                    "normalisation or frozen batch normalisation there."
+                )
+        self._points: dict[OperatingPoint, Statistics] = {}
+        self._fingerprint: Optional[str] = None
+        self._versions: Optional[list] = None
+
+    def __contains__(self, point: object) -> bool:
+        return point in self._points
+
+    def __iter__(self) -> Iterator[OperatingPoint]:
+        return iter(self._points)
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def fingerprint(self) -> str:
+        """The fingerprint of the model's weights as they are now."""
+        versions = [(p.data_ptr(), p._version) for p in self.model.parameters()]
+        if self._fingerprint is None or versions != self._versions:
+            fresh = fingerprint(self.model)
+            if self._points and fresh != self._fingerprint:
+                raise StaleCalibrationError(
+                    f"The weights have changed since {len(self._points)} operating points were "
+                    "calibrated. Call clear() and calibrate again."
+                )
+            self._fingerprint, self._versions = fresh, versions
+            # The same weights at another address: the model may have moved to another device.
+            self._points = {
+                point: {norm: (m.to(norm.weight.device), v.to(norm.weight.device)) for norm, (m, v) in stats.items()}
+                for point, stats in self._points.items()
+            }
+        return self._fingerprint
+
+    def clear(self) -> None:
+        """Forget every point, as after the weights have changed."""
+        self._points.clear()
+        self._fingerprint = self._versions = None
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        point: OperatingPoint,
+        batches: Iterable[Any],
+        forward: Optional[Callable[[Any], Any]] = None,
+    ) -> None:
+        """
+        Recompute all statistics at ``point``.
+
+        Args:
+            batches: inputs at the point's resolution; at least one.
+            forward: runs the model on one of them; the model itself by default. Every norm layer
+                must see data.
+        """
+        self.fingerprint()
+        recorder = _Recorder()
+        shared = width_of(self.model).shared
+        with at_width(self.model, point.width):
+            shared.recorder = recorder
+            try:
+                for batch in batches:
+                    (forward or self.model)(batch)
+            finally:
+                shared.recorder = None
+        missed = [name for name, norm in self._norms.items() if norm not in recorder.statistics]
+        if missed:
+            raise RuntimeError(
+                f"Calibrating {point}: {len(missed)} of {len(self._norms)} normalisation layers saw "
+                f"no data, {missed[0]} first. Give it at least one batch that reaches them all."
+            )
+        self._points[point] = recorder.statistics
+
+    @contextmanager
+    def at(self, point: OperatingPoint, *, stale: bool = False) -> Iterator[None]:
+        """
+        Run the model at ``point``: its width, normalised by its statistics.
+
+        Args:
+            stale: accept weights that have moved on. Training on frozen statistics does, between
+                two refreshes.
+
+        Raises:
+            UncalibratedError: naming the point, if it is not calibrated.
+            StaleCalibrationError: if the weights have changed since.
+        """
+        if point not in self._points:
+            known = ", ".join(str(p) for p in sorted(self._points)) or "none"
+            raise UncalibratedError(
+                f"Operating point {point} is not calibrated. Calibrated points: {known}."
+            )
+        if not stale:
+            self.fingerprint()
+        with at_width(self.model, point.width):
+            width_of(self.model).shared.statistics = self._points[point]
+            yield
+
+    @torch.no_grad()
+    def copy_to_running(self, point: OperatingPoint) -> None:
+        """Make the statistics of ``point``, of full width, the model's running ones."""
+        for norm, (mean, variance) in self._points[point].items():
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+
+    def state_dict(self) -> dict:
+        """Plain dicts and tensors: ``{"fingerprint": str, "points": {"0.50x360": {name: [mean, variance]}}}``."""
+        names = {norm: name for name, norm in self._norms.items()}
+        return {
+            "fingerprint": self._fingerprint or "",
+            "points": {
+                str(point): {names[norm]: [m.cpu(), v.cpu()] for norm, (m, v) in stats.items()}
+                for point, stats in self._points.items()
+            },
+        }
+
+    def load_state_dict(self, state: dict, *, stale: bool = False) -> None:
+        """
+        Take over a saved :meth:`state_dict`; points of the same name are replaced.
+
+        Args:
+            stale: accept statistics of other weights, for :meth:`at` with ``stale``.
+
+        Raises:
+            StaleCalibrationError: if it was made with other weights.
+            ValueError: if its layers are not this model's.
+        """
+        if not state["points"]:
+            return
+        if not stale and state["fingerprint"] != self.fingerprint():
+            raise StaleCalibrationError(
+                f"The calibration was made with other weights (fingerprint "
+                f"{state['fingerprint'][:12]}, the model has {self._fingerprint[:12]})."
+            )
+        for name, saved in state["points"].items():
+            if saved.keys() != self._norms.keys():
+                first = sorted(saved.keys() ^ self._norms.keys())[0]
+                raise ValueError(
+                    f"The calibration of {name} is of another architecture: {first} stands in only "
+                    "one of the two."
+                )
+            self._points[OperatingPoint.parse(name)] = {
+                norm: tuple(t.to(norm.weight.device) for t in saved[layer])
+                for layer, norm in self._norms.items()
+            }

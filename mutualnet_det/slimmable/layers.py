@@ -1,0 +1,261 @@
+"""
+Convolutions and linear layers that run on the first channels of their weights.
+
+A layer is its plain torch counterpart at full width, with the same state dict; below that it uses
+the leading slice of each dimension. Weights have the layer's own torch layout.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .channels import Channels
+from .width import Width
+
+
+class SliceCache:
+    """
+    Contiguous slices of a layer's parameters, for passes without gradients.
+
+    An entry holds as long as its parameter has the same storage, version, dtype and device: an
+    optimiser step, a load or a cast makes a new one. Copies of a layer start with an empty cache.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict = {}
+
+    def get(self, name: str, parameter: Tensor, index: tuple[slice, ...]) -> Tensor:
+        """``parameter[index]``, contiguous."""
+        if parameter.is_inference():  # made inside inference mode: such a tensor has no version
+            return parameter[index]
+        state = (parameter.data_ptr(), parameter._version, parameter.dtype, parameter.device)
+        key = (name, tuple(s.stop for s in index))
+        entry = self._entries.get(key)
+        if entry is None or entry[0] != state:
+            entry = self._entries[key] = (state, parameter.detach()[index].contiguous())
+        return entry[1]
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    def __deepcopy__(self, memo: dict) -> SliceCache:
+        return SliceCache()
+
+    def __reduce__(self):
+        return (SliceCache, ())
+
+
+class SlimmableLayer(nn.Module):
+    """
+    What slimmable layers have in common.
+
+    Subclasses also derive from their torch counterpart, set :attr:`width`, and say in
+    :meth:`plain` what layer they are at the width in force.
+    """
+
+    width: Width
+
+    def _slim(self, width: Optional[Width]) -> None:
+        self.width = Width() if width is None else width
+        self._slices = SliceCache()
+
+    def _slice(self, name: str, *counts: int) -> Optional[Tensor]:
+        """The leading ``counts`` of a parameter: a view that carries gradients, or a cached copy."""
+        parameter = getattr(self, name)
+        if parameter is None:
+            return None
+        index = tuple(slice(count) for count in counts)
+        if torch.is_grad_enabled():
+            return parameter[index]
+        return self._slices.get(name, parameter, index)
+
+    def train(self, mode: bool = True):
+        # A write through ``parameter.data`` leaves no trace in its version; whoever does so while
+        # training gets fresh slices when the model is next evaluated.
+        self._slices.clear()
+        return super().train(mode)
+
+    def plain(self) -> nn.Module:
+        """The plain torch layer this one is at the width in force, with copies of the weights."""
+        raise NotImplementedError
+
+
+def _copy_into(plain: nn.Module, **tensors: Optional[Tensor]) -> nn.Module:
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                getattr(plain, name).copy_(tensor)
+    return plain
+
+
+class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
+    """
+    A convolution whose input and output channels follow the width.
+
+    Args:
+        in_channels, out_channels: the dimensions.
+        kernel_size, stride, padding, dilation, bias: as in :class:`torch.nn.Conv2d`.
+        depthwise: one group per channel; needs equal dimensions.
+        width: the handle to share; a new one of range (0.25, 1) by default.
+
+    Input (N, Ci, H, W), output (N, Co, H', W'), where Ci and Co are the dimensions' channels at the
+    width in force.
+    """
+
+    def __init__(
+        self,
+        in_channels: Channels,
+        out_channels: Channels,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+        *,
+        depthwise: bool = False,
+        width: Optional[Width] = None,
+    ) -> None:
+        if depthwise and in_channels != out_channels:
+            raise ValueError(
+                "A depthwise convolution needs equal input and output dimensions, got "
+                f"{in_channels} and {out_channels}."
+            )
+        width = Width() if width is None else width
+        full_in = in_channels.at(width.maximum)
+        super().__init__(
+            full_in,
+            out_channels.at(width.maximum),
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups=full_in if depthwise else 1,
+            bias=bias,
+        )
+        self.in_dim, self.out_dim, self.depthwise = in_channels, out_channels, depthwise
+        self._slim(width)
+
+    def _active(self) -> tuple[Tensor, Optional[Tensor], int]:
+        """Weight (Co, Ci or 1, Kh, Kw), bias (Co,) and groups at the width in force."""
+        if self.width.is_full:
+            return self.weight, self.bias, self.groups
+        width = self.width.value
+        count_out = self.out_dim.at(width)
+        if self.depthwise:
+            return self._slice("weight", count_out), self._slice("bias", count_out), count_out
+        count_in = self.in_dim.at(width)
+        return self._slice("weight", count_out, count_in), self._slice("bias", count_out), 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias, groups = self._active()
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
+
+    def plain(self) -> nn.Conv2d:
+        weight, bias, groups = self._active()
+        conv = nn.Conv2d(
+            weight.shape[1] * groups,
+            weight.shape[0],
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            groups,
+            bias=bias is not None,
+        ).to(weight)
+        return _copy_into(conv, weight=weight, bias=bias)
+
+
+class SlimmableConvTranspose2d(SlimmableLayer, nn.ConvTranspose2d):
+    """
+    A transposed convolution whose input and output channels follow the width.
+
+    Its weight is (Ci, Co, Kh, Kw), as in :class:`torch.nn.ConvTranspose2d`. Input (N, Ci, H, W),
+    output (N, Co, H', W').
+    """
+
+    def __init__(
+        self,
+        in_channels: Channels,
+        out_channels: Channels,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        bias: bool = True,
+        *,
+        width: Optional[Width] = None,
+    ) -> None:
+        width = Width() if width is None else width
+        super().__init__(
+            in_channels.at(width.maximum),
+            out_channels.at(width.maximum),
+            kernel_size,
+            stride,
+            padding,
+            bias=bias,
+        )
+        self.in_dim, self.out_dim = in_channels, out_channels
+        self._slim(width)
+
+    def _active(self) -> tuple[Tensor, Optional[Tensor]]:
+        if self.width.is_full:
+            return self.weight, self.bias
+        width = self.width.value
+        count_in, count_out = self.in_dim.at(width), self.out_dim.at(width)
+        return self._slice("weight", count_in, count_out), self._slice("bias", count_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self._active()
+        return F.conv_transpose2d(x, weight, bias, self.stride, self.padding)
+
+    def plain(self) -> nn.ConvTranspose2d:
+        weight, bias = self._active()
+        conv = nn.ConvTranspose2d(
+            *weight.shape[:2],
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            bias=bias is not None,
+        ).to(weight)
+        return _copy_into(conv, weight=weight, bias=bias)
+
+
+class SlimmableLinear(SlimmableLayer, nn.Linear):
+    """
+    A linear layer whose input and output features follow the width.
+
+    Behind a flattened (C, 7, 7) map the input dimension is ``Channels(C * 49, ratio=49)``: the map is
+    flattened channel by channel, so its first channels are the first features. Input (..., Ci),
+    output (..., Co).
+    """
+
+    def __init__(
+        self,
+        in_features: Channels,
+        out_features: Channels,
+        bias: bool = True,
+        *,
+        width: Optional[Width] = None,
+    ) -> None:
+        width = Width() if width is None else width
+        super().__init__(in_features.at(width.maximum), out_features.at(width.maximum), bias)
+        self.in_dim, self.out_dim = in_features, out_features
+        self._slim(width)
+
+    def _active(self) -> tuple[Tensor, Optional[Tensor]]:
+        if self.width.is_full:
+            return self.weight, self.bias
+        width = self.width.value
+        count_in, count_out = self.in_dim.at(width), self.out_dim.at(width)
+        return self._slice("weight", count_out, count_in), self._slice("bias", count_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, *self._active())
+
+    def plain(self) -> nn.Linear:
+        weight, bias = self._active()
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None).to(weight)
+        return _copy_into(linear, weight=weight, bias=bias)

@@ -1,0 +1,84 @@
+"""
+Batch normalisation over a slimmable dimension.
+
+All widths share scale and shift. Statistics do not transfer between operating points, so the layer
+keeps one running pair, for the full network, and takes every other point's from a calibration.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .channels import Channels
+from .layers import SlimmableLayer, _copy_into
+from .width import Width
+
+
+class UncalibratedError(RuntimeError):
+    """A sub-network is evaluated without statistics of its own."""
+
+
+class SlimmableBatchNorm2d(SlimmableLayer, nn.BatchNorm2d):
+    """
+    :class:`torch.nn.BatchNorm2d` over the first channels. Input and output (N, C, H, W).
+
+    What it normalises by, in this order: the statistics in force (see
+    :class:`~mutualnet_det.slimmable.Calibrations`), in training mode the batch's own, in evaluation
+    mode at full width the running ones; else UncalibratedError. Only passes of the full network
+    update the running ones. An input without elements passes unchanged.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        *,
+        width: Optional[Width] = None,
+    ) -> None:
+        width = Width() if width is None else width
+        super().__init__(channels.at(width.maximum), eps, momentum)
+        self.dim = channels
+        self._slim(width)
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        if self.width.is_full:
+            return self.weight, self.bias
+        count = self.dim.at(self.width.value)
+        return self._slice("weight", count), self._slice("bias", count)
+
+    def _batch_norm(
+        self, x: Tensor, mean: Optional[Tensor], variance: Optional[Tensor], batch: bool
+    ) -> Tensor:
+        weight, bias = self._affine()
+        return F.batch_norm(x, mean, variance, weight, bias, batch, self.momentum, self.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:
+            return x
+        shared = self.width.shared
+        if shared.recorder is not None:
+            shared.recorder(self, x)
+            return self._batch_norm(x, None, None, batch=True)
+        if shared.statistics is not None:
+            return self._batch_norm(x, *shared.statistics[self], batch=False)
+        if self.training and not (shared.tracks and self.width.is_full):
+            return self._batch_norm(x, None, None, batch=True)
+        if self.training or self.width.is_full:
+            return nn.BatchNorm2d.forward(self, x)
+        raise UncalibratedError(
+            f"Width {self.width.value:g} has no statistics: running statistics are the full "
+            "network's. Calibrate the operating point and run inside Calibrations.at(point)."
+        )
+
+    def plain(self) -> nn.BatchNorm2d:
+        weight, bias = self._affine()
+        statistics = self.width.shared.statistics
+        if statistics is None and not self.width.is_full:
+            raise UncalibratedError(f"Width {self.width.value:g} has no statistics to slice.")
+        mean, variance = statistics[self] if statistics else (self.running_mean, self.running_var)
+        norm = nn.BatchNorm2d(weight.shape[0], self.eps, self.momentum).to(weight)
+        return _copy_into(norm, weight=weight, bias=bias, running_mean=mean, running_var=variance)

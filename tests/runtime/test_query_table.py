@@ -1,0 +1,114 @@
+"""The query table: the frontier, looking a budget up, and refusing a table that is not right."""
+
+import json
+
+import pytest
+
+from mutualnet_det.runtime import BudgetError, QueryEntry, QueryTable, QueryTableError, frontier
+from mutualnet_det.slimmable import OperatingPoint
+
+
+def pairs(*entries):
+    return frontier(entries, cost=lambda e: e[0], value=lambda e: e[1])
+
+
+def make_table(**changes):
+    entries = (
+        QueryEntry(OperatingPoint(0.25, 240), 0.5, 10.0, 10.0, 12.0),
+        QueryEntry(OperatingPoint(0.625, 360), 2.0, None, 20.0, None),
+        QueryEntry(OperatingPoint(1.0, 600), 9.5, 80.5, 30.25, 33.0),
+    )
+    fields = dict(entries=entries, metric="box_ap", model="c0ffee", dataset="shapes", device="CPU")
+    return QueryTable(**(fields | changes))
+
+
+def test_frontier_drops_what_a_cheaper_point_beats():
+    assert pairs((3, 30), (1, 10), (2, 5), (4, 29), (5, 31)) == [(1, 10), (3, 30), (5, 31)]
+
+
+def test_frontier_ties():
+    # Equal cost: the better one; equal value: the cheaper one; equal in both: one of them.
+    assert pairs((1, 10), (1, 12)) == [(1, 12)]
+    assert pairs((2, 10), (1, 10)) == [(1, 10)]
+    first, second = [1, 10], [1, 10]
+    kept = pairs(first, second)
+    assert len(kept) == 1 and kept[0] is first
+
+
+def test_frontier_leaves_out_nulls():
+    assert pairs((1, None), (None, 50), (2, 0.0)) == [(2, 0.0)]
+    assert pairs((1, None)) == []
+
+
+def test_table_of_entries_goes_by_the_metric():
+    entries = [
+        QueryEntry(OperatingPoint(0.25, 240), 1.0, box_ap=10.0, mask_ap=20.0),
+        QueryEntry(OperatingPoint(0.5, 240), 2.0, box_ap=15.0, mask_ap=19.0),
+    ]
+    names = dict(model="", dataset="", device="")
+    assert len(QueryTable.of(entries, metric="box_ap", **names).entries) == 2
+    assert QueryTable.of(entries, metric="mask_ap", **names).entries == (entries[0],)
+
+
+@pytest.mark.parametrize(
+    "budget, width", [(0.5, 0.25), (1.99, 0.25), (2.0, 0.625), (9.4, 0.625), (1e9, 1.0)]
+)
+def test_lookup_gives_the_best_within_the_budget(budget, width):
+    assert make_table().lookup(gflops=budget).point.width == width
+
+
+@pytest.mark.parametrize("budget", [0.49, 0, -1, float("nan")])
+def test_lookup_of_an_impossible_budget_names_the_cheapest_point(budget):
+    with pytest.raises(BudgetError, match=r"0\.25x240, costs 0\.5 GFLOPs"):
+        make_table().lookup(gflops=budget)
+
+
+def test_json_round_trip(tmp_path):
+    path = tmp_path / "query_table.json"
+    path.write_text(make_table().to_json())
+    assert QueryTable.load(path) == make_table()
+
+
+def test_prints_every_entry_and_the_device():
+    text = str(make_table(device="Some CPU"))
+    assert "0.625x360" in text and "30.2" in text and "80.5" in text and "Some CPU" in text
+    assert text.splitlines()[3].split()[2] == "-"  # milliseconds of the second entry
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (lambda t: t.update(schema=99), "schema is 99.*Update"),
+        (lambda t: t.pop("schema"), "schema is missing"),
+        (lambda t: t.update(metric="ap"), "metric must be one of box_ap, mask_ap, got 'ap'"),
+        (lambda t: t.update(entries={}), "entries must be a list"),
+        (lambda t: t.update(entries=[]), "entries must hold at least one"),
+        (lambda t: t.update(model=3), "model must be a text, got 3"),
+        (lambda t: t["entries"].insert(0, 7), r"entries\[0\] must be an object"),
+        (lambda t: t["entries"][1].pop("width"), r"entries\[1\]\.width is missing"),
+        (lambda t: t["entries"][1].update(width="wide"), r"entries\[1\]\.width .*got 'wide'"),
+        (lambda t: t["entries"][1].update(resolution=36.5), r"entries\[1\]\.resolution .*36\.5"),
+        (lambda t: t["entries"][1].update(resolution=-1), r"entries\[1\]\.resolution .*-1"),
+        (lambda t: t["entries"][1].update(gflops=0), r"entries\[1\]\.gflops must be a positive"),
+        (lambda t: t["entries"][1].update(gflops=True), r"entries\[1\]\.gflops must be a positive"),
+        (lambda t: t["entries"][2].update(gflops=1.5), r"entries\[2\]\.gflops must be above the 2"),
+        (lambda t: t["entries"][1].update(box_ap=31), r"entries\[2\]\.box_ap must be above the 31"),
+        (lambda t: t["entries"][1].update(box_ap=None), r"entries\[1\]\.box_ap must be a number"),
+        (lambda t: t["entries"][0].pop("mask_ap"), r"entries\[0\]\.mask_ap is missing"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_field_named(tmp_path, edit, message):
+    table = json.loads(make_table().to_json())
+    edit(table)
+    path = tmp_path / "query_table.json"
+    path.write_text(json.dumps(table))
+    with pytest.raises(QueryTableError, match=r"query_table\.json: .*" + message):
+        QueryTable.load(path)
+
+
+@pytest.mark.parametrize("text, message", [("{", "not JSON"), ("[]", "expected an object")])
+def test_a_file_that_is_no_table_is_refused(tmp_path, text, message):
+    path = tmp_path / "query_table.json"
+    path.write_text(text)
+    with pytest.raises(QueryTableError, match=message):
+        QueryTable.load(path)

@@ -1,0 +1,301 @@
+"""Prints what is installed, what fits and what does not, with what to do about the rest.
+
+    python tools/doctor.py
+
+Exits with 1 if something that is required does not fit. Every check imports what it looks at
+itself, so that the table comes out whatever is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+REQUIREMENTS = "pip install -r requirements.txt"
+# torch 2.0 came with torchvision 0.15, and every minor version since with the next one.
+TORCHVISION_AHEAD = 15
+MINIMUM_PYTHON = (3, 10)
+MINIMUM_TORCH = (2, 1)
+# Imported as they are; what Detectron2 or this project needs of them is in every recent version.
+LIBRARIES = {
+    "fvcore": "fvcore",
+    "iopath": "iopath",
+    "omegaconf": "omegaconf",
+    "hydra": "hydra-core",
+    "yacs": "yacs",
+    "tabulate": "tabulate",
+    "termcolor": "termcolor",
+    "cloudpickle": "cloudpickle",
+    "tqdm": "tqdm",
+    "tensorboard": "tensorboard",
+    "matplotlib": "matplotlib",
+    "PIL": "pillow",
+    "shapely": "shapely",
+}
+
+
+class Finding(NamedTuple):
+    """One line of the table; ``advice`` says what to do unless the status is OK."""
+
+    name: str
+    found: str
+    status: str = OK
+    advice: str = ""
+
+
+class Unusable(Exception):
+    """A module that cannot be imported; the message says why."""
+
+
+def load(name: str) -> ModuleType:
+    """Imports a module. Whatever stops it (missing, built for another version) is `Unusable`."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        reason = "not installed" if error.name == name.split(".")[0] else first_line(error)
+        raise Unusable(reason) from error
+    except Exception as error:  # a broken binary raises OSError, RuntimeError, ValueError, ...
+        raise Unusable(f"installed, but its import fails: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def version_of(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "version unknown"
+
+
+def numbers(version: str) -> tuple[int, int]:
+    """(major, minor) of a version such as 2.11.0+cu130; (0, 0) if it is no such thing."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def check_python() -> Finding:
+    version = "{}.{}.{}".format(*sys.version_info[:3])
+    if sys.version_info[:2] >= MINIMUM_PYTHON:
+        return Finding("Python", f"{version} at {sys.executable}")
+    return Finding("Python", version, FAIL, "Make the environment with Python 3.10 or newer.")
+
+
+def check_torch() -> Finding:
+    try:
+        version = load("torch").__version__
+    except Unusable as error:
+        return Finding("torch", str(error), FAIL, REQUIREMENTS)
+    if numbers(version) < MINIMUM_TORCH:
+        return Finding("torch", version, FAIL, f"torch 2.1 or newer is needed: {REQUIREMENTS}")
+    return Finding("torch", version)
+
+
+def check_torchvision() -> Finding:
+    """torchvision is built for one torch: with another, its import or its compiled ops fail."""
+    name = "torchvision"
+    torch_version = version_of("torch")
+    major, minor = numbers(torch_version)
+    partner = (0, minor + TORCHVISION_AHEAD) if major == 2 else None
+    advice = f"The pinned pair: {REQUIREMENTS}"
+    if partner:
+        advice += f'; or, for torch {torch_version}: pip install "torchvision==0.{partner[1]}.*"'
+    try:
+        version = load(name).__version__
+    except Unusable as error:
+        return Finding(name, str(error), FAIL, advice)
+    if partner and numbers(version) != partner:
+        return Finding(name, f"{version}, not made for torch {torch_version}", WARN, advice)
+    return Finding(name, version)
+
+
+def check_torchvision_ops() -> Finding:
+    """The two compiled ops that Mask R-CNN needs, run on every kind of device there is."""
+    name = "NMS and ROIAlign"
+    try:
+        torch, ops = load("torch"), load("torchvision.ops")
+    except Unusable as error:
+        return Finding(name, f"torch or torchvision: {error}", FAIL, "See torchvision above.")
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for device in devices:
+        try:
+            boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 4.0]], device=device)
+            kept = len(ops.nms(boxes, torch.tensor([0.9, 0.8], device=device), 0.5))
+            image = torch.ones(1, 1, 8, 8, device=device)
+            value = ops.roi_align(image, [boxes[:1]], 2, aligned=True).mean().item()
+        except Exception as error:
+            found = f"torchvision's fail on {device}: {first_line(error)}"
+            return Finding(name, found, FAIL, f"Install the pinned pair: {REQUIREMENTS}")
+        if kept != 1 or abs(value - 1.0) > 1e-4:
+            found = f"torchvision's give wrong results on {device}"
+            return Finding(name, found, FAIL, f"Install the pinned pair: {REQUIREMENTS}")
+    return Finding(name, f"torchvision's, on {' and '.join(devices)}")
+
+
+def check_numpy() -> Finding:
+    name = "NumPy"
+    try:
+        version = load("numpy").__version__
+        torch = load("torch")
+    except Unusable as error:
+        return Finding(name, f"NumPy or torch: {error}", FAIL, REQUIREMENTS)
+    try:
+        torch.ones(1).numpy()
+    except RuntimeError as error:  # torch before 2.3 was built for NumPy 1
+        found = f"{version}, which torch {torch.__version__} cannot use: {first_line(error)}"
+        return Finding(name, found, FAIL, 'pip install "numpy<2", or a newer torch.')
+    return Finding(name, version)
+
+
+def check_pycocotools() -> Finding:
+    """Encoding a mask runs its compiled part, which fits one binary interface of NumPy."""
+    name = "pycocotools"
+    advice = "pip install --upgrade --force-reinstall --no-deps pycocotools"
+    try:
+        mask, numpy = load("pycocotools.mask"), load("numpy")
+    except Unusable as error:
+        return Finding(name, str(error), FAIL, advice)
+    try:
+        area = mask.area(mask.encode(numpy.ones((2, 3), dtype=numpy.uint8, order="F")))
+    except Exception as error:
+        found = f"fails with NumPy {numpy.__version__}: {first_line(error)}"
+        return Finding(name, found, FAIL, advice)
+    if area != 6:
+        return Finding(name, f"counts {area} px in a mask of 6", FAIL, advice)
+    return Finding(name, version_of(name))
+
+
+def check_detectron2() -> Finding:
+    name = "Detectron2"
+    try:
+        package = load("detectron2")
+        load("detectron2.modeling")  # most of what it needs is imported from here
+        version = package.__version__
+    except (Unusable, AttributeError) as error:  # a mere folder of that name has no version
+        advice = "python tools/install_detectron2.py"
+        return Finding(name, first_line(error), FAIL, advice)
+    return Finding(name, f"{version} at {Path(package.__file__).parent}")
+
+
+def check_detectron2_compiled() -> Finding:
+    name = "detectron2._C"
+    try:
+        load("torch")  # the extension finds torch's libraries only after torch is loaded
+        load("detectron2")
+    except Unusable:
+        return Finding(name, "unknown: Detectron2 or torch is missing", WARN, "See above.")
+    if importlib.util.find_spec(name) is None:
+        return Finding(name, "not compiled (not needed)")
+    try:
+        load(name)
+    except Unusable as error:
+        advice = "Not needed here; built for another torch: reinstall Detectron2 to use it."
+        return Finding(name, str(error), WARN, advice)
+    return Finding(name, "compiled (not needed)")
+
+
+def check_pkg_resources() -> Finding:
+    name = "pkg_resources"
+    version = version_of("setuptools")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it announces its own end
+            load(name)
+    except Unusable as error:
+        advice = 'Only detectron2.model_zoo needs it; to use that: pip install "setuptools<82"'
+        return Finding(name, f"setuptools {version}: {error}", WARN, advice)
+    return Finding(name, f"setuptools {version}")
+
+
+def check_library(module: str, distribution: str) -> Finding:
+    try:
+        load(module)
+    except Unusable as error:
+        return Finding(distribution, str(error), FAIL, REQUIREMENTS)
+    return Finding(distribution, version_of(distribution))
+
+
+def check_project() -> Finding:
+    name = "mutualnet_det"
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return Finding(name, "not installed", FAIL, "pip install --no-deps -e .")
+    return Finding(name, f"{version_of(name)} at {Path(spec.origin).parent}")
+
+
+def check_cuda() -> Finding:
+    name = "CUDA"
+    none = "none: everything runs on the CPU"
+    try:
+        torch = load("torch")
+    except Unusable:
+        return Finding(name, "unknown: torch is missing", WARN, "See torch above.")
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        listed = [f"{i}: {d.name} ({d.total_memory >> 30} GiB)" for i, d in enumerate(devices)]
+        return Finding(name, f"{torch.version.cuda}; {', '.join(listed)}")
+    if shutil.which("nvidia-smi") is None:
+        return Finding(name, none)
+    if torch.version.cuda is None:
+        advice = "This torch is built for the CPU alone; install one built for CUDA to use the GPU."
+    else:
+        advice = f"nvidia-smi is there, but torch's CUDA {torch.version.cuda} finds no device: "
+        advice += "update the driver, or install a torch built for an older CUDA."
+    return Finding(name, none, WARN, advice)
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    check_python,
+    check_torch,
+    check_torchvision,
+    check_torchvision_ops,
+    check_numpy,
+    check_pycocotools,
+    check_detectron2,
+    check_detectron2_compiled,
+    check_pkg_resources,
+    *(
+        lambda module=module, distribution=distribution: check_library(module, distribution)
+        for module, distribution in LIBRARIES.items()
+    ),
+    check_project,
+    check_cuda,
+)
+
+
+def table(findings: Iterable[Finding]) -> str:
+    """The findings as aligned lines, the advice under each that needs some."""
+    findings = list(findings)
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.status:<4}  {finding.name:<{width}}  {finding.found}")
+        if finding.advice:
+            lines.append(f"{'':<4}  {'':<{width}}  -> {finding.advice}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    findings = [check() for check in CHECKS]
+    print(table(findings))
+    failed = [finding.name for finding in findings if finding.status == FAIL]
+    if failed:
+        print(f"\nDoes not fit: {', '.join(failed)}.")
+        return 1
+    print("\nEverything required fits.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
