@@ -9,6 +9,7 @@ from typing import Optional
 import torch
 from detectron2.config import CfgNode, get_cfg
 
+from .errors import UserError
 from .slimmable import OperatingPoint
 
 METHODS = ("mutual", "independent")
@@ -78,7 +79,7 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.BAD_RECORDS = "error"
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A config key has a value that cannot be used."""
 
 
@@ -186,11 +187,10 @@ def load_config(config_file: str, opts: Optional[Sequence[str]] = None) -> CfgNo
     A ``MODEL.DEVICE`` of "cuda", Detectron2's default, becomes "cpu" where there is no GPU.
 
     Raises:
-        FileNotFoundError: for a missing file.
-        ConfigError: for an unknown key or a value that cannot be used.
+        ConfigError: for a missing file, an unknown key or a value that cannot be used.
     """
     if config_file and not os.path.isfile(config_file):
-        raise FileNotFoundError(f"There is no config file {config_file}.")
+        raise ConfigError(f"There is no config file {config_file}.")
     cfg = get_cfg()
     add_mutualnet_config(cfg)
     opts = list(opts or [])
@@ -208,3 +208,15 @@ def load_config(config_file: str, opts: Optional[Sequence[str]] = None) -> CfgNo
     check_config(cfg)
     cfg.freeze()
     return cfg
+
+
+def check_output_dir(path: str) -> None:
+    """Make a folder for results; ConfigError, before anything is computed, if it cannot be written."""
+    try:
+        os.makedirs(path, exist_ok=True)
+        probe = os.path.join(path, f".write-probe-{os.getpid()}")
+        with open(probe, "w"):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise ConfigError(f"OUTPUT_DIR {path} cannot be written: {error.strerror}.") from error

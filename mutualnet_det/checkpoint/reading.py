@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from ..errors import UserError
 
-class CheckpointError(RuntimeError):
+
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be used; the message names the file and what to do."""
 
 

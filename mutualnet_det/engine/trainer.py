@@ -24,7 +24,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import MutualCheckpointer
-from ..config import full_point, grid_points
+from ..config import ConfigError, full_point, grid_points
 from ..data.loader import build_training_loader
 from ..data.views import view_at
 from ..seeding import stream_seed
@@ -81,12 +81,12 @@ class MutualTrainer(TrainerBase):
             resume: continue if there is a checkpoint.
 
         Raises:
-            ValueError: if a fresh run would overwrite checkpoints, or would freeze random weights.
+            ConfigError: if a fresh run would overwrite checkpoints, or would freeze random weights.
         """
         if self.checkpointer.has_checkpoint():
             last = self.checkpointer.get_checkpoint_file()
             if not resume:
-                raise ValueError(
+                raise ConfigError(
                     f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds the checkpoint {last} of an earlier "
                     "run. Add --resume to continue it, or set another OUTPUT_DIR."
                 )
@@ -95,7 +95,7 @@ class MutualTrainer(TrainerBase):
         elif self.cfg.MODEL.WEIGHTS:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
         elif self.cfg.MODEL.BACKBONE.FREEZE_AT > 0:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.BACKBONE.FREEZE_AT is {self.cfg.MODEL.BACKBONE.FREEZE_AT} and MODEL.WEIGHTS "
                 "is empty: stages of random weights would be frozen. Set MODEL.WEIGHTS to a "
                 "pretrained backbone, or MODEL.BACKBONE.FREEZE_AT 0."

@@ -1,0 +1,26 @@
+"""Errors that the user of a tool can mend, and how a tool reports them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something given by the user cannot be used; the message says what, and what to do."""
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """
+    Run a tool: a UserError ends it with its message and exit status 1, without a traceback.
+
+    Other exceptions are defects, or failures of the machine, and keep their traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        logging.getLogger(__name__).debug("Traceback of the error below", exc_info=True)
+        sys.exit(f"error: {error}")
