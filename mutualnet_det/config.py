@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Optional
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .errors import UserError
@@ -92,14 +94,30 @@ def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
         _fail(key, value, "one of " + ", ".join(repr(c) for c in choices))
 
 
-def _check_list(key: str, values: Sequence, *, ascending: bool, unit: str) -> None:
-    if not isinstance(values, (list, tuple)) or not all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in values
-    ):
-        _fail(key, values, f"a list of positive numbers ({unit})")
+def _is_positive(value: object, types: type | tuple[type, ...]) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _check_widths(key: str, values: Sequence, low: float = 0, high: float = math.inf) -> None:
+    if not all(_is_positive(v, (int, float)) for v in values):
+        _fail(key, values, "a list of positive numbers (fractions of the channels)")
+    _check_order(key, values, ascending=True)
+    if not all(low <= v <= high for v in values):
+        _fail(key, values, f"widths in MUTUALNET.WIDTH_RANGE, {low:g} to {high:g}")
+
+
+def _check_resolutions(key: str, values: Sequence, low: int = 1, high: float = math.inf) -> None:
+    if not all(_is_positive(v, int) for v in values):
+        _fail(key, values, "a list of positive integers (px)")
+    _check_order(key, values, ascending=False)
+    if not all(low <= v <= high for v in values):
+        _fail(key, values, f"short sides within MUTUALNET.RESOLUTIONS, {low} to {high} px")
+
+
+def _check_order(key: str, values: Sequence, *, ascending: bool) -> None:
     if list(values) != sorted(set(values), reverse=not ascending):
         order = "ascending" if ascending else "descending"
-        _fail(key, values, f"{order} values without repeats ({unit})")
+        _fail(key, values, f"{order} values without repeats")
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -116,16 +134,26 @@ def check_config(cfg: CfgNode) -> None:
     _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, BAD_RECORDS)
 
     bounds = node.WIDTH_RANGE
-    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+    if (
+        len(bounds) != 2
+        or not all(_is_positive(v, (int, float)) for v in bounds)
+        or bounds[0] > bounds[1]
+    ):
         _fail("MUTUALNET.WIDTH_RANGE", bounds, "(smallest, largest) with 0 < smallest <= largest")
     if not node.RESOLUTIONS:
         _fail("MUTUALNET.RESOLUTIONS", node.RESOLUTIONS, "at least one short side in pixels")
-    _check_list("MUTUALNET.RESOLUTIONS", node.RESOLUTIONS, ascending=False, unit="px")
-    _check_list("MUTUALNET.GRID.RESOLUTIONS", node.GRID.RESOLUTIONS, ascending=False, unit="px")
-    _check_list("MUTUALNET.GRID.WIDTHS", node.GRID.WIDTHS, ascending=True, unit="fractions")
-    check_points(grid_points(cfg), cfg)
-    if node.TEST_POINT:
-        check_points([OperatingPoint.parse(node.TEST_POINT)], cfg)
+    _check_resolutions("MUTUALNET.RESOLUTIONS", node.RESOLUTIONS)
+    _check_widths("MUTUALNET.GRID.WIDTHS", node.GRID.WIDTHS, *bounds)
+    _check_resolutions(
+        "MUTUALNET.GRID.RESOLUTIONS",
+        node.GRID.RESOLUTIONS,
+        node.RESOLUTIONS[-1],
+        node.RESOLUTIONS[0],
+    )
+    try:
+        check_points([test_point(cfg)], cfg)
+    except ValueError as error:
+        raise ConfigError(f"MUTUALNET.TEST_POINT is {node.TEST_POINT!r}. {error}") from None
     if tuple(cfg.INPUT.MIN_SIZE_TRAIN) != (node.RESOLUTIONS[0],):
         _fail(
             "INPUT.MIN_SIZE_TRAIN",
@@ -134,15 +162,25 @@ def check_config(cfg: CfgNode) -> None:
             "iteration sees one image, which is made at that size",
         )
     for key, value in node.LOSS_WEIGHTS.items():
-        if value < 0:
+        if not 0 <= value < math.inf:
             _fail(f"MUTUALNET.LOSS_WEIGHTS.{key}", value, "a weight of at least 0")
-    if node.TEMPERATURE <= 0:
+    # Without a mask head its weight alone would leave a sub-network nothing to learn from.
+    if not any(v for key, v in node.LOSS_WEIGHTS.items() if key != "MASK" or cfg.MODEL.MASK_ON):
+        _fail("MUTUALNET.LOSS_WEIGHTS", dict(node.LOSS_WEIGHTS), "a weight above 0")
+    if not 0 < node.TEMPERATURE < math.inf:
         _fail("MUTUALNET.TEMPERATURE", node.TEMPERATURE, "a temperature above 0")
-    for key in ("NUM_IMAGES", "BATCH_SIZE", "REFRESH_PERIOD"):
-        if node.CALIBRATION[key] < 1:
-            _fail(f"MUTUALNET.CALIBRATION.{key}", node.CALIBRATION[key], "at least 1")
-    if node.NUM_RANDOM < 0:
-        _fail("MUTUALNET.NUM_RANDOM", node.NUM_RANDOM, "0 or more")
+    for key, value, least in (
+        ("MUTUALNET.NUM_RANDOM", node.NUM_RANDOM, 0),
+        ("MUTUALNET.CALIBRATION.NUM_IMAGES", node.CALIBRATION.NUM_IMAGES, 1),
+        ("MUTUALNET.CALIBRATION.BATCH_SIZE", node.CALIBRATION.BATCH_SIZE, 1),
+        ("MUTUALNET.CALIBRATION.REFRESH_PERIOD", node.CALIBRATION.REFRESH_PERIOD, 1),
+        ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
+        ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
+        ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1),
+        ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0),
+    ):
+        if value < least:
+            _fail(key, value, f"at least {least}")
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         _fail("SOLVER.AMP.ENABLED", True, f"False where MODEL.DEVICE is {cfg.MODEL.DEVICE!r}")
 
@@ -150,6 +188,12 @@ def check_config(cfg: CfgNode) -> None:
 def full_point(cfg: CfgNode) -> OperatingPoint:
     """The full network: the largest width at the largest resolution."""
     return OperatingPoint(float(cfg.MUTUALNET.WIDTH_RANGE[1]), int(cfg.MUTUALNET.RESOLUTIONS[0]))
+
+
+def test_point(cfg: CfgNode) -> OperatingPoint:
+    """The operating point that ``MUTUALNET.TEST_POINT`` names; the full network if it is empty."""
+    text = cfg.MUTUALNET.TEST_POINT
+    return OperatingPoint.parse(text) if text else full_point(cfg)
 
 
 def grid_points(cfg: CfgNode) -> list[OperatingPoint]:
@@ -196,18 +240,30 @@ def load_config(config_file: str, opts: Optional[Sequence[str]] = None) -> CfgNo
     opts = list(opts or [])
     if len(opts) % 2:
         raise ConfigError(f"Overrides come as KEY VALUE pairs, got {' '.join(opts)!r}.")
+    where = config_file
     try:
         if config_file:
             cfg.merge_from_file(config_file)
+        where = f"Overrides {' '.join(opts)!r}"
         cfg.merge_from_list(opts)
-    except (KeyError, AssertionError, ValueError) as error:
-        where = config_file if opts == [] else f"{config_file} with {' '.join(opts)}"
-        raise ConfigError(f"{where}: {error.args[0] if error.args else error}") from error
+    except (KeyError, AssertionError, TypeError, AttributeError, ValueError, OSError) as error:
+        # A KeyError's own text is in quotes.
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise ConfigError(f"{where}: {reason}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
     cfg.freeze()
     return cfg
+
+
+def check_num_gpus(num_gpus: int) -> None:
+    """ConfigError for more GPUs than the machine has. One process needs none: it can use the CPU."""
+    available = torch.cuda.device_count()
+    if num_gpus > max(available, 1):
+        raise ConfigError(f"--num-gpus is {num_gpus}, but this machine has {available} GPUs.")
 
 
 def check_output_dir(path: str) -> None:

@@ -9,42 +9,52 @@ overrides.
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
+import os
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils.logger import setup_logger
 
-from mutualnet_det.config import check_output_dir, load_config
+from mutualnet_det.checkpoint import find_weights, load_detector
+from mutualnet_det.config import check_num_gpus, check_output_dir, load_config, test_point
 from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.engine import MutualTrainer
-from mutualnet_det.evaluation import evaluate_point
-from mutualnet_det.errors import exit_on_user_error
+from mutualnet_det.errors import reported
+from mutualnet_det.evaluation import Grid, evaluate_grid
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """The checked config of a run, with loggers, OUTPUT_DIR and seeds set up."""
+    """The checked config of a run, with OUTPUT_DIR, loggers and seeds set up."""
     cfg = load_config(args.config_file, args.opts)
     check_output_dir(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, name="mutualnet_det")
+    check_datasets(cfg)
     return cfg
 
 
+def evaluate(cfg: CfgNode, resume: bool) -> Grid:
+    """Evaluate the operating point that the config names."""
+    model, calibrations = load_detector(cfg, find_weights(cfg, resume))
+    output = os.path.join(cfg.OUTPUT_DIR, "eval")
+    return evaluate_grid(cfg, model, calibrations, [test_point(cfg)], output)
+
+
 def main(args: argparse.Namespace) -> None:
-    cfg = setup(args)
-    check_datasets(cfg)
-    if args.eval_only:
-        print(evaluate_point(cfg))
-        return
-    trainer = MutualTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    trainer.train()
+    with reported():
+        cfg = setup(args)
+        if args.eval_only:
+            print(evaluate(cfg, args.resume))
+            return
+        trainer = MutualTrainer(cfg)
+        trainer.resume_or_load(args.resume)
+        trainer.train()
 
 
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
+    with reported():
+        check_num_gpus(args.num_gpus)
     launch(
         main,
         args.num_gpus,

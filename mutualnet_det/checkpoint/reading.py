@@ -36,22 +36,35 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
+    # Bytes that are no checkpoint fail in the unpickler in any way there is.
+    except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
             raise CheckpointError(
                 f"{path} holds more than tensors and plain values, and reading those could run code. "
                 f"Save it again with its state dict alone. ({_first_line(error)})"
             ) from error
-        raise CheckpointError(f"{path} is not a checkpoint. ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        size = os.path.getsize(path)
         raise CheckpointError(
-            f"{path} ({size} bytes) is truncated or not a checkpoint. Take another one: those of "
-            f"earlier iterations lie beside it. ({_first_line(error)})"
+            f"{path} ({os.path.getsize(path)} bytes) is truncated or not a checkpoint. Take another "
+            f"one: those of earlier iterations lie beside it. ({_first_line(error)})"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict.")
-    return content if "model" in content else {"model": content}
+    checkpoint = content if "model" in content else {"model": content}
+    _check_state_dict(checkpoint["model"], path)
+    return checkpoint
+
+
+def _check_state_dict(state: object, path: str) -> None:
+    if not isinstance(state, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(state).__name__} as 'model'; expected a state dict."
+        )
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"{path} is no state dict, nor has it one under 'model': {key!r} is a "
+                f"{type(value).__name__}; expected a tensor."
+            )
 
 
 def _first_line(error: Exception) -> str:

@@ -10,12 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-logger = logging.getLogger(__name__)
+from detectron2.utils.logger import log_first_n
+
+from ..errors import UserError
 
 NUM_EXAMPLES = 5
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """A data set, its declaration or one of its records cannot be used."""
 
 
@@ -77,7 +79,9 @@ def check_coco_format(
             "Correct them, or set MUTUALNET.BAD_RECORDS skip to leave them out."
         )
     if bad.counts:
-        logger.warning("%s: left out records that cannot be used:\n%s", json_file, bad)
+        # A file is checked, loaded and scored on: its faults are told once.
+        text = f"{json_file}: left out records that cannot be used:\n{bad}"
+        log_first_n(logging.WARNING, text, name=__name__, key="message")
     if not images:
         why = f":\n{bad}" if bad.counts else "."
         raise DatasetError(f"{json_file} has no image that can be used{why}")
@@ -130,7 +134,7 @@ def _check_ids(json_file: str, data: dict) -> None:
         ("category", categories, ("id",), ("name",)),
     )
     for kind, records, ids, texts in wanted:
-        for keys, type_, what in ((ids, int, "a whole number"), (texts, str, "a text")):
+        for keys, type_, what in ((ids, int, "an integer"), (texts, str, "a string")):
             for key in keys:
                 wrong = [i for i, r in enumerate(records) if not isinstance(r.get(key), type_)]
                 if wrong:
@@ -142,8 +146,8 @@ def _check_ids(json_file: str, data: dict) -> None:
         repeated = _repeated(r["id"] for r in records)
         if repeated:
             raise DatasetError(
-                f"{json_file}: ids must be unique, and {len(repeated)} {kind} ids are not: "
-                f"{_examples(repeated)}."
+                f"{json_file}: ids must be unique, and {len(repeated)} {kind} ids are not "
+                f"({_examples(repeated)})."
             )
     for kind, records in (("image", images), ("category", categories)):
         known = {r["id"] for r in records}
@@ -154,7 +158,7 @@ def _check_ids(json_file: str, data: dict) -> None:
             )
             raise DatasetError(
                 f"{json_file}: {len(unknown)} of {len(annotations)} annotations name an unknown "
-                f"{kind}: {found}. Known are {len(known)} {kind} ids: {_examples(sorted(known))}."
+                f"{kind}: {found}. Known are {len(known)} {kind} ids ({_examples(sorted(known))})."
             )
 
 
@@ -192,7 +196,7 @@ def _usable_images(images: list[dict], image_root: str | None, bad: _BadRecords)
         height, width = image.get("height"), image.get("width")
         if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
             what = f"image {image['id']}: width {width!r}, height {height!r}"
-            bad.add("images whose width and height are not whole numbers above 0", what)
+            bad.add("images whose width and height are not integers above 0", what)
         elif not exists(image["file_name"]):
             what = f"image {image['id']}: {image['file_name']}"
             bad.add(f"images without a file in {image_root}", what)
@@ -226,7 +230,7 @@ def _usable_annotations(
     for annotation in annotations:
         image = images.get(annotation["image_id"])
         if image is None:
-            bad.add("annotations of images left out", f"annotation {annotation['id']}")
+            bad.add("annotations of images that cannot be used", f"annotation {annotation['id']}")
             continue
         if annotation.get("ignore", 0) and not annotation.get("iscrowd", 0):
             kind = "annotations with a field 'ignore', which COCO's scoring does not know"
@@ -234,7 +238,7 @@ def _usable_annotations(
             continue
         if not _is_box(annotation.get("bbox")):
             kind = "boxes that are not [x, y, width, height] in finite numbers with an area"
-            bad.add(kind, f"{_where(annotation, image)}: {annotation.get('bbox')!r}")
+            bad.add(kind, f"{_where(annotation, image)}: {shortened(annotation.get('bbox'))}")
             continue
         given = _given_masks(annotation)
         masks = _usable_masks(annotation, image, bad if need_masks else _BadRecords())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,10 @@ class TrainingImages(Dataset):
         records: in Detectron2's data set format.
         mapper: makes a training input of a record and a seed; DatasetError if it cannot.
         skips: take the next image for one that cannot be used, and list its file in the input's
-            "skipped", instead of raising.
+            "skipped".
+
+    Items are inputs with "skipped" beside, or the DatasetError to be raised: raised in a worker, the
+    worker's traceback would bury it.
     """
 
     def __init__(self, records: DatasetFromList, mapper: SeededMapper, skips: bool) -> None:
@@ -66,21 +70,25 @@ class TrainingImages(Dataset):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any] | DatasetError:
         index, seed = key
         skipped: list[str] = []
+        last_error = None
         for step in range(len(self)):
             record = self._records[(index + step) % len(self)]
             try:
                 item = self._mapper(record, seed)
-            except DatasetError:
+            except DatasetError as error:
                 if not self._skips:
-                    raise
+                    return error
                 skipped.append(record["file_name"])
+                last_error = error
             else:
                 item["skipped"] = skipped
                 return item
-        raise DatasetError(f"None of the {len(self)} training images can be used.")
+        return DatasetError(
+            f"None of the {len(self)} training images can be used. The last one: {last_error}"
+        )
 
 
 def training_records(cfg: CfgNode) -> list[dict]:
@@ -93,11 +101,13 @@ def training_records(cfg: CfgNode) -> list[dict]:
     return records
 
 
-def build_training_loader(cfg: CfgNode, seed: int, start: int) -> DataLoader:
+def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[dict[str, Any]]]:
     """
-    An endless loader from iteration ``start`` on, the same whatever ``DATALOADER.NUM_WORKERS``.
+    Endless batches from iteration ``start`` on, the same whatever ``DATALOADER.NUM_WORKERS``.
 
-    Yields this rank's share of a batch: Detectron2's training inputs, each with "skipped" beside.
+    Yields this rank's share of a batch: Detectron2's training inputs, each with "skipped" beside, the
+    files in whose place it stands. DatasetError, naming the file, if an image cannot be used and
+    ``MUTUALNET.BAD_RECORDS`` is "error".
     """
     records = training_records(cfg)
     sampler = TrainingBatchSampler(
@@ -108,7 +118,7 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> DataLoader:
         comm.get_rank(),
         comm.get_world_size(),
     )
-    return DataLoader(
+    loader = DataLoader(
         TrainingImages(
             DatasetFromList(records, copy=False),
             SeededMapper(DatasetMapper(cfg, is_train=True)),
@@ -117,7 +127,13 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> DataLoader:
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        # Workers draw no random numbers of their own.
-        worker_init_fn=None,
-        persistent_workers=False,
     )
+    return _raising(loader)
+
+
+def _raising(batches: Iterable[list]) -> Iterator[list[dict[str, Any]]]:
+    for batch in batches:
+        for item in batch:
+            if isinstance(item, DatasetError):
+                raise item
+        yield batch

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from ..config import ConfigError
 from ..seeding import stream, stream_seed
 
 
@@ -14,8 +15,9 @@ class TrainingBatchSampler(Sampler):
     """
     Endless batches of one rank, each epoch a new permutation.
 
-    Images wider than high and the others go into separate batches, so that little is padded;
-    what is left of both groups fills mixed batches, and what fills no batch waits for another epoch.
+    Images wider than high and the others go into separate batches, so that little is padded; what
+    is left of both groups fills mixed batches. Where the data set is no multiple of a batch, other
+    images, drawn at random, sit out each epoch.
 
     Args:
         is_wide: for each image, whether it is wider than high.
@@ -38,7 +40,7 @@ class TrainingBatchSampler(Sampler):
         world_size: int = 1,
     ) -> None:
         if batch_size % world_size:
-            raise ValueError(
+            raise ConfigError(
                 f"SOLVER.IMS_PER_BATCH is {batch_size}; expected a multiple of the {world_size} "
                 "processes."
             )
@@ -53,17 +55,16 @@ class TrainingBatchSampler(Sampler):
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """The batches (B, batch_size) of an epoch, as indices of images."""
-        rng = stream(self._seed, epoch)
-        order = np.concatenate(
-            [rng.permutation(len(self._is_wide)) for _ in range(self._repeats)]
-        )
+        rng = stream("images", self._seed, epoch)
+        order = np.concatenate([rng.permutation(len(self._is_wide)) for _ in range(self._repeats)])
+        # Cut before grouping: cutting the mixed rest would always hit the smaller group.
+        order = order[: self._batches_per_epoch * self._batch_size]
         full, rest = [], []
         for group in (order[self._is_wide[order]], order[~self._is_wide[order]]):
             cut = len(group) // self._batch_size * self._batch_size
             full.append(group[:cut])
             rest.append(group[cut:])
-        images = np.concatenate(full + rest)[: self._batches_per_epoch * self._batch_size]
-        return rng.permutation(images.reshape(-1, self._batch_size))
+        return rng.permutation(np.concatenate(full + rest).reshape(-1, self._batch_size))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         iteration = self._start
@@ -71,7 +72,7 @@ class TrainingBatchSampler(Sampler):
             epoch, first = divmod(iteration, self._batches_per_epoch)
             for batch in self._epoch(epoch)[first:]:
                 pairs = [
-                    (int(index), stream_seed(self._seed, iteration, position))
+                    (int(index), stream_seed("augmentation", self._seed, iteration, position))
                     for position, index in enumerate(batch)
                 ]
                 yield pairs[self._share]

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ logger = logging.getLogger(__name__)
 VERSION = 1  # raise it with any change to what is drawn: data on disk is then made anew
 OUTLINES = ("circle", "square", "triangle")
 LOG_PERIOD = 5.0  # s
+PARTIAL = ".partial"  # ends the names of files that are not wholly written
 
 SHAPES_VARIANTS = {
     # The outline alone is the class.
@@ -188,13 +188,19 @@ def _claim(json_file: str, image_root: str, source: dict) -> None:
             f"{image_root} holds files that this project did not generate. Move them, or point the "
             "environment variable DETECTRON2_DATASETS to another folder."
         )
-    if os.path.exists(json_file) and not os.path.exists(marker):
-        raise DatasetError(f"{json_file} is not of this project's making. Move it away.")
     if os.path.exists(json_file):
+        data = _read_json(json_file)
+        info = data.get("info") if isinstance(data, dict) else None
+        ours = isinstance(info, dict) and info.get("description") == source["description"]
+        if not ours and not os.path.exists(marker):
+            raise DatasetError(f"{json_file} is not of this project's making. Move it away.")
         os.remove(json_file)
     if os.path.exists(marker) and _read_json(marker) != source:
         shutil.rmtree(image_root)
     os.makedirs(image_root, exist_ok=True)
+    for file in os.listdir(image_root):
+        if file.endswith(PARTIAL):  # of a process that was killed while it wrote
+            os.remove(os.path.join(image_root, file))
     _write_atomically(marker, json.dumps(source).encode())
 
 
@@ -208,7 +214,7 @@ def _read_json(path: str) -> object:
 
 
 def _write_atomically(path: str, content: bytes) -> None:
-    partial = f"{path}.{os.getpid()}.partial"
+    partial = f"{path}.{os.getpid()}{PARTIAL}"
     with open(partial, "wb") as file:
         file.write(content)
     os.replace(partial, path)
@@ -240,7 +246,7 @@ def _made_images(
         return
     # Forking spares each worker the import of torch. Elsewhere than on Linux it is not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with context.Pool(num_workers, _end_with_parent, (os.getpid(),)) as pool:
+    with context.Pool(num_workers) as pool:
         yield from pool.imap(make, range(num_images), chunksize=8)
 
 
@@ -248,17 +254,6 @@ def _num_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _end_with_parent(parent: int) -> None:
-    """In a worker: a parent that is killed cannot end its workers, and they hold its lock."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_image(

@@ -13,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 from .shapes_scene import SceneObject, ShapesVariant, outline_points
 
 SUPERSAMPLING = 4  # per axis, for antialiased edges
+PIL_EXCESS = 0.3  # px that PIL fills beyond a polygon's edge, on average
 # Distances between colours, in CIELAB (CIE 1976); 2.3 is just noticeable, 100 is black to white.
 BACKGROUND_CONTRAST = (10.0, 35.0)  # between the two colours of a background
 OBJECT_CONTRAST = 30.0  # an object's colours to the background's, and to one another
@@ -187,6 +188,7 @@ def _mark(size: int, rng: np.random.Generator) -> BaseGeometry:
 
 def _paint(canvas: np.ndarray, region: BaseGeometry, colour) -> None:
     """Fill a region of the canvas (H, W, 3) with ``colour(x, y)``, antialiased, in place."""
+    region = region.buffer(-PIL_EXCESS / SUPERSAMPLING, join_style="mitre")
     region = region.intersection(shapely.box(0, 0, canvas.shape[1], canvas.shape[0]))
     if region.is_empty:
         return

@@ -13,7 +13,7 @@ def resized_shape(height: int, width: int, resolution: int, max_size: int) -> tu
     """
     Height and width of an image whose short side is resized to ``resolution``, in pixels.
 
-    Where the long side would exceed ``max_size``, the short side becomes smaller: Detectron2's rule.
+    Where the long side would exceed ``max_size``, the short side becomes smaller, as in Detectron2.
     """
     return ResizeShortestEdge.get_output_shape(height, width, resolution, max_size)
 
@@ -34,9 +34,7 @@ def scale_boxes(boxes: Boxes, ratio: tuple[float, float]) -> Boxes:
     return Boxes(boxes.tensor * boxes.tensor.new_tensor([x, y, x, y]))
 
 
-def scale_ratio(
-    source: tuple[int, int], target: tuple[int, int]
-) -> tuple[float, float]:
+def scale_ratio(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float]:
     """
     How far x and y stretch between two sizes (height, width) of one image.
 
@@ -55,8 +53,8 @@ def view_at(batched_inputs: list[dict], resolution: int, max_size: int, device) 
         device: where images are resized and the view lives.
 
     Returns:
-        list[dict]: "image" (C, H', W') and "instances" with scaled ``gt_boxes``. Other ground truth,
-        masks included, keeps the scale of the source: ROI targets do not depend on it.
+        list[dict]: "image" (C, H', W') and "instances" with scaled ``gt_boxes``. Other ground
+        truth, masks included, keeps the scale of the source: ROI targets do not depend on it.
     """
     view = []
     for item in batched_inputs:
@@ -65,8 +63,6 @@ def view_at(batched_inputs: list[dict], resolution: int, max_size: int, device) 
         with torch.no_grad():
             image = resize_image(item["image"].to(device), shape)
         instances = Instances(shape, **item["instances"].get_fields())
-        instances.gt_boxes = scale_boxes(
-            instances.gt_boxes, scale_ratio(source, shape)
-        )
+        instances.gt_boxes = scale_boxes(instances.gt_boxes, scale_ratio(source, shape))
         view.append({"image": image, "instances": instances})
     return view

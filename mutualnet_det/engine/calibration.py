@@ -32,7 +32,7 @@ def calibration_images(cfg: CfgNode) -> list[np.ndarray]:
     they are padded hardly more than in evaluation.
     """
     records = training_records(cfg)
-    order = stream(IMAGE_SEED).permutation(len(records))
+    order = stream("calibration", IMAGE_SEED).permutation(len(records))
     images: list[np.ndarray] = []
     for index in order:
         if len(images) == cfg.MUTUALNET.CALIBRATION.NUM_IMAGES:

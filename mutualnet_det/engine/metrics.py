@@ -19,6 +19,9 @@ from .sampling import FULL, NARROWEST, RANDOM
 
 logger = logging.getLogger(__name__)
 
+# Iterations between two records, and under the medians of each.
+WRITE_PERIOD = 20
+
 
 def cut_metrics(path: str, start: int) -> None:
     """
@@ -72,12 +75,24 @@ class ProgressPrinter(EventWriter):
         logger.info(line)
 
 
+class TensorboardWriter(TensorboardXWriter):
+    """Detectron2's, with every record on disk at once: a run that is killed loses none."""
+
+    def write(self) -> None:
+        super().write()
+        self._writer.flush()
+
+
 def build_writers(output_dir: str, start: int, max_iter: int) -> list[EventWriter]:
-    """Writers that continue at iteration ``start``: later records of an earlier try are cut."""
+    """
+    Writers that continue at iteration ``start``: later records of an earlier try are cut.
+
+    A record holds medians since the one before it; the first after a resume, since the resume.
+    """
     path = os.path.join(output_dir, "metrics.json")
     cut_metrics(path, start)
     return [
         ProgressPrinter(max_iter),
-        JSONWriter(path),
-        TensorboardXWriter(output_dir, purge_step=start),
+        JSONWriter(path, window_size=WRITE_PERIOD),
+        TensorboardWriter(output_dir, window_size=WRITE_PERIOD, purge_step=start),
     ]

@@ -46,7 +46,7 @@ class SandwichSampler:
         self._widths = list(widths)
 
     def __call__(self, iteration: int) -> list[TrainingPass]:
-        rng = stream(self._seed, iteration)
+        rng = stream("operating points", self._seed, iteration)
         smallest, largest = self._range
         passes = [TrainingPass(FULL, OperatingPoint(largest, self._resolutions[0]))]
         kinds = [NARROWEST] + [RANDOM] * self._num_random

@@ -31,7 +31,7 @@ from ..seeding import stream_seed
 from ..slimmable import Calibrations, OperatingPoint, at_width
 from .calibration import calibrate_points
 from .distributed import broadcast_weights, reduce_gradients
-from .metrics import build_writers
+from .metrics import WRITE_PERIOD, build_writers
 from .optimizer import build_optimizer
 from .sampling import FULL, IndependentSampler, SandwichSampler, TrainingPass
 
@@ -71,7 +71,6 @@ class MutualTrainer(TrainerBase):
         self.register_hooks([hooks.IterationTimer(), hooks.LRScheduler()])
         if self._freezes:
             self.register_hooks([RefreshStatistics(cfg.MUTUALNET.CALIBRATION.REFRESH_PERIOD)])
-        self.register_hooks([SaveCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD)])
 
     def resume_or_load(self, resume: bool = False) -> None:
         """
@@ -106,17 +105,22 @@ class MutualTrainer(TrainerBase):
         if self.start_iter >= self.max_iter:
             logger.info("Training is complete: iteration %d of %d.", self.start_iter, self.max_iter)
             return
-        cfg = self.cfg
-        self._points = build_sampler(cfg, self.seed)
-        self._batches = iter(build_training_loader(cfg, self.seed, self.start_iter))
+        self.prepare(self.start_iter)
+        if comm.is_main_process():
+            writers = build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
+            self.register_hooks([hooks.PeriodicWriter(writers, period=WRITE_PERIOD)])
+        # After the writers: a resume cuts what they wrote since, so they must not lag behind.
+        self.register_hooks([SaveCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD)])
+        super().train(self.start_iter, self.max_iter)
+
+    def prepare(self, start: int) -> None:
+        """What :meth:`run_step` needs to go on from iteration ``start``: data, points, weights."""
+        self._points = build_sampler(self.cfg, self.seed)
+        self._batches = iter(build_training_loader(self.cfg, self.seed, start))
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         broadcast_weights(self.model)
         if self._freezes and not self.calibrations:
             self.refresh_statistics()
-        if comm.is_main_process():
-            writers = build_writers(cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
-            self.register_hooks([hooks.PeriodicWriter(writers, period=20)])
-        super().train(self.start_iter, self.max_iter)
 
     def run_step(self) -> None:
         """One iteration; FloatingPointError names the operating point whose loss is not finite."""
@@ -132,7 +136,9 @@ class MutualTrainer(TrainerBase):
         for number, training_pass in enumerate(passes):
             kind, point = training_pass
             # The heads sample proposals and anchors: from a stream of this pass alone.
-            torch.manual_seed(stream_seed(self.seed, self.iter, comm.get_rank(), number))
+            torch.manual_seed(
+                stream_seed("heads", self.seed, self.iter, comm.get_rank(), number)
+            )
             view = view_at(
                 batch, point.resolution, self.cfg.INPUT.MAX_SIZE_TRAIN, self.model.device
             )

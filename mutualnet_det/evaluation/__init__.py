@@ -1,1 +1,6 @@
 """What a trained model costs and how well it detects, at every operating point of a grid."""
+
+from .grid import evaluate_grid
+from .results import Grid, GridRow
+
+__all__ = ["Grid", "GridRow", "evaluate_grid"]

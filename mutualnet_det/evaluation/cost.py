@@ -73,7 +73,9 @@ class Cost:
             "mask_head": "mask_head, per detection",
         }
         for part, gflops in rows.items():
-            lines.append(f"{notes.get(part, part):<28} {gflops:>10.4f} {self.parameters[part]:>12,}")
+            lines.append(
+                f"{notes.get(part, part):<28} {gflops:>10.4f} {self.parameters[part]:>12,}"
+            )
         lines.append(
             f"{'total without mask_head':<28} {self.total(0):>10.4f} "
             f"{sum(self.parameters.values()) - self.parameters['mask_head']:>12,}"
@@ -147,7 +149,7 @@ class CostCounter:
             raise ValueError("sizes is empty: a cost needs at least one image size.")
         sums = dict.fromkeys(DENSE_PARTS, 0)
         for size, images in Counter(sizes).items():
-            for part, count in zip(DENSE_PARTS, self._dense.count(size)):
+            for part, count in zip(DENSE_PARTS, self._dense.count(size), strict=True):
                 sums[part] += count * images
         gflops = {part: total / len(sizes) / 1e9 for part, total in sums.items()}
         gflops["box_head"] = self._box_head * num_proposals / 1e9
@@ -237,7 +239,7 @@ class _DenseCounter:
     def _solve(self):
         d = self._divisor
         coefficients = []
-        for one, two, four in zip(*(self._trace((k * d, k * d)) for k in (1, 2, 4))):
+        for one, two, four in zip(*(self._trace((k * d, k * d)) for k in (1, 2, 4)), strict=True):
             a = (two - one) / 3
             b = (four - two) / 3 - 4 * a
             coefficients.append((a, b, one - a - b))
@@ -250,7 +252,8 @@ class _DenseCounter:
             height, width = (-(-side // stride) for side in size)
             areas.append(height * width)
         return tuple(
-            round(sum(c * area for c, area in zip(part, areas))) for part in coefficients
+            round(sum(c * area for c, area in zip(part, areas, strict=True)))
+            for part in coefficients
         )
 
 
@@ -265,7 +268,7 @@ def _count_roi_heads(model: nn.Module) -> tuple[int, int]:
 
     roi = one_roi(heads.box_in_features, heads.box_pooler)
     box_head = 0
-    for head, predictor in zip(_stages(heads.box_head), _stages(heads.box_predictor)):
+    for head, predictor in zip(_stages(heads.box_head), _stages(heads.box_predictor), strict=True):
         box_head += _multiply_adds(nn.Sequential(head, predictor), roi)[""]
     if not heads.mask_on:
         return box_head, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -77,13 +78,13 @@ def ap_against_gflops(grid: Grid) -> Figure:
     figure, panels = _panels(grid, 5.6, 4.4)
     widths = sorted({row.point.width for row in grid.rows})
     lines: dict[str, list[Curve]] = {}
-    for axes, kind in zip(panels, grid.kinds):
+    for axes, kind in zip(panels, grid.kinds, strict=True):
         _style(axes)
         axes.set_xlabel("GFLOPs per image (multiply-adds)")
         axes.set_ylabel(f"{kind} AP (%)")
         best = _curve(grid_frontier(grid, kind), kind)
         axes.plot(
-            *zip(*best),
+            *zip(*best, strict=True),
             color="#d9d9d9",
             linewidth=7,
             solid_capstyle="round",
@@ -99,7 +100,7 @@ def ap_against_gflops(grid: Grid) -> Figure:
                 continue
             lines[kind].append(curve)
             axes.plot(
-                *zip(*curve),
+                *zip(*curve, strict=True),
                 color=_ordinal_colour(widths, width),
                 linewidth=1.1,
                 marker="o",
@@ -112,7 +113,7 @@ def ap_against_gflops(grid: Grid) -> Figure:
             kept = [point for point in curve if point in best]
             if kept:
                 axes.plot(
-                    *zip(*kept),
+                    *zip(*kept, strict=True),
                     color=_ordinal_colour(widths, width),
                     linestyle="none",
                     marker="o",
@@ -127,7 +128,7 @@ def ap_against_gflops(grid: Grid) -> Figure:
         axes.set_ylim(bottom=max(axes.get_ylim()[0], 0))
     panels[-1].legend(loc="lower right", frameon=False, fontsize=8.5, handlelength=1.6)
     figure.draw_without_rendering()  # labels are placed where the final layout leaves room
-    for axes, kind in zip(panels, grid.kinds):
+    for axes, kind in zip(panels, grid.kinds, strict=True):
         best = grid_frontier(grid, kind)
         texts = [str(row.point).replace("x", "\u2009\u00d7\u2009") for row in best]
         _label_points(axes, _curve(best, kind), texts, lines[kind])
@@ -178,9 +179,7 @@ _PLACES = (
 )
 
 
-def _label_points(
-    axes: Axes, points: Curve, texts: Sequence[str], lines: Sequence[Curve]
-) -> None:
+def _label_points(axes: Axes, points: Curve, texts: Sequence[str], lines: Sequence[Curve]) -> None:
     """
     Label ``points`` where the text covers no line, marker, legend or other label.
 
@@ -192,7 +191,7 @@ def _label_points(
     for line in lines:
         corners = axes.transData.transform(line)
         taken += _squares(corners, 3 * pixels_per_point)
-        for start, end in zip(corners, corners[1:]):
+        for start, end in itertools.pairwise(corners):
             steps = int(np.hypot(*(end - start)) / (2 * pixels_per_point)) + 2
             taken += _squares(np.linspace(start, end, steps), 0.5 * pixels_per_point)
     if axes.get_legend() is not None:
@@ -234,10 +233,8 @@ def heat_map(grid: Grid) -> Figure:
     """AP at every width (rows) and resolution (columns), cells of the frontier framed."""
     widths = sorted({row.point.width for row in grid.rows})
     resolutions = sorted({row.point.resolution for row in grid.rows})
-    figure, panels = _panels(
-        grid, 1.6 + 0.78 * len(resolutions), 1.35 + 0.5 * len(widths)
-    )
-    for axes, kind in zip(panels, grid.kinds):
+    figure, panels = _panels(grid, 1.6 + 0.78 * len(resolutions), 1.35 + 0.5 * len(widths))
+    for axes, kind in zip(panels, grid.kinds, strict=True):
         values = np.full((len(widths), len(resolutions)), np.nan)
         for row in grid.rows:
             if row.ap(kind) is not None:

@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any instant leaves the old one or the new one, never half of it."""
+"""Writing files so that a kill leaves the old one or the new one, never half of one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """
 Evaluating the grid: COCO AP, cost and time of one set of weights at every operating point.
 
-Each image is decoded once for all points. What is done is kept on disk as it goes, and an evaluation
-that was killed continues where it was.
+Each image is decoded once for all points. What is done is kept on disk as it goes, and an
+evaluation that was killed continues where it was.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,13 +31,13 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from pycocotools.coco import COCO
 
+from ..config import check_points
 from ..data.coco import DatasetError, load_records, renumbered_ground_truth
 from ..runtime.device import device_name, wait_for
 from ..slimmable import Calibrations, OperatingPoint, UncalibratedError
 from .cost import Cost, CostCounter, padded_sizes
 from .figures import write_figures
 from .files import replacing
-from .points import check_points
 from .progress import Progress, check_same
 from .results import Grid, GridRow
 from .scoring import coco_results, load_ground_truth, only, score
@@ -50,9 +50,9 @@ COMMIT_PERIOD = 60.0  # s
 MAX_CHUNK_IMAGES = 64
 
 TIMING = (
-    "median over the images of one forward with a batch of 1: normalising, padding and the network, "
-    "up to detections at the network's scale; resizing the image before and pasting the masks after "
-    "are left out"
+    "median over the images of one forward with a batch of 1: normalising, padding and the "
+    "network, up to detections at the network's scale; resizing the image before and pasting the "
+    "masks after are left out"
 )
 
 
@@ -63,7 +63,7 @@ def evaluate_grid(
     points: Sequence[OperatingPoint],
     output_dir: str | Path,
     *,
-    calibrate: Optional[Callable[[list[OperatingPoint]], None]] = None,
+    calibrate: Callable[[list[OperatingPoint]], None] | None = None,
     resume: bool = False,
 ) -> Grid:
     """
@@ -79,11 +79,15 @@ def evaluate_grid(
         ``detections/POINT.bbox.json`` and ``.segm.json`` (COCO results), ``figures/``.
 
     Raises:
-        ValueError: for points outside the trained range, a data set without objects, or, on
-            ``resume``, results of other weights, points, data or settings.
-        DatasetError: for an image that does not decode, or is not of the size the data set says.
+        ConfigError: for a point outside the trained range, or given twice.
+        DatasetError: for a data set without objects, an image that does not decode or is not of the
+            size the data set says.
+        ProgressError: on ``resume``, if there are results of other weights, points, data or
+            settings.
         UncalibratedError: for a point that is not calibrated, without ``calibrate``.
     """
+    if not points:
+        raise ValueError("points is empty: a grid has at least one operating point.")
     check_points(points, cfg)
     points = sorted(points)
     dataset = _dataset_name(cfg)
@@ -141,12 +145,12 @@ def evaluate_grid(
 
 def _dataset_name(cfg: CfgNode) -> str:
     if len(cfg.DATASETS.TEST) != 1:
-        raise ValueError(
+        raise DatasetError(
             f"A grid is evaluated on one data set; DATASETS.TEST is {tuple(cfg.DATASETS.TEST)}."
         )
     (name,) = cfg.DATASETS.TEST
     if MetadataCatalog.get(name).get("json_file") is None:
-        raise ValueError(f"The data set {name!r} of DATASETS.TEST is in no COCO format.")
+        raise DatasetError(f"The data set {name!r} of DATASETS.TEST is in no COCO format.")
     return name
 
 
@@ -163,7 +167,7 @@ def _describe(
     device = device_name(model.device)
     truth = hashlib.sha256(json.dumps(ground_truth, sort_keys=True).encode()).hexdigest()
     packages = ("torch", "torchvision", "detectron2", "numpy", "pycocotools")
-    return {
+    run = {
         "dataset": dataset,
         "num_images": len(ground_truth["images"]),
         "num_objects": len(ground_truth["annotations"]),
@@ -182,6 +186,7 @@ def _describe(
             **_settings(cfg),
         },
     }
+    return json.loads(json.dumps(run))  # as it reads back: lists, no tuples
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
@@ -226,7 +231,7 @@ def _category_ids(metadata) -> list[int]:
 def _calibrate(
     calibrations: Calibrations,
     points: Sequence[OperatingPoint],
-    calibrate: Optional[Callable[[list[OperatingPoint]], None]],
+    calibrate: Callable[[list[OperatingPoint]], None] | None,
     kept: Path,
 ) -> None:
     if kept.exists():
@@ -306,7 +311,7 @@ class _Detector:
             on_point: told of each point that is through, and on how many images.
 
         Returns:
-            by point, for every image: ``image_id``, ``milliseconds``, ``detections`` (COCO results).
+            by point, for every image: ``image_id``, ``milliseconds`` and ``detections``.
         """
         images = [self._read(record) for record in records]
         found = {}
@@ -316,7 +321,8 @@ class _Detector:
             for point in points:
                 with self._calibrations.at(point):
                     found[point] = [
-                        self._detect(image, record) for image, record in zip(resized, records)
+                        self._detect(image, record)
+                        for image, record in zip(resized, records, strict=True)
                     ]
                 on_point(point, len(records))
         return found
@@ -415,7 +421,7 @@ def _finish_point(
     for record in progress.records(point):
         milliseconds.append(record["milliseconds"])
         detections += record["detections"]
-    scores: dict[str, Optional[dict]] = {"bbox": None, "segm": None}
+    scores: dict[str, dict | None] = {"bbox": None, "segm": None}
     for iou_type in iou_types:
         scores[iou_type] = score(ground_truth, detections, iou_type)
         with replacing(_detections_file(output, point, iou_type)) as file:

@@ -1,4 +1,4 @@
-"""What an interrupted evaluation had done: kept on disk, and continued only by the same evaluation."""
+"""What an interrupted evaluation had done, kept on disk for the same evaluation to continue."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
+from ..errors import UserError
 from ..slimmable import OperatingPoint
 from .files import replacing
 
 
-class DifferentEvaluationError(ValueError):
-    """The results on disk are those of another evaluation; the message says what differs."""
+class ProgressError(UserError, ValueError):
+    """Results on disk cannot be continued; the message says why, and how to start afresh."""
 
 
 def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
-    """DifferentEvaluationError, with the first differences, unless both identities are equal."""
+    """ProgressError, with the first differences, unless both identities are equal."""
     keys = [key for key in {**expected, **found} if found.get(key) != expected.get(key)]
     if keys:
         shown = [
@@ -26,7 +27,7 @@ def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: Pat
             for key in keys[:4]
         ]
         more = [f"and {len(keys) - 4} more"] if len(keys) > 4 else []
-        raise DifferentEvaluationError(
+        raise ProgressError(
             f"{where} belongs to another evaluation and cannot be continued. It differs in "
             + "; ".join(shown + more)
             + ". To start afresh, run without --resume (what is there is overwritten) or choose "
@@ -49,12 +50,13 @@ class Progress:
 
     Args:
         folder: where the evaluation keeps what it has done.
-        identity: what makes results comparable (weights, data set, points, settings), as JSON.
+        identity: what makes results comparable (weights, data set, points, settings), as it reads
+            back from JSON.
         points: the operating points under evaluation.
         resume: continue what is in ``folder``, if anything; otherwise it is deleted.
 
     Raises:
-        DifferentEvaluationError: on ``resume``, if ``folder`` holds another evaluation.
+        ProgressError: on ``resume``, if ``folder`` holds another evaluation.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Progress:
         resume: bool,
     ) -> None:
         self.folder = folder
-        self._identity = json.loads(json.dumps(identity))  # as it reads back: lists, no tuples
+        self._identity = dict(identity)
         self._points = tuple(points)
         self.num_images = 0
         self._bytes = {str(point): 0 for point in points}
@@ -89,7 +91,7 @@ class Progress:
             path, counted = self._lines(point), self._bytes[str(point)]
             found = path.stat().st_size if path.exists() else 0
             if found < counted:
-                raise ValueError(
+                raise ProgressError(
                     f"{path} has {found} bytes where {counted} were written: it was changed from "
                     "outside. Run without --resume to start afresh."
                 )
@@ -122,7 +124,7 @@ class Progress:
             for line in file:
                 yield json.loads(line)
 
-    def result(self, point: OperatingPoint) -> Optional[dict]:
+    def result(self, point: OperatingPoint) -> dict | None:
         """What :meth:`keep_result` kept, or None."""
         path = self.folder / f"{point}.result.json"
         return json.loads(path.read_text()) if path.exists() else None

@@ -6,8 +6,9 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
+from ..errors import UserError
 from ..runtime import QueryEntry, QueryTable
 from ..slimmable import OperatingPoint
 from .cost import PARTS, Cost
@@ -15,6 +16,10 @@ from .files import replacing
 from .scoring import METRICS
 
 SCHEMA_VERSION = 1
+
+
+class GridError(UserError, ValueError):
+    """A ``grid.json`` that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class GridRow:
     detections_per_image: float
     milliseconds: float
     box: dict[str, Any]
-    mask: Optional[dict[str, Any]]
+    mask: dict[str, Any] | None
 
     @property
     def gflops(self) -> float:
@@ -48,7 +53,7 @@ class GridRow:
         """The kinds of AP there are: "box" and, with a mask head, "mask"."""
         return ("box",) if self.mask is None else ("box", "mask")
 
-    def ap(self, kind: str) -> Optional[float]:
+    def ap(self, kind: str) -> float | None:
         """Box or mask AP in percent, by ``kind`` "box" or "mask"; None where there is none."""
         scores = getattr(self, kind)
         return None if scores is None else scores["AP"]
@@ -122,6 +127,20 @@ class Grid:
             device=self.run["device"],
         )
 
+    def __str__(self) -> str:
+        metrics = METRICS[:3]
+        lines = [
+            f"{'point':<10} {'GFLOPs':>9} {'ms':>9} "
+            + " ".join(f"{f'{kind} {metric}':>9}" for kind in self.kinds for metric in metrics)
+        ]
+        for row in self.rows:
+            scores = [getattr(row, kind)[metric] for kind in self.kinds for metric in metrics]
+            lines.append(
+                f"{str(row.point):<10} {row.gflops:>9.3f} {row.milliseconds:>9.1f} "
+                + " ".join(f"{'-' if s is None else format(s, '.1f'):>9}" for s in scores)
+            )
+        return "\n".join(lines)
+
     def save(self, folder: Path) -> None:
         """Write ``grid.json``, ``grid.csv``, ``query_table.json`` and ``query_table.txt``."""
         table = self.query_table()
@@ -140,16 +159,16 @@ class Grid:
 
     @classmethod
     def load(cls, path: str | Path) -> Grid:
-        """Read a ``grid.json``; ValueError, naming it, if it is none or of another schema."""
+        """Read a ``grid.json``; GridError, naming it, if it is none or of another schema."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA_VERSION:
-                raise ValueError(
+                raise GridError(
                     f"{path} has schema {content['schema']}, this version reads {SCHEMA_VERSION}."
                 )
             return cls(tuple(GridRow.from_dict(row) for row in content["rows"]), content["run"])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a grid.json: {error!r}.") from error
+            raise GridError(f"{path} is not a grid.json: {error!r}.") from error
 
 
 CSV_COLUMNS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -92,7 +92,8 @@ def score(
         evaluation.accumulate()
         evaluation.summarize()
     scores: dict[str, Any] = {
-        metric: _percent(value) for metric, value in zip(METRICS, evaluation.stats)
+        metric: _percent(value)
+        for metric, value in zip(METRICS, evaluation.stats[: len(METRICS)], strict=True)
     }
     # (IoU thresholds, recalls, categories, areas: all first, detections per image: 100 last)
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
@@ -104,5 +105,5 @@ def score(
     return scores
 
 
-def _percent(value: float) -> Optional[float]:
+def _percent(value: float) -> float | None:
     return None if value < 0 else float(value) * 100

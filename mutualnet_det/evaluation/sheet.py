@@ -100,10 +100,10 @@ def _draw(
     figure = Figure(figsize=size, facecolor="white")
     FigureCanvasAgg(figure)  # text can be measured
     y = size[1] - top
-    for number, (record, height) in enumerate(zip(records, heights)):
+    for number, (record, height) in enumerate(zip(records, heights, strict=True)):
         image = read_image(record["file_name"], format="RGB")
         y -= height
-        for column, (header, objects) in enumerate(zip(headers, columns)):
+        for column, (header, objects) in enumerate(zip(headers, columns, strict=True)):
             x = gap + column * (CELL_WIDTH + gap)
             axes = figure.add_axes(
                 [x / size[0], y / size[1], CELL_WIDTH / size[0], height / size[1]]

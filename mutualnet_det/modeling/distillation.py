@@ -32,9 +32,7 @@ def class_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.
     )
 
 
-def box_distillation(
-    student: Tensor, teacher: Tensor, classes: Tensor, num_classes: int
-) -> Tensor:
+def box_distillation(student: Tensor, teacher: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """
     L1 distance between the box deltas of foreground proposals, summed and divided by all proposals,
     as Detectron2 normalises its box loss.
@@ -45,9 +43,7 @@ def box_distillation(
     """
     foreground = torch.nonzero((classes >= 0) & (classes < num_classes)).squeeze(1)
     student, teacher = (
-        deltas.view(len(deltas), -1, 4)[
-            foreground, classes[foreground] if deltas.shape[1] > 4 else 0
-        ]
+        deltas.unflatten(1, (-1, 4))[foreground, classes[foreground] if deltas.shape[1] > 4 else 0]
         for deltas in (student, teacher.detach())
     )
     return (student - teacher).abs().sum() / max(len(classes), 1)

@@ -43,9 +43,7 @@ class SlimmableFPN(FPN):
         dim = Channels(out_channels)
         outer = dim if scope == "heads" else Channels.fixed(dim.at(width.maximum))
         inner = Channels.fixed(dim.at(width.maximum)) if scope == "backbone" else dim
-        super().__init__(
-            bottom_up, in_features, dim.at(width.maximum), norm, top_block, fuse_type
-        )
+        super().__init__(bottom_up, in_features, dim.at(width.maximum), norm, top_block, fuse_type)
         for name in in_features:
             level = int(math.log2(bottom_up.output_shape()[name].stride))
             for kind, dims in (

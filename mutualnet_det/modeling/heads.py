@@ -23,7 +23,7 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import nn
 
 from ..slimmable import Channels, Width
-from .layers import slimmed
+from .layers import check_slimmable, slimmed
 
 
 def _heads_slim(cfg) -> bool:
@@ -202,6 +202,7 @@ class SlimmableROIHeads(StandardROIHeads):
     def _init_box_head(cls, cfg, input_shape):
         parts = super()._init_box_head(cfg, input_shape)
         if _heads_slim(cfg):
+            check_slimmable(parts["box_head"], "MODEL.ROI_BOX_HEAD.NAME")
             predictor: FastRCNNOutputLayers = parts["box_predictor"]
             hidden = parts["box_head"].out_dim
             _slim_children(

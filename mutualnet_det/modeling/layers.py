@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+import copy
 
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from ..slimmable import (
     SlimmableBatchNorm2d,
     SlimmableConv2d,
     SlimmableConvTranspose2d,
+    SlimmableLayer,
     SlimmableLinear,
     Width,
 )
@@ -29,8 +30,8 @@ class SlimmableNormConv2d(SlimmableConv2d):
     def __init__(
         self,
         *args,
-        norm: Optional[nn.Module] = None,
-        activation: Optional[nn.Module] = None,
+        norm: nn.Module | None = None,
+        activation: nn.Module | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -56,10 +57,19 @@ class SlimmableNormConv2d(SlimmableConv2d):
             conv.dilation,
             bias=conv.bias is not None,
             norm=None if self.norm is None else self.norm.plain(),
-            activation=self.activation,
+            activation=copy.deepcopy(self.activation),
         )
         plain.weight, plain.bias = conv.weight, conv.bias
         return plain
+
+
+def check_slimmable(module: nn.Module, key: str) -> None:
+    """ValueError, naming the config key, for a part that stays plain under the scope "heads"."""
+    if not any(isinstance(m, SlimmableLayer) for m in module.modules()):
+        raise ValueError(
+            f"MUTUALNET.SCOPE is 'heads', but {key} builds a {type(module).__name__}, which does "
+            "not slim. Use the Slimmable one, or the scope 'neck' or 'backbone'."
+        )
 
 
 def slimmed(

@@ -11,18 +11,21 @@ Shapes: R proposals of a batch, F of them foreground, K classes, M the side of a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, StandardROIHeads
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ..data.views import scale_boxes, scale_ratio
-from ..slimmable import SlimmableLayer, at_width, width_of
+from ..slimmable import Statistics, at_width, width_of
 from . import distillation
+from .layers import check_slimmable
 
 Losses = dict[str, Tensor]
 Features = dict[str, Tensor]
@@ -41,7 +44,7 @@ class RoiPredictions:
 
     class_logits: Tensor
     box_deltas: Tensor
-    mask_logits: Optional[Tensor] = None
+    mask_logits: Tensor | None = None
 
     def detach(self) -> RoiPredictions:
         masks = None if self.mask_logits is None else self.mask_logits.detach()
@@ -61,7 +64,7 @@ class RoiTargets:
 
     proposals: list[Instances]
     foreground: list[Instances]
-    masks: Optional[Tensor] = None
+    masks: Tensor | None = None
 
     @property
     def classes(self) -> Tensor:
@@ -78,12 +81,14 @@ class Teacher:
         image_sizes: (height, width) per image, in pixels, before padding.
         targets, predictions: on the proposals the full network sampled.
         features: its pyramid, kept only if students bring proposals of their own.
+        statistics: what its norms normalised by, if not by their batch.
     """
 
     image_sizes: list[tuple[int, int]]
     targets: RoiTargets
     predictions: RoiPredictions
-    features: Optional[Features] = None
+    features: Features | None = None
+    statistics: Statistics | None = None
 
 
 @META_ARCH_REGISTRY.register()
@@ -105,7 +110,7 @@ class MutualRCNN(GeneralizedRCNN):
         *,
         proposals: str = "teacher",
         temperature: float = 1.0,
-        loss_weights: Optional[dict[str, float]] = None,
+        loss_weights: dict[str, float] | None = None,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -117,12 +122,13 @@ class MutualRCNN(GeneralizedRCNN):
     @classmethod
     def from_config(cls, cfg):
         args = super().from_config(cfg)
+        _check_teachable(args["proposal_generator"], args["roi_heads"])
         if cfg.MUTUALNET.SCOPE == "heads":
-            _check_slimmable(args["proposal_generator"].rpn_head, "MODEL.RPN.HEAD_NAME")
-            _check_slimmable(args["roi_heads"].box_head, "MODEL.ROI_BOX_HEAD.NAME")
-            _check_slimmable(args["roi_heads"].box_predictor, "MODEL.ROI_HEADS.NAME")
+            check_slimmable(args["proposal_generator"].rpn_head, "MODEL.RPN.HEAD_NAME")
+            check_slimmable(args["roi_heads"].box_head, "MODEL.ROI_BOX_HEAD.NAME")
+            check_slimmable(args["roi_heads"].box_predictor, "MODEL.ROI_HEADS.NAME")
             if args["roi_heads"].mask_on:
-                _check_slimmable(args["roi_heads"].mask_head, "MODEL.ROI_MASK_HEAD.NAME")
+                check_slimmable(args["roi_heads"].mask_head, "MODEL.ROI_MASK_HEAD.NAME")
         args["proposals"] = cfg.MUTUALNET.PROPOSALS
         args["temperature"] = cfg.MUTUALNET.TEMPERATURE
         args["loss_weights"] = dict(cfg.MUTUALNET.LOSS_WEIGHTS)
@@ -150,6 +156,7 @@ class MutualRCNN(GeneralizedRCNN):
             targets,
             predictions.detach(),
             {k: v.detach() for k, v in features.items()} if keep else None,
+            width_of(self).shared.statistics,
         )
 
     def study(self, batched_inputs: list[dict], teacher: Teacher) -> Losses:
@@ -163,8 +170,8 @@ class MutualRCNN(GeneralizedRCNN):
 
         Returns:
             the weighted losses: Detectron2's names for those of the ground truth,
-            ``loss_distill_class``, ``loss_distill_box`` and ``loss_distill_mask`` for the teacher's.
-            A loss of weight 0 is neither computed nor returned.
+            ``loss_distill_class``, ``loss_distill_box`` and ``loss_distill_mask`` for the
+            teacher's. A loss of weight 0 is neither computed nor returned.
         """
         weights = self.loss_weights
         images, instances = self._inputs(batched_inputs)
@@ -180,20 +187,21 @@ class MutualRCNN(GeneralizedRCNN):
 
         # Image sizes, hence boxes, differ from the teacher's by a ratio of their own in x and in y.
         ratios = [
-            scale_ratio(full, view) for full, view in zip(teacher.image_sizes, images.image_sizes)
+            scale_ratio(full, view)
+            for full, view in zip(teacher.image_sizes, images.image_sizes, strict=True)
         ]
         if own:
             sampled = self.roi_heads.label_and_sample_proposals(proposals, instances)
             back = [(1 / x, 1 / y) for x, y in ratios]
             targets = self._targets(
-                [_rescaled(p, r, s) for p, r, s in zip(sampled, back, teacher.image_sizes)]
+                [_rescaled(*each) for each in zip(sampled, back, teacher.image_sizes, strict=True)]
             )
             taught = self._teacher_predictions(teacher, targets) if self._distils else None
         else:
             targets, taught = teacher.targets, teacher.predictions
             sampled = [
-                _rescaled(p, r, s)
-                for p, r, s in zip(targets.proposals, ratios, images.image_sizes)
+                _rescaled(*each)
+                for each in zip(targets.proposals, ratios, images.image_sizes, strict=True)
             ]
         predictions = self._predict(features, sampled, targets)
         if weights["ROI"] > 0:
@@ -250,7 +258,8 @@ class MutualRCNN(GeneralizedRCNN):
     @torch.no_grad()
     def _teacher_predictions(self, teacher: Teacher, targets: RoiTargets) -> RoiPredictions:
         """What the full network predicts on a student's proposals."""
-        with at_width(self, width_of(self).maximum, track=False):
+        full = width_of(self).maximum
+        with at_width(self, full, track=False, statistics=teacher.statistics):
             return self._predict(teacher.features, targets.proposals, targets)
 
     def _roi_losses(self, predictions: RoiPredictions, targets: RoiTargets) -> Losses:
@@ -301,9 +310,22 @@ def _rescaled(
     return scaled
 
 
-def _check_slimmable(module: nn.Module, key: str) -> None:
-    if not any(isinstance(m, SlimmableLayer) for m in module.modules()):
-        raise ValueError(
-            f"MUTUALNET.SCOPE is 'heads', but {key} builds a {type(module).__name__}, which does "
-            "not slim. Use the Slimmable one, or the scope 'neck' or 'backbone'."
-        )
+def _check_teachable(proposal_generator: nn.Module, roi_heads: nn.Module) -> None:
+    """ValueError for parts whose losses the training passes would leave out."""
+    if not isinstance(proposal_generator, RPN):
+        found = f"MODEL.PROPOSAL_GENERATOR.NAME builds a {type(proposal_generator).__name__}"
+    elif not isinstance(roi_heads, StandardROIHeads) or isinstance(roi_heads, CascadeROIHeads):
+        found = f"MODEL.ROI_HEADS.NAME builds a {type(roi_heads).__name__}"
+    elif roi_heads.mask_on and not isinstance(roi_heads.mask_head, BaseMaskRCNNHead):
+        found = f"MODEL.ROI_MASK_HEAD.NAME builds a {type(roi_heads.mask_head).__name__}"
+    elif roi_heads.keypoint_on:
+        found = "MODEL.KEYPOINT_ON is True"
+    elif roi_heads.train_on_pred_boxes:
+        found = "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES is True"
+    else:
+        return
+    raise ValueError(
+        f"{found}; MutualRCNN teaches an RPN with standard box and mask heads. Set "
+        "MODEL.META_ARCHITECTURE to GeneralizedRCNN to train the full network alone, as Detectron2 "
+        "does."
+    )

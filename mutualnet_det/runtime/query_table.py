@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional, TypeVar
+from typing import Any, TypeVar
 
+from ..errors import UserError
 from ..slimmable import OperatingPoint
 
 SCHEMA_VERSION = 1
@@ -17,18 +19,18 @@ METRICS = {"box_ap": "box AP", "mask_ap": "mask AP"}
 Entry = TypeVar("Entry")
 
 
-class QueryTableError(ValueError):
+class QueryTableError(UserError, ValueError):
     """A query table that cannot be used; the message names the file and the field."""
 
 
-class BudgetError(ValueError):
+class BudgetError(UserError, ValueError):
     """A budget that no operating point of the table fits."""
 
 
 def frontier(
     entries: Iterable[Entry],
-    cost: Callable[[Entry], Optional[float]],
-    value: Callable[[Entry], Optional[float]],
+    cost: Callable[[Entry], float | None],
+    value: Callable[[Entry], float | None],
 ) -> list[Entry]:
     """
     The entries that no cheaper one beats, cheapest first.
@@ -58,9 +60,9 @@ class QueryEntry:
 
     point: OperatingPoint
     gflops: float
-    milliseconds: Optional[float] = None
-    box_ap: Optional[float] = None
-    mask_ap: Optional[float] = None
+    milliseconds: float | None = None
+    box_ap: float | None = None
+    mask_ap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,15 @@ class QueryTable:
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise QueryTableError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+            raise QueryTableError(
+                f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}"
+            )
         if not self.entries:
             raise QueryTableError("entries must hold at least one operating point")
         for index, entry in enumerate(self.entries):
             if self.ap(entry) is None:
                 raise QueryTableError(f"entries[{index}].{self.metric} must be a number, got None")
-        for index, (cheap, dear) in enumerate(zip(self.entries, self.entries[1:]), start=1):
+        for index, (cheap, dear) in enumerate(itertools.pairwise(self.entries), start=1):
             for field, low, high in (
                 ("gflops", cheap.gflops, dear.gflops),
                 (self.metric, self.ap(cheap), self.ap(dear)),
@@ -109,7 +113,7 @@ class QueryTable:
         kept = frontier(entries, lambda e: e.gflops, lambda e: getattr(e, metric))
         return cls(tuple(kept), metric, model, dataset, device)
 
-    def ap(self, entry: QueryEntry) -> Optional[float]:
+    def ap(self, entry: QueryEntry) -> float | None:
         """The AP of ``entry`` that this table goes by."""
         return getattr(entry, self.metric)
 
@@ -217,7 +221,7 @@ class QueryTable:
         return "\n".join(lines)
 
 
-def _shown(number: Optional[float]) -> str:
+def _shown(number: float | None) -> str:
     return "-" if number is None else f"{number:.1f}"
 
 

@@ -6,7 +6,7 @@ from .layers import SlimmableConv2d, SlimmableConvTranspose2d, SlimmableLayer, S
 from .norm import SlimmableBatchNorm2d
 from .point import OperatingPoint
 from .slicing import sliced
-from .width import Width, at_width, width_of
+from .width import Statistics, Width, at_width, width_of
 
 __all__ = [
     "Calibrations",
@@ -18,6 +18,7 @@ __all__ = [
     "SlimmableLayer",
     "SlimmableLinear",
     "StaleCalibrationError",
+    "Statistics",
     "UncalibratedError",
     "Width",
     "at_width",

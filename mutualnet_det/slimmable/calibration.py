@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .norm import SlimmableBatchNorm2d, UncalibratedError
 from .point import OperatingPoint
+from .versions import Version
 from .width import Statistics, at_width, width_of
 
 __all__ = ["Calibrations", "StaleCalibrationError", "UncalibratedError", "fingerprint"]
@@ -46,10 +47,7 @@ class _Recorder:
         self._batches: dict[nn.Module, int] = {}
 
     def __call__(self, norm: nn.Module, x: Tensor) -> None:
-        values_per_channel = x.numel() // x.shape[1]
-        variance, mean = torch.var_mean(
-            x.float(), dim=(0, 2, 3), correction=1 if values_per_channel > 1 else 0
-        )
+        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3))
         batch = self._batches.get(norm, 0)
         if batch > 0:
             old_mean, old_variance = self.statistics[norm]
@@ -83,8 +81,8 @@ class Calibrations:
                     "normalisation or frozen batch normalisation there."
                 )
         self._points: dict[OperatingPoint, Statistics] = {}
-        self._fingerprint: Optional[str] = None
-        self._versions: Optional[list] = None
+        self._fingerprint: str | None = None
+        self._versions: list[Version] = []
 
     def __contains__(self, point: object) -> bool:
         return point in self._points
@@ -97,18 +95,25 @@ class Calibrations:
 
     def fingerprint(self) -> str:
         """The fingerprint of the model's weights as they are now."""
-        versions = [(p.data_ptr(), p._version) for p in self.model.parameters()]
-        if self._fingerprint is None or versions != self._versions:
+        parameters = list(self.model.parameters())
+        if len(parameters) != len(self._versions) or not all(
+            version.is_of(parameter)
+            for version, parameter in zip(self._versions, parameters, strict=True)
+        ):
             fresh = fingerprint(self.model)
             if self._points and fresh != self._fingerprint:
                 raise StaleCalibrationError(
                     f"The weights have changed since {len(self._points)} operating points were "
                     "calibrated. Call clear() and calibrate again."
                 )
-            self._fingerprint, self._versions = fresh, versions
+            self._fingerprint = fresh
+            self._versions = [Version(parameter) for parameter in parameters]
             # The same weights at another address: the model may have moved to another device.
             self._points = {
-                point: {norm: (m.to(norm.weight.device), v.to(norm.weight.device)) for norm, (m, v) in stats.items()}
+                point: {
+                    norm: (m.to(norm.weight.device), v.to(norm.weight.device))
+                    for norm, (m, v) in stats.items()
+                }
                 for point, stats in self._points.items()
             }
         return self._fingerprint
@@ -116,14 +121,15 @@ class Calibrations:
     def clear(self) -> None:
         """Forget every point, as after the weights have changed."""
         self._points.clear()
-        self._fingerprint = self._versions = None
+        self._fingerprint = None
+        self._versions = []
 
     @torch.no_grad()
     def calibrate(
         self,
         point: OperatingPoint,
         batches: Iterable[Any],
-        forward: Optional[Callable[[Any], Any]] = None,
+        forward: Callable[[Any], Any] | None = None,
     ) -> None:
         """
         Recompute all statistics at ``point``.
@@ -146,8 +152,8 @@ class Calibrations:
         missed = [name for name, norm in self._norms.items() if norm not in recorder.statistics]
         if missed:
             raise RuntimeError(
-                f"Calibrating {point}: {len(missed)} of {len(self._norms)} normalisation layers saw "
-                f"no data, {missed[0]} first. Give it at least one batch that reaches them all."
+                f"Calibrating {point}: {len(missed)} of {len(self._norms)} normalisation layers "
+                f"saw no data, {missed[0]} first. Give it at least one batch that reaches them all."
             )
         self._points[point] = recorder.statistics
 
@@ -171,8 +177,7 @@ class Calibrations:
             )
         if not stale:
             self.fingerprint()
-        with at_width(self.model, point.width):
-            width_of(self.model).shared.statistics = self._points[point]
+        with at_width(self.model, point.width, statistics=self._points[point]):
             yield
 
     @torch.no_grad()
@@ -183,7 +188,10 @@ class Calibrations:
             norm.running_var.copy_(variance)
 
     def state_dict(self) -> dict:
-        """Plain dicts and tensors: ``{"fingerprint": str, "points": {"0.50x360": {name: [mean, variance]}}}``."""
+        """
+        Plain dicts and tensors: ``{"fingerprint": str, "points": {"0.50x360": {name: [mean,
+        variance]}}}``, where name is a norm layer's.
+        """
         names = {norm: name for name, norm in self._norms.items()}
         return {
             "fingerprint": self._fingerprint or "",
@@ -198,7 +206,8 @@ class Calibrations:
         Take over a saved :meth:`state_dict`; points of the same name are replaced.
 
         Args:
-            stale: accept statistics of other weights, for :meth:`at` with ``stale``.
+            stale: accept statistics of other weights, for :meth:`at` with ``stale``; they replace
+                all points.
 
         Raises:
             StaleCalibrationError: if it was made with other weights.
@@ -211,6 +220,7 @@ class Calibrations:
                 f"The calibration was made with other weights (fingerprint "
                 f"{state['fingerprint'][:12]}, the model has {self._fingerprint[:12]})."
             )
+        points: dict[OperatingPoint, Statistics] = {}
         for name, saved in state["points"].items():
             if saved.keys() != self._norms.keys():
                 first = sorted(saved.keys() ^ self._norms.keys())[0]
@@ -218,7 +228,12 @@ class Calibrations:
                     f"The calibration of {name} is of another architecture: {first} stands in only "
                     "one of the two."
                 )
-            self._points[OperatingPoint.parse(name)] = {
+            points[OperatingPoint.parse(name)] = {
                 norm: tuple(t.to(norm.weight.device) for t in saved[layer])
                 for layer, norm in self._norms.items()
             }
+        if stale:
+            # They keep the fingerprint they came with, so that at() without ``stale`` refuses them.
+            self._points, self._fingerprint, self._versions = points, state["fingerprint"], []
+        else:
+            self._points |= points

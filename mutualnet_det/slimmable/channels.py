@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 DIVISOR = 8
 
 
 def round_channels(value: float) -> int:
     """
-    The multiple of 8 nearest to ``value``, at least 8, raised by 8 where that is below 0.9 ``value``.
+    The multiple of 8 nearest to ``value``, at least 8; raised by 8 if that is below 0.9 ``value``.
 
     The rule of the MobileNetV2 reference code, which slimmable networks (arXiv 1812.08928) and
     MutualNet (arXiv 1909.12978) share.
@@ -24,7 +24,7 @@ def round_channels(value: float) -> int:
     return rounded + DIVISOR if rounded < 0.9 * value else rounded
 
 
-@lru_cache(maxsize=None)
+@cache
 def _count(base: int, ratio: float, width: float) -> int:
     return int(round_channels(base * width / ratio) * ratio)
 

@@ -7,13 +7,12 @@ the leading slice of each dimension. Weights have the layer's own torch layout.
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .channels import Channels
+from .versions import Version
 from .width import Width
 
 
@@ -21,22 +20,20 @@ class SliceCache:
     """
     Contiguous slices of a layer's parameters, for passes without gradients.
 
-    An entry holds as long as its parameter has the same storage, version, dtype and device: an
-    optimiser step, a load or a cast makes a new one. Copies of a layer start with an empty cache.
+    A slice is used as long as its parameter has the version it was cut from: an optimiser step, a
+    load or a cast makes a new one. Copies of a layer start with an empty cache.
     """
 
     def __init__(self) -> None:
-        self._entries: dict = {}
+        self._entries: dict[tuple, tuple[Version, Tensor]] = {}
 
     def get(self, name: str, parameter: Tensor, index: tuple[slice, ...]) -> Tensor:
         """``parameter[index]``, contiguous."""
-        if parameter.is_inference():  # made inside inference mode: such a tensor has no version
-            return parameter[index]
-        state = (parameter.data_ptr(), parameter._version, parameter.dtype, parameter.device)
         key = (name, tuple(s.stop for s in index))
         entry = self._entries.get(key)
-        if entry is None or entry[0] != state:
-            entry = self._entries[key] = (state, parameter.detach()[index].contiguous())
+        if entry is None or not entry[0].is_of(parameter):
+            piece = parameter.detach()[index].contiguous()
+            entry = self._entries[key] = (Version(parameter), piece)
         return entry[1]
 
     def clear(self) -> None:
@@ -59,12 +56,12 @@ class SlimmableLayer(nn.Module):
 
     width: Width
 
-    def _slim(self, width: Optional[Width]) -> None:
+    def _slim(self, width: Width | None) -> None:
         self.width = Width() if width is None else width
         self._slices = SliceCache()
 
-    def _slice(self, name: str, *counts: int) -> Optional[Tensor]:
-        """The leading ``counts`` of a parameter: a view that carries gradients, or a cached copy."""
+    def _slice(self, name: str, *counts: int) -> Tensor | None:
+        """The leading ``counts`` of a parameter: a view that has gradients, or a cached copy."""
         parameter = getattr(self, name)
         if parameter is None:
             return None
@@ -84,7 +81,7 @@ class SlimmableLayer(nn.Module):
         raise NotImplementedError
 
 
-def _copy_into(plain: nn.Module, **tensors: Optional[Tensor]) -> nn.Module:
+def _copy_into(plain: nn.Module, **tensors: Tensor | None) -> nn.Module:
     with torch.no_grad():
         for name, tensor in tensors.items():
             if tensor is not None:
@@ -117,7 +114,7 @@ class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
         bias: bool = True,
         *,
         depthwise: bool = False,
-        width: Optional[Width] = None,
+        width: Width | None = None,
     ) -> None:
         if depthwise and in_channels != out_channels:
             raise ValueError(
@@ -139,7 +136,7 @@ class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
         self.in_dim, self.out_dim, self.depthwise = in_channels, out_channels, depthwise
         self._slim(width)
 
-    def _active(self) -> tuple[Tensor, Optional[Tensor], int]:
+    def _active(self) -> tuple[Tensor, Tensor | None, int]:
         """Weight (Co, Ci or 1, Kh, Kw), bias (Co,) and groups at the width in force."""
         if self.width.is_full:
             return self.weight, self.bias, self.groups
@@ -186,7 +183,7 @@ class SlimmableConvTranspose2d(SlimmableLayer, nn.ConvTranspose2d):
         padding: int | tuple[int, int] = 0,
         bias: bool = True,
         *,
-        width: Optional[Width] = None,
+        width: Width | None = None,
     ) -> None:
         width = Width() if width is None else width
         super().__init__(
@@ -200,7 +197,7 @@ class SlimmableConvTranspose2d(SlimmableLayer, nn.ConvTranspose2d):
         self.in_dim, self.out_dim = in_channels, out_channels
         self._slim(width)
 
-    def _active(self) -> tuple[Tensor, Optional[Tensor]]:
+    def _active(self) -> tuple[Tensor, Tensor | None]:
         if self.width.is_full:
             return self.weight, self.bias
         width = self.width.value
@@ -227,8 +224,8 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
     """
     A linear layer whose input and output features follow the width.
 
-    Behind a flattened (C, 7, 7) map the input dimension is ``Channels(C * 49, ratio=49)``: the map is
-    flattened channel by channel, so its first channels are the first features. Input (..., Ci),
+    Behind a flattened (C, 7, 7) map the input dimension is ``Channels(C * 49, ratio=49)``: the map
+    is flattened channel by channel, so its first channels are the first features. Input (..., Ci),
     output (..., Co).
     """
 
@@ -238,19 +235,22 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
         out_features: Channels,
         bias: bool = True,
         *,
-        width: Optional[Width] = None,
+        width: Width | None = None,
     ) -> None:
         width = Width() if width is None else width
         super().__init__(in_features.at(width.maximum), out_features.at(width.maximum), bias)
         self.in_dim, self.out_dim = in_features, out_features
         self._slim(width)
 
-    def _active(self) -> tuple[Tensor, Optional[Tensor]]:
+    def _active(self) -> tuple[Tensor, Tensor | None]:
         if self.width.is_full:
             return self.weight, self.bias
         width = self.width.value
         count_in, count_out = self.in_dim.at(width), self.out_dim.at(width)
-        return self._slice("weight", count_out, count_in), self._slice("bias", count_out)
+        # Not cached: matrix products take rows with gaps at full speed, and the box head's first
+        # layer is as large as the rest of a detector together.
+        bias = None if self.bias is None else self.bias[:count_out]
+        return self.weight[:count_out, :count_in], bias
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, *self._active())

@@ -7,8 +7,6 @@ keeps one running pair, for the full network, and takes every other point's from
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,7 +35,7 @@ class SlimmableBatchNorm2d(SlimmableLayer, nn.BatchNorm2d):
         eps: float = 1e-5,
         momentum: float = 0.1,
         *,
-        width: Optional[Width] = None,
+        width: Width | None = None,
     ) -> None:
         width = Width() if width is None else width
         super().__init__(channels.at(width.maximum), eps, momentum)
@@ -51,7 +49,7 @@ class SlimmableBatchNorm2d(SlimmableLayer, nn.BatchNorm2d):
         return self._slice("weight", count), self._slice("bias", count)
 
     def _batch_norm(
-        self, x: Tensor, mean: Optional[Tensor], variance: Optional[Tensor], batch: bool
+        self, x: Tensor, mean: Tensor | None, variance: Tensor | None, batch: bool
     ) -> Tensor:
         weight, bias = self._affine()
         return F.batch_norm(x, mean, variance, weight, bias, batch, self.momentum, self.eps)
@@ -81,4 +79,11 @@ class SlimmableBatchNorm2d(SlimmableLayer, nn.BatchNorm2d):
             raise UncalibratedError(f"Width {self.width.value:g} has no statistics to slice.")
         mean, variance = statistics[self] if statistics else (self.running_mean, self.running_var)
         norm = nn.BatchNorm2d(weight.shape[0], self.eps, self.momentum).to(weight)
-        return _copy_into(norm, weight=weight, bias=bias, running_mean=mean, running_var=variance)
+        return _copy_into(
+            norm,
+            weight=weight,
+            bias=bias,
+            running_mean=mean,
+            running_var=variance,
+            num_batches_tracked=self.num_batches_tracked,
+        )

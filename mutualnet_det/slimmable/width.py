@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Optional
 
 from torch import Tensor, nn
 
@@ -17,15 +16,15 @@ Statistics = Mapping[nn.Module, tuple[Tensor, Tensor]]
 
 
 class _Shared:
-    """What is in force in one model right now. A copy of a model starts untouched, at full width."""
+    """What is in force in one model now. A copy of a model starts untouched, at full width."""
 
     def __init__(self, full: float) -> None:
         self.full = full
         self.value = full
         # Mean and variance by norm layer that stand for the batch's own or the running ones.
-        self.statistics: Optional[Statistics] = None
+        self.statistics: Statistics | None = None
         # Called as recorder(norm layer, its input) while a calibration collects statistics.
-        self.recorder: Optional[Callable[[nn.Module, Tensor], None]] = None
+        self.recorder: Callable[[nn.Module, Tensor], None] | None = None
         # Whether a full-width pass in training mode updates the running statistics.
         self.tracks = True
         # Held while a width is in force: another thread waits instead of changing it midway.
@@ -107,12 +106,19 @@ def width_of(model: nn.Module) -> Width:
 
 
 def forget_width(module: nn.Module) -> None:
-    """Drop the handle :func:`width_of` keeps on a module that has no slimmable layer any more."""
-    module.__dict__.pop("_width", None)
+    """Drop the handles that a module holds on a width which no layer reads any more."""
+    for name in [n for n, value in module.__dict__.items() if isinstance(value, Width)]:
+        del module.__dict__[name]
 
 
 @contextmanager
-def at_width(model: nn.Module, width: float, *, track: bool = True) -> Iterator[None]:
+def at_width(
+    model: nn.Module,
+    width: float,
+    *,
+    track: bool = True,
+    statistics: Statistics | None = None,
+) -> Iterator[None]:
     """
     Run ``model`` at ``width``; what was in force before is restored on exit, also after an error.
 
@@ -124,13 +130,15 @@ def at_width(model: nn.Module, width: float, *, track: bool = True) -> Iterator[
         width: within the model's range, else ValueError.
         track: whether a pass in training mode at full width updates the running statistics. Pass
             False for a sub-network of full width, which sees images of another resolution.
+        statistics: mean and variance by norm layer to normalise by. None: the batch's own in
+            training mode, the running ones in evaluation mode.
     """
     handle = width_of(model)
     handle.check(width)
     with handle.shared.lock:
         shared = handle.shared
         before = shared.value, shared.statistics, shared.tracks
-        shared.value, shared.statistics, shared.tracks = float(width), None, track
+        shared.value, shared.statistics, shared.tracks = float(width), statistics, track
         try:
             yield
         finally:

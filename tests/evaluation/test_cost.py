@@ -7,6 +7,7 @@ import torch
 from detectron2.layers import Conv2d
 from torch import nn
 
+from mutualnet_det.evaluation import cost as cost_module
 from mutualnet_det.evaluation.cost import PARTS, CostCounter, count_cost, padded_sizes
 from mutualnet_det.slimmable import Calibrations, OperatingPoint, at_width, sliced
 
@@ -80,6 +81,14 @@ def test_box_head_scales_with_proposals_and_mask_head_with_detections(make_confi
     assert thousand.gflops["box_head"] == pytest.approx(100 * ten.gflops["box_head"])
     assert thousand.gflops["rpn"] == ten.gflops["rpn"]
     assert ten.total(3) - ten.total(1) == pytest.approx(2 * ten.mask_head_gflops_per_detection)
+
+
+def test_many_sizes_take_few_traces(make_config, make_model, monkeypatch):
+    counter = CostCounter(make_model(make_config()))
+    traced = []
+    monkeypatch.setattr(cost_module, "_multiply_adds", lambda *args: traced.append(args))
+    counter.count([(32 * h, 32 * w) for h in range(1, 20) for w in range(1, 20)], 20)
+    assert traced == []
 
 
 class StridedByDivision(nn.Module):

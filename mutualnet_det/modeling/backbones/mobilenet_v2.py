@@ -81,6 +81,7 @@ class InvertedResidual(nn.Module):
             SlimmableBatchNorm2d(out_channels, width=width),
         ]
         self.conv = nn.Sequential(*layers)
+        # Of the dimensions, not of the counts at a width: 32 and 16 channels are both 8 at 0.25.
         self.has_shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,7 +161,7 @@ class MobileNetV2(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_slimmable_mobilenet_v2_backbone(cfg, input_shape: ShapeSpec) -> MobileNetV2:
-    """A MobileNetV2 for ``cfg.MUTUALNET.WIDTH_RANGE``, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
+    """A MobileNetV2 of ``MUTUALNET.WIDTH_RANGE``, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
     return MobileNetV2(
         Width(*cfg.MUTUALNET.WIDTH_RANGE),
         in_channels=input_shape.channels,

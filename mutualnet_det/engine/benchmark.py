@@ -1,0 +1,264 @@
+"""
+What width costs: slimmable against plain layers, a mutual step against plain trainings, memory.
+
+Times on a shared machine drift, so what is compared is run in turn, in one process, and given as
+the median of the ratios.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from ..config import full_point, grid_points
+from ..data.loader import build_training_loader
+from ..data.views import view_at
+from ..runtime.device import wait_for
+from ..slimmable import Calibrations, OperatingPoint, at_width, sliced
+from .calibration import calibrate_points
+from .optimizer import build_optimizer
+from .trainer import MutualTrainer, build_sampler
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    Two ways to do one thing, timed in turn.
+
+    Attributes:
+        name: what is compared.
+        milliseconds, baseline: median times, in ms.
+        ratio: median of the ratios, pair by pair.
+    """
+
+    name: str
+    milliseconds: float
+    baseline: float
+    ratio: float
+
+
+def compare(
+    name: str, run: Callable[[], None], baseline: Callable[[], None], rounds: int, device
+) -> Comparison:
+    """Time ``run`` and ``baseline`` in turn, after one round of both that does not count."""
+    times: list[tuple[float, float]] = []
+    for _ in range(rounds + 1):
+        times.append((_milliseconds(run, device), _milliseconds(baseline, device)))
+    times = times[1:]
+    return Comparison(
+        name,
+        statistics.median(mine for mine, _ in times),
+        statistics.median(other for _, other in times),
+        statistics.median(mine / other for mine, other in times),
+    )
+
+
+def _milliseconds(run: Callable[[], None], device) -> float:
+    wait_for(device)
+    start = time.perf_counter()
+    run()
+    wait_for(device)
+    return (time.perf_counter() - start) * 1000
+
+
+def _lightly_calibrated(cfg: CfgNode) -> CfgNode:
+    """The config with few calibration images: time does not depend on the statistics' values."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MUTUALNET.CALIBRATION.NUM_IMAGES = cfg.MUTUALNET.CALIBRATION.BATCH_SIZE
+    cfg.freeze()
+    return cfg
+
+
+class _CalibratedModel:
+    """A model of random weights at its grid's smallest and largest width, and its plain twins."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        seed_all_rng(0)
+        cfg = self.cfg = _lightly_calibrated(cfg)
+        self.model = build_model(cfg).eval()
+        self.calibrations = Calibrations(self.model)
+        self.points = [p for p in grid_points(cfg) if p.resolution == full_point(cfg).resolution]
+        calibrate_points(cfg, self.calibrations, self.points)
+
+    def plain(self, point: OperatingPoint) -> nn.Module:
+        with self.calibrations.at(point):
+            return sliced(self.model)
+
+    def images(self) -> list[dict]:
+        side = full_point(self.cfg).resolution
+        generator = torch.Generator().manual_seed(0)
+        return [{"image": torch.randint(0, 256, (3, side, side), generator=generator).float()}]
+
+
+@torch.no_grad()
+def compare_inference(cfg: CfgNode, rounds: int) -> list[Comparison]:
+    """
+    The slimmable network against the same network of plain layers, at every width of the grid, on
+    one square image of the largest resolution; switching is inside the timed part.
+    """
+    subject = _CalibratedModel(cfg)
+    images = subject.images()
+    found = []
+    for point in subject.points:
+        plain = subject.plain(point)
+
+        def slimmable(point: OperatingPoint = point) -> None:
+            with subject.calibrations.at(point):
+                subject.model.inference(images)
+
+        def baseline(plain: nn.Module = plain) -> None:
+            plain.inference(images)
+
+        name = f"inference at {point}, against plain layers"
+        found.append(compare(name, slimmable, baseline, rounds, subject.model.device))
+    return found
+
+
+@torch.no_grad()
+def compare_switching(cfg: CfgNode, rounds: int) -> list[Comparison]:
+    """The first forward after a switch, the switch included, against the next one at that point."""
+    subject = _CalibratedModel(cfg)
+    images = subject.images()
+    found = []
+    for number, point in enumerate(subject.points):
+        other = subject.points[number - 1]
+        times = []
+        for _ in range(rounds + 1):
+            with subject.calibrations.at(other):
+                subject.model.inference(images)
+            wait_for(subject.model.device)
+            start = time.perf_counter()
+            with subject.calibrations.at(point):
+                subject.model.inference(images)
+                wait_for(subject.model.device)
+                first = (time.perf_counter() - start) * 1000
+                steady = _milliseconds(
+                    lambda: subject.model.inference(images), subject.model.device
+                )
+            times.append((first, steady))
+        times = times[1:]
+        found.append(
+            Comparison(
+                f"switch {other} to {point} and first forward, against the next forward",
+                statistics.median(first for first, _ in times),
+                statistics.median(steady for _, steady in times),
+                statistics.median(first / steady for first, steady in times),
+            )
+        )
+    return found
+
+
+def compare_training(cfg: CfgNode, rounds: int) -> list[Comparison]:
+    """
+    A mutual step against its passes run as ordinary trainings: networks of plain layers at the same
+    widths, on the same images at the same resolutions, each with its own proposals, targets and
+    optimiser step.
+    """
+    seed_all_rng(0)
+    cfg = _lightly_calibrated(cfg)
+    trainer = MutualTrainer(cfg)
+    sampler = build_sampler(cfg, trainer.seed)
+    loader = iter(build_training_loader(cfg, trainer.seed, 0))
+    calibrated = Calibrations(trainer.model)
+    times = []
+    with EventStorage(0) as trainer.storage:
+        trainer.prepare(0)
+        for iteration in range(rounds + 1):
+            batch = next(loader)
+            trainer.iter = iteration
+            mutual = _milliseconds(trainer.run_step, trainer.model.device)
+            plain = 0.0
+            points = [p.point for p in sampler(iteration)]
+            calibrated.clear()
+            calibrate_points(cfg, calibrated, set(points))
+            for point in points:
+                with calibrated.at(point):
+                    network = sliced(trainer.model).train()
+                plain += _milliseconds(
+                    _plain_step(cfg, network, batch, point), trainer.model.device
+                )
+            times.append((mutual, plain))
+    times = times[1:]
+    return [
+        Comparison(
+            f"mutual step of {len(points)} passes, against as many plain trainings",
+            statistics.median(mutual for mutual, _ in times),
+            statistics.median(plain for _, plain in times),
+            statistics.median(mutual / plain for mutual, plain in times),
+        )
+    ]
+
+
+def _plain_step(
+    cfg: CfgNode, network: nn.Module, batch: list[dict], point: OperatingPoint
+) -> Callable[[], None]:
+    view = view_at(batch, point.resolution, cfg.INPUT.MAX_SIZE_TRAIN, network.device)
+    for item, source in zip(view, batch):
+        # Plain training crops masks at the scale of its own proposals.
+        masks = source["instances"].gt_masks if source["instances"].has("gt_masks") else None
+        if masks is not None:
+            shape, size = item["image"].shape[-2:], source["image"].shape[-2:]
+            item["instances"].gt_masks = _scaled_polygons(masks, shape, size)
+    optimizer = build_optimizer(cfg, network)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        sum(network(view).values()).backward()
+        optimizer.step()
+
+    return step
+
+
+def _scaled_polygons(masks, shape: Sequence[int], size: Sequence[int]):
+    scale = [shape[1] / size[1], shape[0] / size[0]]
+    return type(masks)(
+        [[(p.reshape(-1, 2) * scale).reshape(-1) for p in polygons] for polygons in masks.polygons]
+    )
+
+
+def compare_memory(cfg: CfgNode, steps: int) -> Comparison:
+    """
+    Peak resident memory of a process that trains mutually, against one that trains the full network
+    alone; the figures are MiB, not milliseconds.
+    """
+    peaks = {}
+    for method in ("mutual", "independent"):
+        part = cfg.clone()
+        part.defrost()
+        part.MUTUALNET.METHOD = method
+        part.freeze()
+        context = multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_train_and_report, args=(part, steps, sender))
+        process.start()
+        sender.close()
+        peaks[method] = receiver.recv()
+        process.join()
+    mine, other = peaks["mutual"], peaks["independent"]
+    return Comparison("peak memory of mutual training, against the full network's", mine, other, mine / other)
+
+
+def _train_and_report(cfg: CfgNode, steps: int, sender) -> None:
+    import mutualnet_det  # noqa: F401  (registers in the new process)
+
+    seed_all_rng(0)
+    trainer = MutualTrainer(cfg)
+    with EventStorage(0) as trainer.storage:
+        trainer.prepare(0)
+        for trainer.iter in range(steps):
+            trainer.run_step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sender.send(peak / (2**20 if sys.platform == "darwin" else 2**10))

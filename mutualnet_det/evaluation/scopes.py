@@ -1,0 +1,75 @@
+"""What the scopes span: the cost of a config's grid when more or less of the detector slims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from ..config import SCOPES, grid_points
+from ..slimmable import OperatingPoint, at_width
+from .cost import Cost, CostCounter, padded_sizes
+
+
+@dataclass(frozen=True)
+class ScopeSpan:
+    """
+    The cheapest and the dearest operating point of a grid under one scope.
+
+    Attributes:
+        scope: "backbone", "neck" or "heads".
+        cheapest, dearest: the points.
+        low, high: their GFLOPs.
+    """
+
+    scope: str
+    cheapest: OperatingPoint
+    dearest: OperatingPoint
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.scope:<10} {self.low:8.2f} GFLOPs at {self.cheapest}   "
+            f"{self.high:8.2f} GFLOPs at {self.dearest}   {self.high / self.low:5.1f}x"
+        )
+
+
+def grid_costs(cfg: CfgNode, image_size: tuple[int, int]) -> dict[OperatingPoint, Cost]:
+    """
+    The cost of every point of a config's grid, with the scope of the config.
+
+    Args:
+        image_size: (height, width) of the image in px, before it is resized.
+    """
+    model = build_model(cfg).eval()
+    costs = {}
+    counters: dict[float, CostCounter] = {}
+    for point in grid_points(cfg):
+        if point.width not in counters:
+            with at_width(model, point.width):
+                counters[point.width] = CostCounter(model)
+        sizes = padded_sizes(
+            [image_size], point.resolution, cfg.INPUT.MAX_SIZE_TEST, model.backbone
+        )
+        costs[point] = counters[point.width].count(sizes, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
+    return costs
+
+
+def scope_spans(
+    cfg: CfgNode, image_size: tuple[int, int], detections_per_image: float
+) -> list[ScopeSpan]:
+    """What the grid of ``cfg`` spans in GFLOPs under each scope."""
+    spans = []
+    for scope in SCOPES:
+        part = cfg.clone()
+        part.defrost()
+        part.MUTUALNET.SCOPE = scope
+        totals = {
+            point: cost.total(detections_per_image)
+            for point, cost in grid_costs(part, image_size).items()
+        }
+        low, high = min(totals, key=totals.get), max(totals, key=totals.get)
+        spans.append(ScopeSpan(scope, low, high, totals[low], totals[high]))
+    return spans

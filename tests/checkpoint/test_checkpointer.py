@@ -1,0 +1,338 @@
+"""Checkpoints of detectors and backbones: written whole, loaded strictly, readable by Detectron2."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+
+from mutualnet_det.checkpoint import (
+    CheckpointError,
+    MutualCheckpointer,
+    find_weights,
+    load_detector,
+)
+from mutualnet_det.config import grid_points
+from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.engine import MutualTrainer
+
+
+class Counter:
+    """Something to save beside a model."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+def build(cfg, seed=0):
+    torch.manual_seed(seed)
+    return build_model(cfg)
+
+
+def snapshot(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture
+def folder(tiny_cfg):
+    return Path(tiny_cfg.OUTPUT_DIR)
+
+
+@pytest.fixture
+def saved(tiny_cfg, folder):
+    """The path of a checkpoint and the model in it."""
+    model = build(tiny_cfg)
+    MutualCheckpointer(model, tiny_cfg, str(folder), counter=Counter(5)).save("one", note="kept")
+    return folder / "one.pth", model
+
+
+def edit(path, change):
+    """Change the model's state dict in a checkpoint."""
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint["model"])
+    torch.save(checkpoint, path)
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+def test_round_trip(tiny_cfg, saved):
+    path, model = saved
+    other, counter = build(tiny_cfg, seed=1), Counter(0)
+    assert not same(snapshot(other), snapshot(model))
+    extra = MutualCheckpointer(other, tiny_cfg, counter=counter).load(str(path))
+    assert same(snapshot(other), snapshot(model))
+    assert counter.value == 5 and extra["note"] == "kept"
+
+
+def test_last_is_marked(tiny_cfg, folder):
+    checkpointer = MutualCheckpointer(build(tiny_cfg), tiny_cfg, str(folder))
+    assert not checkpointer.has_checkpoint()
+    checkpointer.save("one")
+    checkpointer.save("two")
+    assert checkpointer.get_checkpoint_file() == str(folder / "two.pth")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "last_checkpoint",
+        "one.pth",
+        "two.pth",
+    ]
+
+
+def test_a_write_that_fails_leaves_the_last_one(tiny_cfg, saved, monkeypatch):
+    path, model = saved
+    content = path.read_bytes()
+
+    def fail(_, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    checkpointer = MutualCheckpointer(model, tiny_cfg, str(path.parent))
+    for name in ("one", "two"):
+        with pytest.raises(OSError, match="No space"):
+            checkpointer.save(name)
+    assert path.read_bytes() == content
+    assert checkpointer.get_checkpoint_file() == str(path)
+    assert not (path.parent / "two.pth").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "name", ["backbone.fpn_lateral3.weight", "backbone.bottom_up.features.2.conv.3.running_var"]
+)
+def test_values_that_are_not_finite_are_not_written(tiny_cfg, saved, name, value):
+    path, model = saved
+    model.state_dict()[name].view(-1)[0] = value
+    checkpointer = MutualCheckpointer(model, tiny_cfg, str(path.parent))
+    with pytest.raises(FloatingPointError, match=f"{name} is not finite.*{path}"):
+        checkpointer.save("two")
+    assert not list(path.parent.glob("two*"))
+    assert checkpointer.get_checkpoint_file() == str(path)
+
+
+def test_other_processes_write_nothing(tiny_cfg, folder, monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.is_main_process", lambda: False)
+    MutualCheckpointer(build(tiny_cfg), tiny_cfg, str(folder)).save("one")
+    assert list(folder.iterdir()) == []
+
+
+# Loading strictly --------------------------------------------------------------------------------
+
+
+def refuse(tiny_cfg, path, *texts, seed=1):
+    """Loading must fail with all of ``texts`` in the message, and leave the model as it was."""
+    model = build(tiny_cfg, seed)
+    before = snapshot(model)
+    with pytest.raises(CheckpointError) as error:
+        MutualCheckpointer(model, tiny_cfg).load(str(path))
+    for text in (str(path), *texts):
+        assert text in str(error.value)
+    assert same(snapshot(model), before)
+
+
+def test_missing_entry(tiny_cfg, saved):
+    path, _ = saved
+    edit(path, lambda state: state.pop("roi_heads.mask_head.predictor.weight"))
+    refuse(tiny_cfg, path, "roi_heads.mask_head.predictor.weight is missing")
+
+
+def test_unknown_entry(tiny_cfg, saved):
+    path, _ = saved
+    edit(path, lambda state: state.update({"roi_heads.extra.weight": torch.zeros(1)}))
+    refuse(tiny_cfg, path, "roi_heads.extra.weight is unknown")
+
+
+def test_other_shape(tiny_cfg, saved):
+    path, _ = saved
+    tiny_cfg.MODEL.ROI_HEADS.NUM_CLASSES = 7
+    name = "roi_heads.box_predictor.cls_score.weight"
+    refuse(tiny_cfg, path, f"{name} has shape (4, 32), the model (8, 32)")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("INPUT.FORMAT", "BGR"),
+        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]),
+        ("MUTUALNET.SCOPE", "backbone"),
+        ("MUTUALNET.WIDTH_RANGE", (0.125, 1.0)),
+    ],
+)
+def test_other_preprocessing_or_widths(tiny_cfg, saved, key, value):
+    path, _ = saved
+    tiny_cfg.merge_from_list([key, value])
+    refuse(tiny_cfg, path, key)
+
+
+def test_missing_file(tiny_cfg, folder):
+    refuse(tiny_cfg, folder / "nowhere.pth", "no checkpoint")
+
+
+def test_truncated_file(tiny_cfg, saved):
+    path, _ = saved
+    path.write_bytes(path.read_bytes()[:-1000])
+    refuse(tiny_cfg, path, "truncated")
+
+
+def test_what_stands_beside_the_model_must_be_there(tiny_cfg, saved):
+    path, model = saved
+    other = build(tiny_cfg, seed=1)
+    checkpointer = MutualCheckpointer(other, tiny_cfg, counter=Counter(0), missing=Counter(0))
+    with pytest.raises(CheckpointError, match=f"{path} holds no 'missing'"):
+        checkpointer.load(str(path))
+    checkpointer.load(str(path), checkpointables=["counter"])
+    assert same(snapshot(other), snapshot(model))
+
+
+def test_names_of_data_parallel(tiny_cfg, saved):
+    path, model = saved
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save(state, path)
+    other = build(tiny_cfg, seed=1)
+    MutualCheckpointer(other, tiny_cfg).load(str(path))
+    assert same(snapshot(other), snapshot(model))
+
+
+# Backbones ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mobilenet():
+    """torchvision's network, tail and classifier included."""
+    torch.manual_seed(2)
+    network = torchvision.models.mobilenet_v2(weights=None)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean)
+    return network
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_torchvisions_backbone(tiny_cfg, folder, mobilenet, prefix):
+    path = folder / "mobilenet_v2.pth"
+    torch.save({f"{prefix}{name}": value for name, value in mobilenet.state_dict().items()}, path)
+    model = build(tiny_cfg)
+    before = snapshot(model)
+    checkpointer = MutualCheckpointer(model, tiny_cfg)
+    checkpointer.load(str(path))
+    assert checkpointer.is_backbone_only
+    source = mobilenet.state_dict()
+    for name, value in model.state_dict().items():
+        if name.startswith("backbone.bottom_up."):
+            assert torch.equal(value, source[name.removeprefix("backbone.bottom_up.")])
+        else:
+            assert torch.equal(value, before[name])
+    # Not only the names are torchvision's: so is what it computes.
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        features = model.eval().backbone.bottom_up(image)
+        for name, stop in (("res2", 4), ("res3", 7), ("res4", 14), ("res5", 18)):
+            expected = mobilenet.eval().features[:stop](image)
+            torch.testing.assert_close(features[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_backbone_with_a_missing_layer(tiny_cfg, folder, mobilenet):
+    state = dict(mobilenet.state_dict())
+    state.pop("features.7.conv.0.0.weight")
+    torch.save(state, folder / "part.pth")
+    refuse(tiny_cfg, folder / "part.pth", "features.7.conv.0.0.weight is missing")
+
+
+def test_backbone_of_another_width(tiny_cfg, folder):
+    network = torchvision.models.mobilenet_v2(weights=None, width_mult=0.5)
+    torch.save(network.state_dict(), folder / "half.pth")
+    refuse(tiny_cfg, folder / "half.pth", "features.0.0.weight has shape (16, 3, 3, 3)")
+
+
+def test_backbone_of_another_kind(tiny_cfg, folder):
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), folder / "resnet.pth")
+    refuse(tiny_cfg, folder / "resnet.pth", "conv1.weight is unknown")
+    vgg = {"features.0.weight": torch.zeros(64, 3, 3, 3), "classifier.0.weight": torch.zeros(2, 2)}
+    torch.save(vgg, folder / "vgg.pth")
+    refuse(tiny_cfg, folder / "vgg.pth", "is missing")
+
+
+# Whole detectors ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(training_cfg):
+    """A config and its model_final.pth, after one iteration."""
+    cfg = training_cfg
+    cfg.MUTUALNET.METHOD = "independent"
+    cfg.SOLVER.MAX_ITER = 1
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    check_datasets(cfg)
+    trainer = MutualTrainer(cfg)
+    trainer.resume_or_load()
+    trainer.train()
+    return cfg, f"{cfg.OUTPUT_DIR}/model_final.pth"
+
+
+def test_load_detector(trained):
+    cfg, path = trained
+    model, calibrations = load_detector(cfg, path)
+    assert not model.training
+    assert same(snapshot(model), torch.load(path, weights_only=True)["model"])
+    assert set(calibrations) == set(grid_points(cfg))
+    with calibrations.at(grid_points(cfg)[0]):
+        model.inference([{"image": torch.zeros(3, 32, 48)}])
+
+
+def test_load_detector_refuses_a_backbone(tiny_cfg, folder, mobilenet):
+    torch.save(mobilenet.state_dict(), folder / "mobilenet_v2.pth")
+    with pytest.raises(CheckpointError, match="mobilenet_v2.pth holds a backbone alone"):
+        load_detector(tiny_cfg, str(folder / "mobilenet_v2.pth"))
+
+
+def test_weights_to_evaluate(trained):
+    cfg, path = trained
+    assert find_weights(cfg) == find_weights(cfg, resume=True) == path
+    cfg.MODEL.WEIGHTS = "other.pth"
+    assert find_weights(cfg) == "other.pth"
+    assert find_weights(cfg, resume=True) == path
+    cfg.OUTPUT_DIR = str(Path(path).parent / "empty")
+    with pytest.raises(CheckpointError, match=f"no trained model in OUTPUT_DIR {cfg.OUTPUT_DIR}"):
+        find_weights(cfg, resume=True)
+
+
+def test_plain_detectron2_reads_it(trained, caplog):
+    cfg, path = trained
+    ours, _ = load_detector(cfg, path)
+    model = build(cfg, seed=3)
+    with caplog.at_level(logging.WARNING):
+        DetectionCheckpointer(model).load(path)
+    assert not caplog.records  # of missing, unknown or unfit entries
+    assert same(snapshot(model), snapshot(ours))
+
+
+def test_detectron2s_predictor_runs_the_full_network(trained):
+    cfg, path = trained
+    cfg.MODEL.WEIGHTS = path
+    predictor = DefaultPredictor(cfg)
+    image_file = sorted(Path(cfg.DATASETS.COCO_FORMAT[0][2]).glob("*.jpg"))[0]
+    image = read_image(str(image_file), format="BGR")
+    found = predictor(image)["instances"]
+    assert len(found) > 0 and found.pred_masks.shape == (len(found), 96, 96)
+
+    ours, _ = load_detector(cfg, path)
+    resized = predictor.aug.get_transform(image).apply_image(image[:, :, ::-1])
+    tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
+    expected = ours.inference([{"image": tensor, "height": 96, "width": 96}])[0]["instances"]
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(found.scores, expected.scores)

@@ -1,0 +1,117 @@
+"""What the tests of several folders share: a tiny Mask R-CNN's config, and data to train it on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.structures import Boxes, Instances, PolygonMasks
+
+from mutualnet_det import add_mutualnet_config
+from mutualnet_det.data.shapes import SHAPES_VARIANTS, generate_shapes
+
+QUICKSTART = "configs/quickstart_shapes.yaml"
+
+
+def make_tiny_cfg(root, output_dir):
+    """The quick start's Mask R-CNN, smaller still: 3 classes, 64 px, CPU. Not frozen."""
+    cfg = get_cfg()
+    add_mutualnet_config(cfg)
+    cfg.merge_from_file(str(root / QUICKSTART))
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output_dir)),
+            *("MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
+            *("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32),
+            *("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128]]),
+            *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 100, "MODEL.RPN.PRE_NMS_TOPK_TEST", 60),
+            *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 50, "MODEL.RPN.POST_NMS_TOPK_TEST", 30),
+            *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 32, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16),
+            *("MUTUALNET.RESOLUTIONS", (64, 48, 32), "MUTUALNET.GRID.WIDTHS", (0.25, 0.5, 1.0)),
+            *("MUTUALNET.CALIBRATION.NUM_IMAGES", 4, "MUTUALNET.CALIBRATION.BATCH_SIZE", 2),
+            *("INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MAX_SIZE_TRAIN", 128),
+            *("INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128),
+            *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2),
+            *("SOLVER.WARMUP_ITERS", 1, "SOLVER.BASE_LR", 0.01),
+        ]
+    )
+    return cfg
+
+
+@pytest.fixture
+def tiny_cfg(tmp_path, request):
+    """The quick start's Mask R-CNN, smaller still: 3 classes, 64 px, CPU. Not frozen."""
+    return make_tiny_cfg(request.config.rootpath, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tmp_path_factory):
+    """12 generated images of 96 px, as an entry of ``DATASETS.COCO_FORMAT``."""
+    variant = dataclasses.replace(SHAPES_VARIANTS["shapes"], image_size=96, sides=(16, 40))
+    root = tmp_path_factory.mktemp("data")
+    json_file = generate_shapes(variant, str(root), "train", num_images=12, seed=0)
+    return ["tiny_shapes", json_file, str(root / variant.name / "train")]
+
+
+@pytest.fixture(scope="session")
+def make_training_cfg(request, tiny_shapes):
+    """Makes, for an output folder, ``tiny_cfg`` with ``tiny_shapes`` to train on."""
+
+    def make(output_dir):
+        cfg = make_tiny_cfg(request.config.rootpath, output_dir)
+        cfg.DATASETS.COCO_FORMAT = [tiny_shapes]
+        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (tiny_shapes[0],)
+        # Smaller still where time goes.
+        cfg.MUTUALNET.NUM_RANDOM = 1
+        cfg.MUTUALNET.GRID.WIDTHS = (0.25, 1.0)
+        cfg.MUTUALNET.GRID.RESOLUTIONS = (64, 32)
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def training_cfg(make_training_cfg, tmp_path):
+    """``tiny_cfg`` with ``tiny_shapes`` to train on."""
+    return make_training_cfg(tmp_path)
+
+
+@pytest.fixture
+def training_batch():
+    """
+    Makes Detectron2 training inputs: noise images with boxes and pentagons of 3 classes in them.
+
+    ``training_batch(sizes, objects, seed)``: (height, width) in px and number of objects per image.
+    """
+
+    def make(sizes=((64, 96), (80, 64)), objects=(2, 3), seed=0):
+        random = np.random.default_rng(seed)
+        batch = []
+        for (height, width), count in zip(sizes, objects, strict=True):
+            image = random.integers(0, 256, (3, height, width), dtype=np.uint8)
+            corner = random.uniform(0, 0.5, (count, 2)) * (width, height)
+            extent = random.uniform(0.25, 0.5, (count, 2)) * (width, height)
+            boxes = np.concatenate([corner, corner + extent], axis=1).astype(np.float32)
+            instances = Instances((height, width))
+            instances.gt_boxes = Boxes(torch.from_numpy(boxes))
+            instances.gt_classes = torch.from_numpy(random.integers(0, 3, count))
+            # Left out of each box: its lower right corner.
+            instances.gt_masks = PolygonMasks(
+                [
+                    [np.array([x0, y0, x1, y0, x1, (y0 + y1) / 2, (x0 + x1) / 2, y1, x0, y1])]
+                    for x0, y0, x1, y1 in boxes.astype(np.float64)
+                ]
+            )
+            batch.append(
+                {
+                    "image": torch.from_numpy(image),
+                    "instances": instances,
+                    "height": height,
+                    "width": width,
+                    "file_name": f"noise_{len(batch)}.png",
+                }
+            )
+        return batch
+
+    return make

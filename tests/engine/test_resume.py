@@ -1,0 +1,249 @@
+"""A training that is killed anywhere and resumed is, bit for bit, one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mutualnet_det.checkpoint import CheckpointError
+from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.engine import MutualTrainer
+
+SCRIPT = "training_script.py"
+KILLED = -signal.SIGKILL
+ITERATIONS = 8
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def make_cfg(make_training_cfg, tmp_path_factory):
+    """A config with a checkpoint after 3 and 6 of 8 iterations."""
+
+    def make(*overrides):
+        cfg = make_training_cfg(tmp_path_factory.mktemp("run"))
+        cfg.SOLVER.MAX_ITER = ITERATIONS
+        cfg.SOLVER.CHECKPOINT_PERIOD = 3
+        cfg.merge_from_list(list(overrides))
+        return cfg
+
+    return make
+
+
+def final(cfg):
+    return torch.load(f"{cfg.OUTPUT_DIR}/model_final.pth", weights_only=True)
+
+
+def last(cfg):
+    path = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+    return path.read_text() if path.exists() else None
+
+
+def assert_equal(one, other, path=""):
+    """Equal bit for bit, whatever dicts, lists and tensors are in each other."""
+    assert type(one) is type(other), path
+    if isinstance(one, dict):
+        assert list(one) == list(other), path
+        for key in one:
+            assert_equal(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_equal(*pair, f"{path}/{index}")
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other), path
+    else:
+        assert one == other, path
+
+
+def assert_same_run(cfg, reference, read_metrics):
+    assert_equal(final(cfg), final(reference))
+    records = read_metrics(cfg.OUTPUT_DIR)
+    assert [r["iteration"] for r in records] == list(range(ITERATIONS))
+    assert records == read_metrics(reference.OUTPUT_DIR)
+
+
+@pytest.fixture(scope="module")
+def reference(make_cfg, run_script):
+    """A training that nothing happened to."""
+    cfg = make_cfg()
+    assert run_script(SCRIPT, cfg=cfg) == 0
+    return cfg
+
+
+def test_reference_has_learned_and_calibrated(reference):
+    saved = final(reference)
+    early = torch.load(f"{reference.OUTPUT_DIR}/model_0000002.pth", weights_only=True)
+    assert not torch.equal(
+        saved["model"]["backbone.fpn_output2.weight"], early["model"]["backbone.fpn_output2.weight"]
+    )
+    assert set(saved["calibrations"]["points"]) == {"0.25x32", "0.25x64", "1.00x32", "1.00x64"}
+    assert saved["trainer"]["iteration"] == ITERATIONS - 1
+
+
+def test_killed_everywhere(make_cfg, reference, run_script, read_metrics):
+    cfg = make_cfg()
+    folder = Path(cfg.OUTPUT_DIR)
+
+    def run(kill=None, iteration=None):
+        return run_script(SCRIPT, cfg=cfg, resume=True, kill=kill, iteration=iteration)
+
+    # Before the first checkpoint, then in the middle of writing it: both start from nothing again.
+    assert run("step", 1) == KILLED
+    assert run("write", 2) == KILLED
+    assert last(cfg) is None and (folder / "model_0000002.pth.tmp").exists()
+    # After a checkpoint; before one is written, with its iteration's record in the metrics; written,
+    # but not yet the last.
+    assert run("step", 4) == KILLED
+    assert last(cfg) == "model_0000002.pth"
+    assert run("save", 5) == KILLED
+    assert read_metrics(folder)[-1]["iteration"] == 5
+    assert run("tag", 5) == KILLED
+    assert (folder / "model_0000005.pth").exists() and last(cfg) == "model_0000002.pth"
+    assert run("step", 6) == KILLED
+    assert last(cfg) == "model_0000005.pth"
+    # In the middle of the final one.
+    assert run("write", ITERATIONS - 1) == KILLED
+    assert not (folder / "model_final.pth").exists()
+    assert run() == 0
+    assert last(cfg) == "model_final.pth"
+    assert_same_run(cfg, reference, read_metrics)
+
+
+def test_tensorboard_shows_every_iteration_once(make_cfg, run_script):
+    cfg = make_cfg("MUTUALNET.METHOD", "independent")
+    assert run_script(SCRIPT, cfg=cfg, kill="step", iteration=5) == KILLED
+    assert run_script(SCRIPT, cfg=cfg, resume=True) == 0
+    events = EventAccumulator(cfg.OUTPUT_DIR)
+    events.Reload()
+    steps = [event.step for event in events.Scalars("full/total_loss")]
+    assert sorted(set(steps)) == list(range(ITERATIONS))
+    assert len(steps) == ITERATIONS
+
+
+def test_loader_workers(make_cfg, reference, run_script, read_metrics):
+    cfg = make_cfg("DATALOADER.NUM_WORKERS", 2)
+    assert run_script(SCRIPT, cfg=cfg, kill="step", iteration=4) == KILLED
+    assert run_script(SCRIPT, cfg=cfg, resume=True) == 0
+    # The reference had none.
+    assert_same_run(cfg, reference, read_metrics)
+
+
+def test_frozen_statistics_between_refreshes(make_cfg, run_script, read_metrics):
+    frozen = (
+        *("MUTUALNET.STATISTICS", "frozen"),
+        # Refreshed after 2, 4 and 6 iterations; resumed after 3.
+        *("MUTUALNET.CALIBRATION.REFRESH_PERIOD", 2),
+    )
+    reference = make_cfg(*frozen)
+    assert run_script(SCRIPT, cfg=reference) == 0
+    cfg = make_cfg(*frozen)
+    assert run_script(SCRIPT, cfg=cfg, kill="step", iteration=3) == KILLED
+    assert last(cfg) == "model_0000002.pth"
+    assert run_script(SCRIPT, cfg=cfg, resume=True) == 0
+    assert_same_run(cfg, reference, read_metrics)
+
+
+def test_seed_of_the_clock_is_kept(make_cfg, run_script, read_metrics):
+    cfg = make_cfg("SEED", -1, "SOLVER.MAX_ITER", 4, "MUTUALNET.METHOD", "independent")
+    assert run_script(SCRIPT, cfg=cfg, kill="step", iteration=3) == KILLED
+    before = read_metrics(cfg.OUTPUT_DIR)
+    seed = torch.load(f"{cfg.OUTPUT_DIR}/model_0000002.pth", weights_only=True)["trainer"]["seed"]
+    assert run_script(SCRIPT, cfg=cfg, resume=True) == 0
+    assert final(cfg)["trainer"]["seed"] == seed
+    assert read_metrics(cfg.OUTPUT_DIR)[:3] == before
+
+
+def test_tool_killed_at_any_time(make_cfg, reference):
+    """The same with tools/train_net.py itself, killed from outside, at a time that is no function."""
+    cfg = make_cfg()
+    config_file = Path(cfg.OUTPUT_DIR) / "mine.yaml"
+    config_file.write_text(cfg.dump())
+    command = [sys.executable, "tools/train_net.py", "--config-file", str(config_file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    output = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+    while process.poll() is None and last(cfg) is None:
+        time.sleep(0.05)
+    time.sleep(random.random())
+    process.kill()
+    assert process.wait() == KILLED
+    subprocess.run([*command, "--resume"], cwd=ROOT, env=environment, check=True, stdout=output)
+    assert_equal(final(cfg), final(reference))
+
+
+# Without a process of its own -----------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(make_cfg, reference):
+    """The folder of a run of 6 iterations."""
+    cfg = make_cfg()
+    source = Path(reference.OUTPUT_DIR)
+    for name in ("model_0000002.pth", "model_0000005.pth"):
+        (Path(cfg.OUTPUT_DIR) / name).write_bytes((source / name).read_bytes())
+    (Path(cfg.OUTPUT_DIR) / "last_checkpoint").write_text("model_0000005.pth")
+    check_datasets(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.999])
+def test_truncated_checkpoint_is_named(interrupted, kept):
+    path = Path(interrupted.OUTPUT_DIR) / "model_0000005.pth"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
+    trainer = MutualTrainer(interrupted)
+    with pytest.raises(CheckpointError, match=f"{path}.*truncated"):
+        trainer.resume_or_load(True)
+    # The way on that the message names.
+    (path.parent / "last_checkpoint").write_text("model_0000002.pth")
+    trainer.resume_or_load(True)
+    assert trainer.start_iter == 3
+
+
+def test_missing_checkpoint_is_named(interrupted):
+    path = Path(interrupted.OUTPUT_DIR) / "model_0000005.pth"
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"no checkpoint {path}"):
+        MutualTrainer(interrupted).resume_or_load(True)
+
+
+def test_weights_alone_cannot_be_resumed(interrupted):
+    path = Path(interrupted.OUTPUT_DIR) / "model_0000005.pth"
+    torch.save({"model": torch.load(path, weights_only=True)["model"]}, path)
+    with pytest.raises(CheckpointError, match=f"{path} holds no 'trainer'"):
+        MutualTrainer(interrupted).resume_or_load(True)
+
+
+def test_resuming_with_other_frozen_stages_is_refused(interrupted):
+    interrupted.MODEL.BACKBONE.FREEZE_AT = 2
+    path = Path(interrupted.OUTPUT_DIR) / "model_0000005.pth"
+    with pytest.raises(CheckpointError, match=f"{path}: its 'trainer' does not fit"):
+        MutualTrainer(interrupted).resume_or_load(True)
+
+
+def test_resume_continues_where_it_was(interrupted):
+    trainer = MutualTrainer(interrupted)
+    trainer.resume_or_load(True)
+    assert trainer.start_iter == 6
+    assert trainer.scheduler.last_epoch == 6
+    momenta = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
+    assert momenta and all(momentum.abs().sum() > 0 for momentum in momenta[:3])
+
+
+def test_resume_of_a_complete_run_does_nothing(make_cfg, reference, caplog):
+    check_datasets(reference)
+    before = {p.name: p.stat().st_mtime_ns for p in Path(reference.OUTPUT_DIR).iterdir()}
+    trainer = MutualTrainer(reference)
+    trainer.resume_or_load(True)
+    trainer.run_step = None
+    with caplog.at_level("INFO", logger="mutualnet_det"):
+        trainer.train()
+    assert "complete" in caplog.text
+    assert before == {p.name: p.stat().st_mtime_ns for p in Path(reference.OUTPUT_DIR).iterdir()}

@@ -1,0 +1,478 @@
+"""The training step: four passes, one step; what stops it, and what is left when it stops."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mutualnet_det.config import ConfigError, grid_points
+from mutualnet_det.data.coco import DatasetError, check_datasets
+from mutualnet_det.data.loader import build_training_loader
+from mutualnet_det.data.views import view_at
+from mutualnet_det.engine import MutualTrainer, metrics, trainer
+from mutualnet_det.engine.sampling import FULL
+from mutualnet_det.engine.trainer import build_sampler
+from mutualnet_det.seeding import stream_seed
+from mutualnet_det.slimmable import OperatingPoint, SlimmableBatchNorm2d, at_width
+
+KINDS = ("full", "narrowest", "random")
+
+
+@pytest.fixture
+def build(training_cfg):
+    """A trainer on the tiny shapes with some keys changed, its weights always the same."""
+
+    def make(*overrides):
+        training_cfg.merge_from_list(list(overrides))
+        check_datasets(training_cfg)
+        torch.manual_seed(0)
+        return MutualTrainer(training_cfg)
+
+    return make
+
+
+@pytest.fixture
+def run_steps():
+    """Runs single iterations, without hooks; returns the metrics of the last."""
+
+    def run(mutual, *iterations):
+        mutual.prepare(iterations[0])
+        with EventStorage(iterations[0]) as mutual.storage:
+            for mutual.iter in iterations:
+                mutual.storage.iter = mutual.iter
+                mutual.run_step()
+            return {name: value for name, (value, _) in mutual.storage.latest().items()}
+
+    return run
+
+
+def weights(mutual):
+    return {name: p.detach().clone() for name, p in mutual.model.named_parameters()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def records(folder):
+    lines = (Path(folder) / "metrics.json").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def every_iteration(monkeypatch):
+    """A record of every iteration."""
+    monkeypatch.setattr(trainer, "WRITE_PERIOD", 1)
+    monkeypatch.setattr(metrics, "WRITE_PERIOD", 1)
+
+
+# The step ----------------------------------------------------------------------------------------
+
+
+def test_gradients_of_all_passes_make_one_step(build, run_steps):
+    mutual = build("SOLVER.CLIP_GRADIENTS.ENABLED", False, "MUTUALNET.NUM_RANDOM", 2)
+    model = copy.deepcopy(mutual.model)
+    before = weights(mutual)
+    run_steps(mutual, 5)
+
+    cfg, seed, iteration = mutual.cfg, mutual.seed, 5
+    batch = next(iter(build_training_loader(cfg, seed, iteration)))
+    passes = build_sampler(cfg, seed)(iteration)
+    assert len(passes) == 4
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    teacher = None
+    for number, (kind, point) in enumerate(passes):
+        model.zero_grad()
+        torch.manual_seed(stream_seed("heads", seed, iteration, 0, number))
+        view = view_at(batch, point.resolution, cfg.INPUT.MAX_SIZE_TRAIN, "cpu")
+        with at_width(model, point.width), EventStorage():
+            if kind == FULL:
+                losses, teacher = model.teach(view)
+            else:
+                losses = model.study(view, teacher)
+            sum(losses.values()).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                expected[name] += parameter.grad
+
+    for name, parameter in mutual.model.named_parameters():
+        scale = expected[name].abs().max() + 1e-6
+        assert (parameter.grad - expected[name]).abs().max() < 1e-4 * scale, name
+    decay = {p: g["weight_decay"] for g in mutual.optimizer.param_groups for p in g["params"]}
+    rate = mutual.optimizer.param_groups[0]["lr"]
+    for name, parameter in mutual.model.named_parameters():
+        step = -rate * (parameter.grad + decay[parameter] * before[name])
+        torch.testing.assert_close(parameter.detach(), before[name] + step)
+
+
+def test_one_step_and_one_reduction_per_iteration(build, run_steps, monkeypatch):
+    mutual = build()
+    calls = []
+    monkeypatch.setattr(trainer, "reduce_gradients", lambda _: calls.append("reduce"))
+    for name in ("zero_grad", "step"):
+        original = getattr(mutual.optimizer, name)
+        monkeypatch.setattr(
+            mutual.optimizer, name, lambda *_, n=name, o=original: (calls.append(n), o())
+        )
+    run_steps(mutual, 0)
+    assert calls == ["zero_grad", "reduce", "step"]
+
+
+def test_every_pass_sees_the_same_images_at_its_own_resolution(build, run_steps, monkeypatch):
+    mutual = build("MUTUALNET.NUM_RANDOM", 2, "INPUT.RANDOM_FLIP", "horizontal")
+    seen = []
+    preprocess = mutual.model.preprocess_image
+
+    def watch(batch):
+        seen.append([item["image"] for item in batch])
+        return preprocess(batch)
+
+    monkeypatch.setattr(mutual.model, "preprocess_image", watch)
+    run_steps(mutual, 3)
+    points = [p.point for p in build_sampler(mutual.cfg, mutual.seed)(3)]
+    assert [min(image.shape[-2:]) for images in seen for image in images] == [
+        point.resolution for point in points for _ in range(2)
+    ]
+    small = [
+        [torch.nn.functional.interpolate(x[None], (8, 8), mode="area") for x in images]
+        for images in seen
+    ]
+    for images in small[1:]:
+        for one, other in zip(images, small[0], strict=True):
+            assert (one - other).abs().mean() < 6  # of 255; a flip or another image: above 20
+    assert (small[0][0] - small[0][1]).abs().mean() > 20
+
+
+def test_only_the_full_pass_updates_running_statistics(build, run_steps):
+    mutual = build()
+    run_steps(mutual, 0, 1, 2)
+    counts = {
+        int(module.num_batches_tracked)
+        for module in mutual.model.modules()
+        if isinstance(module, SlimmableBatchNorm2d)
+    }
+    assert counts == {3}
+
+
+def test_what_happened_before_does_not_matter(build, run_steps):
+    one, other = build(), build()
+    run_steps(one, 4)
+    torch.rand(17)
+    np.random.rand(5)
+    run_steps(other, 4)
+    assert same(weights(one), weights(other))
+
+
+def test_seed_matters(build, run_steps):
+    one, other = build(), build("SEED", 1)
+    run_steps(one, 4)
+    run_steps(other, 4)
+    assert not same(weights(one), weights(other))
+
+
+def test_independent_trains_the_full_network_alone(build, run_steps, monkeypatch):
+    mutual = build("MUTUALNET.METHOD", "independent")
+    monkeypatch.setattr(mutual.model, "study", None)
+    found = run_steps(mutual, 0)
+    assert {name.split("/")[0] for name in found} == {"full", "data_time"}
+    assert math.isfinite(found["full/total_loss"])
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_number_of_random_networks(build, run_steps, number):
+    found = run_steps(build("MUTUALNET.NUM_RANDOM", number), 0)
+    assert ("random/total_loss" in found) == (number > 0)
+    assert "narrowest/total_loss" in found
+
+
+def test_metrics_by_kind_add_up(build, run_steps):
+    found = run_steps(build(), 0)
+    ground_truth = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    taught = {"loss_distill_class", "loss_distill_box", "loss_distill_mask"}
+    for kind, expected in (
+        ("full", ground_truth),
+        ("narrowest", ground_truth | taught),
+        ("random", ground_truth | taught),
+    ):
+        losses = {n.split("/")[1]: v for n, v in found.items() if n.startswith(f"{kind}/loss")}
+        assert set(losses) == expected
+        assert found[f"{kind}/total_loss"] == pytest.approx(sum(losses.values()))
+
+
+@pytest.mark.parametrize("scope", ["backbone", "neck", "heads"])
+def test_papers_setting_in_every_scope(build, run_steps, scope):
+    mutual = build(
+        *("MUTUALNET.SCOPE", scope, "MUTUALNET.PROPOSALS", "own"),
+        *("MUTUALNET.LOSS_WEIGHTS.CLASS", 0.0, "MUTUALNET.LOSS_WEIGHTS.BOX", 0.0),
+        *("MUTUALNET.LOSS_WEIGHTS.MASK", 0.0),
+    )
+    found = run_steps(mutual, 0)
+    assert not [name for name in found if "distill" in name]
+    assert math.isfinite(found["narrowest/loss_rpn_cls"])
+    assert all(p.grad.abs().sum() > 0 for p in mutual.model.parameters())
+
+
+def test_own_proposals_with_a_teacher(build, run_steps):
+    found = run_steps(build("MUTUALNET.PROPOSALS", "own"), 0)
+    assert found["narrowest/loss_distill_class"] > 0
+
+
+def test_without_masks(build, run_steps):
+    found = run_steps(build("MODEL.MASK_ON", False), 0)
+    assert not [name for name in found if "mask" in name]
+
+
+def test_images_without_objects(build, run_steps, training_cfg, tmp_path):
+    name, json_file, image_root = training_cfg.DATASETS.COCO_FORMAT[0]
+    data = json.loads(Path(json_file).read_text())
+    kept = data["images"][0]["id"]
+    data["annotations"] = [a for a in data["annotations"] if a["image_id"] == kept]
+    path = tmp_path / "mostly_empty.json"
+    path.write_text(json.dumps(data))
+    mutual = build(
+        *("DATASETS.COCO_FORMAT", [["mostly_empty", str(path), image_root]]),
+        *("DATASETS.TRAIN", ("mostly_empty",), "DATASETS.TEST", ()),
+        *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", False, "MUTUALNET.PROPOSALS", "own"),
+    )
+    batches = build_training_loader(mutual.cfg, mutual.seed, 0)
+    number = next(n for n, b in enumerate(batches) if not sum(len(x["instances"]) for x in b))
+    before = weights(mutual)
+    found = run_steps(mutual, number)
+    assert all(math.isfinite(value) for value in found.values())
+    assert found["full/loss_mask"] == found["narrowest/loss_distill_mask"] == 0
+    assert found["full/loss_rpn_cls"] > 0
+    # Nothing to segment is no reason to stop: the rest learns.
+    changed = {name for name, value in weights(mutual).items() if not value.equal(before[name])}
+    assert "proposal_generator.rpn_head.objectness_logits.weight" in changed
+    assert all(value.isfinite().all() for value in weights(mutual).values())
+
+
+# Whole trainings ---------------------------------------------------------------------------------
+
+
+def test_training_writes_metrics_of_every_kind(build, every_iteration):
+    mutual = build("SOLVER.MAX_ITER", 3, "SOLVER.WARMUP_ITERS", 1, "SOLVER.WARMUP_FACTOR", 0.5)
+    mutual.resume_or_load()
+    mutual.train()
+    found = records(mutual.cfg.OUTPUT_DIR)
+    assert [record["iteration"] for record in found] == [0, 1, 2]
+    for kind in KINDS:
+        assert all(math.isfinite(record[f"{kind}/total_loss"]) for record in found)
+        assert all(f"{kind}/loss_rpn_cls" in record for record in found)
+    # Warm-up, then the cosine.
+    rates = [record["lr"] for record in found]
+    assert np.divide(rates, mutual.cfg.SOLVER.BASE_LR) == pytest.approx([0.5, 0.75, 0.25])
+    events = EventAccumulator(mutual.cfg.OUTPUT_DIR)
+    events.Reload()
+    for kind in KINDS:
+        steps = [(event.step, event.value) for event in events.Scalars(f"{kind}/total_loss")]
+        assert [step for step, _ in steps] == [0, 1, 2]
+        assert steps[0][1] == pytest.approx(found[0][f"{kind}/total_loss"])
+
+
+def test_final_checkpoint_is_calibrated_for_the_grid(build):
+    mutual = build("SOLVER.MAX_ITER", 1, "MUTUALNET.METHOD", "independent")
+    mutual.resume_or_load()
+    mutual.train()
+    saved = torch.load(f"{mutual.cfg.OUTPUT_DIR}/model_final.pth", weights_only=True)
+    assert set(saved["calibrations"]["points"]) == {str(p) for p in grid_points(mutual.cfg)}
+    assert mutual.model.training
+
+
+def test_frozen_statistics(build, run_steps):
+    mutual = build(
+        *("MUTUALNET.STATISTICS", "frozen", "MUTUALNET.GRID.WIDTHS", (0.25, 0.5, 1.0)),
+        *("MUTUALNET.CALIBRATION.REFRESH_PERIOD", 2, "SOLVER.MAX_ITER", 4),
+        *("SOLVER.CHECKPOINT_PERIOD", 1),
+    )
+    mutual.resume_or_load()
+    mutual.train()
+    statistics, running = [], []
+    for name in ("model_0000000", "model_0000001", "model_0000002", "model_final"):
+        saved = torch.load(f"{mutual.cfg.OUTPUT_DIR}/{name}.pth", weights_only=True)
+        points = saved["trainer"]["frozen_statistics"]["points"]
+        # Every point that training can draw: each width of the list at each resolution.
+        assert set(points) == {f"{w}x{r}" for w in ("0.25", "0.50", "1.00") for r in (64, 48, 32)}
+        statistics.append(points["0.25x48"]["backbone.bottom_up.features.0.1"][0])
+        running.append(saved["model"]["backbone.bottom_up.features.17.conv.3.running_mean"])
+        full = points["1.00x64"]["backbone.bottom_up.features.17.conv.3"][0]
+        torch.testing.assert_close(running[-1], full)
+    assert torch.equal(statistics[2], statistics[1])  # kept after 3 iterations,
+    assert not torch.equal(statistics[1], statistics[0])  # new after 2,
+    assert torch.equal(statistics[3], statistics[2])  # and not once more at the end
+    assert not torch.equal(running[1], running[0])
+
+
+def test_frozen_statistics_are_what_normalises(build, run_steps, monkeypatch):
+    mutual = build("MUTUALNET.STATISTICS", "frozen")
+    used = []
+    original = SlimmableBatchNorm2d._batch_norm
+
+    def watch(self, x, mean, variance, batch):
+        used.append((mean is not None, batch))
+        return original(self, x, mean, variance, batch)
+
+    mutual.prepare(0)
+    monkeypatch.setattr(SlimmableBatchNorm2d, "_batch_norm", watch)
+    mutual.prepare = lambda _: None
+    run_steps(mutual, 0, 1)
+    assert set(used) == {(True, False)}
+
+
+# What stops it -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_loss_that_is_not_finite(build, value, monkeypatch):
+    mutual = build("SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4, "MUTUALNET.NUM_RANDOM", 2)
+    mutual.resume_or_load()
+    study = mutual.model.study
+    calls = []
+
+    def fail(*args):
+        losses = study(*args)
+        calls.append(None)
+        if len(calls) == 8:  # iteration 2: three students in each of the two before it, then two
+            losses["loss_distill_box"] = losses["loss_distill_box"] * value
+        return losses
+
+    monkeypatch.setattr(mutual.model, "study", fail)
+    before = []
+    step = mutual.optimizer.step
+    monkeypatch.setattr(mutual.optimizer, "step", lambda: (step(), before.append(weights(mutual))))
+    point = build_sampler(mutual.cfg, mutual.seed)(2)[2].point
+    with pytest.raises(FloatingPointError) as error:
+        mutual.train()
+    last = f"{mutual.cfg.OUTPUT_DIR}/model_0000001.pth"
+    for text in (f"loss_distill_box is {value}", f"point {point} (random)", "iteration 2", last):
+        assert text in str(error.value)
+    assert len(before) == 2 and same(weights(mutual), before[-1])
+    # What was good is still there, and goes on.
+    resumed = build()
+    resumed.resume_or_load(True)
+    assert resumed.start_iter == 2
+    assert same(weights(resumed), before[-1])
+
+
+def test_weights_that_are_not_finite_are_never_saved(build):
+    mutual = build("SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1)
+    mutual.resume_or_load()
+    step = mutual.optimizer.step
+
+    def break_one():
+        step()
+        if mutual.iter == 1:
+            mutual.model.backbone.fpn_output3.bias.data[0] = math.inf
+
+    mutual.optimizer.step = break_one
+    with pytest.raises(FloatingPointError, match="backbone.fpn_output3.bias.*model_0000000.pth"):
+        mutual.train()
+    found = sorted(path.name for path in Path(mutual.cfg.OUTPUT_DIR).glob("*.pth*"))
+    assert found == ["model_0000000.pth"]
+    assert (Path(mutual.cfg.OUTPUT_DIR) / "last_checkpoint").read_text() == "model_0000000.pth"
+
+
+def test_frozen_stages_need_weights(build):
+    with pytest.raises(ConfigError, match="FREEZE_AT is 2 and MODEL.WEIGHTS is empty"):
+        build("MODEL.BACKBONE.FREEZE_AT", 2).resume_or_load()
+
+
+def test_frozen_stages_stay(build, run_steps, tmp_path):
+    torch.manual_seed(3)
+    backbone = build().model.backbone.bottom_up.state_dict()
+    torch.save(backbone, tmp_path / "backbone.pth")
+    mutual = build(
+        *("MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.WEIGHTS", str(tmp_path / "backbone.pth"))
+    )
+    mutual.resume_or_load()
+    run_steps(mutual, 0)
+    found = mutual.model.backbone.bottom_up.state_dict()
+    for name, parameter in mutual.model.backbone.bottom_up.named_parameters():
+        frozen = int(name.split(".")[1]) <= 3
+        assert (parameter.grad is None) == frozen, name
+        assert not frozen or torch.equal(found[name], backbone[name]), name
+    # Statistics are never frozen.
+    changed = [n for n in found if "running_mean" in n and not found[n].equal(backbone[n])]
+    assert len(changed) == sum("running_mean" in name for name in found)
+
+
+def test_fresh_run_does_not_overwrite_another(build):
+    mutual = build("MUTUALNET.METHOD", "independent", "SOLVER.MAX_ITER", 1)
+    mutual.resume_or_load()
+    mutual.train()
+    with pytest.raises(ConfigError) as error:
+        build().resume_or_load()
+    for text in (mutual.cfg.OUTPUT_DIR, "model_final.pth", "--resume", "OUTPUT_DIR"):
+        assert text in str(error.value)
+
+
+def test_resume_without_a_checkpoint_starts_afresh(build):
+    mutual = build()
+    mutual.resume_or_load(True)
+    assert mutual.start_iter == 0
+
+
+@pytest.fixture
+def broken_image(training_cfg, tmp_path):
+    """The tiny data set with one image cut off; returns that image's path."""
+    name, json_file, image_root = training_cfg.DATASETS.COCO_FORMAT[0]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in Path(image_root).glob("*.jpg"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    broken = folder / "000005.jpg"
+    broken.write_bytes(broken.read_bytes()[:700])
+    with pytest.raises(OSError), Image.open(broken) as image:
+        image.load()
+    # Another name than the whole set's: Detectron2 keeps what a name stands for.
+    new = f"broken_{tmp_path.name}"
+    training_cfg.DATASETS.COCO_FORMAT = [[new, json_file, str(folder)]]
+    training_cfg.DATASETS.TRAIN = training_cfg.DATASETS.TEST = (new,)
+    return broken
+
+
+def test_image_that_does_not_decode_stops_the_run(build, broken_image):
+    mutual = build("MUTUALNET.METHOD", "independent", "SOLVER.MAX_ITER", 6)
+    mutual.resume_or_load()
+    with pytest.raises(DatasetError, match=str(broken_image)):
+        mutual.train()
+
+
+def test_image_that_does_not_decode_is_skipped_and_counted(
+    build, broken_image, every_iteration, caplog
+):
+    options = (
+        *("MUTUALNET.BAD_RECORDS", "skip", "MUTUALNET.METHOD", "independent"),
+        *("SOLVER.CHECKPOINT_PERIOD", 6),
+    )
+    mutual = build(*options, "SOLVER.MAX_ITER", 7)  # an epoch has 6
+    mutual.resume_or_load()
+    mutual.train()
+    assert f"Skipped {broken_image} (1 so far)" in caplog.text
+    assert records(mutual.cfg.OUTPUT_DIR)[5]["skipped_images"] == 1
+    # The count goes on where it was.
+    resumed = build(*options, "SOLVER.MAX_ITER", 12)
+    resumed.resume_or_load(True)
+    resumed.train()
+    assert records(resumed.cfg.OUTPUT_DIR)[-1]["skipped_images"] == 2
+
+
+def test_operating_points_are_the_samplers(build, run_steps, monkeypatch):
+    mutual = build("MUTUALNET.NUM_RANDOM", 2)
+    seen = []
+    monkeypatch.setattr(
+        trainer,
+        "at_width",
+        lambda model, width, track: (seen.append((width, track)), at_width(model, width))[1],
+    )
+    run_steps(mutual, 0)
+    points = [p.point for p in build_sampler(mutual.cfg, mutual.seed)(0)]
+    assert points[0] == OperatingPoint(1.0, 64)
+    assert seen == [(point.width, number == 0) for number, point in enumerate(points)]

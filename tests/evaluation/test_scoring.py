@@ -1,0 +1,146 @@
+"""Scoring: the numbers of pycocotools run by hand, null where there is nothing to find."""
+
+import contextlib
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mutualnet_det.evaluation.scoring import (
+    METRICS,
+    coco_results,
+    load_ground_truth,
+    only,
+    score,
+)
+
+
+def polygon(x, y, w, h):
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def annotation(id_, image, category, box, crowd=0):
+    return {
+        "id": id_,
+        "image_id": image,
+        "category_id": category,
+        "bbox": list(box),
+        "area": box[2] * box[3],
+        "iscrowd": crowd,
+        "segmentation": polygon(*box),
+    }
+
+
+@pytest.fixture
+def ground_truth():
+    """Two images, categories 3 and 7 (and 9 without objects), no object of a large area."""
+    return {
+        "info": {},
+        "images": [{"id": 5, "height": 100, "width": 100}, {"id": 8, "height": 80, "width": 120}],
+        "categories": [
+            {"id": 3, "name": "cat"},
+            {"id": 7, "name": "dog"},
+            {"id": 9, "name": "unicorn"},
+        ],
+        "annotations": [
+            annotation(1, 5, 3, (10, 10, 40, 40)),
+            annotation(2, 5, 7, (60, 60, 20, 20)),
+            annotation(3, 8, 3, (5, 5, 50, 50)),
+            annotation(4, 8, 7, (70, 10, 40, 40)),
+        ],
+    }
+
+
+def instances(size, boxes, scores, classes):
+    result = Instances(size)
+    result.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    result.scores = torch.tensor(scores)
+    result.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+    result.pred_masks = masks
+    return result
+
+
+@pytest.fixture
+def detections():
+    """Boxes as (x0, y0, x1, y1); class 0 is category 3, class 1 category 7."""
+    first = instances((100, 100), [(10, 10, 50, 50), (62, 61, 80, 80)], [0.9, 0.8], [0, 1])
+    # A false alarm of a large area, whose box is larger than its mask.
+    boxes = [(8, 5, 55, 55), (0, 0, 119, 79), (70, 10, 110, 50)]
+    second = instances((80, 120), boxes, [0.7, 0.95, 0.6], [0, 1, 1])
+    second.pred_masks[1, 40:] = False
+    categories = [3, 7, 9]
+    return coco_results(first, 5, categories) + coco_results(second, 8, categories)
+
+
+def by_hand(ground_truth_file, detections_file, iou_type):
+    """The way pycocotools' own demo does it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(ground_truth_file)
+        evaluation = COCOeval(truth, truth.loadRes(detections_file), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[:6] * 100
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_equals_pycocotools_on_the_files(tmp_path, ground_truth, detections, iou_type):
+    (tmp_path / "gt.json").write_text(json.dumps(ground_truth))
+    (tmp_path / "dt.json").write_text(json.dumps(only(iou_type, detections)))
+    expected = by_hand(str(tmp_path / "gt.json"), str(tmp_path / "dt.json"), iou_type)
+    scores = score(ground_truth, detections, iou_type)
+    found = [-100 if scores[metric] is None else scores[metric] for metric in METRICS]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0)
+    assert 0 < scores["AP"] < 100 and scores["APl"] is None
+
+
+def test_a_mask_counts_with_its_own_area(ground_truth, detections):
+    # Scored beside its box, the false alarm would be large for COCO, and out of APm.
+    beside_boxes = load_ground_truth(ground_truth)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(beside_boxes, beside_boxes.loadRes(copy.deepcopy(detections)), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert score(ground_truth, detections, "segm")["APm"] != pytest.approx(
+        evaluation.stats[4] * 100
+    )
+
+
+def test_per_class(ground_truth, detections):
+    per_class = score(ground_truth, detections, "bbox")["per_class"]
+    assert list(per_class) == ["cat", "dog", "unicorn"]
+    assert per_class["unicorn"] is None
+    assert per_class["cat"] > per_class["dog"] > 0
+    mean = (per_class["cat"] + per_class["dog"]) / 2
+    assert score(ground_truth, detections, "bbox")["AP"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_no_detections(ground_truth, iou_type):
+    scores = score(ground_truth, [], iou_type)
+    assert scores["AP"] == 0 and scores["AP50"] == 0 and scores["APl"] is None
+
+
+def test_leaves_its_arguments_alone_and_prints_nothing(ground_truth, detections, capsys):
+    before = copy.deepcopy((ground_truth, detections))
+    for iou_type in ("bbox", "segm"):
+        score(ground_truth, detections, iou_type)
+    assert (ground_truth, detections) == before
+    assert capsys.readouterr().out == ""
+
+
+def test_results_have_the_data_sets_own_categories(detections):
+    assert [d["category_id"] for d in detections] == [3, 7, 3, 7, 7]
+    assert detections[0]["bbox"] == [10, 10, 40, 40] and detections[0]["image_id"] == 5
+    assert isinstance(detections[0]["segmentation"]["counts"], str)
+    assert coco_results(instances((10, 10), [], [], []), 1, [3]) == []

@@ -1,0 +1,176 @@
+"""The losses of the shared ROI heads, against their formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss
+from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.utils.events import EventStorage
+
+from mutualnet_det.modeling import distillation
+
+
+def logits(*shape, seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(shape, requires_grad=True)
+
+
+def losses(student, teacher):
+    """Each distillation loss between two lots of predictions, by name."""
+    classes = torch.tensor([0, 2, 3, 1, 3, 2])
+    masks = torch.tensor([0, 2, 1, 2])
+    return {
+        "class": distillation.class_distillation(student[0], teacher[0], 2.0),
+        "box": distillation.box_distillation(student[1], teacher[1], classes, 3),
+        "box, agnostic": distillation.box_distillation(
+            student[1][:, :4], teacher[1][:, :4], classes, 3
+        ),
+        "mask": distillation.mask_distillation(
+            distillation.masks_of_classes(student[2], masks),
+            distillation.masks_of_classes(teacher[2], masks),
+        ),
+    }
+
+
+def predictions(seed):
+    return (
+        logits(6, 4, seed=seed),
+        logits(6, 12, seed=seed + 1),
+        logits(4, 3, 28, 28, seed=seed + 2),
+    )
+
+
+@pytest.mark.parametrize("name", ["class", "box", "box, agnostic", "mask"])
+def test_student_gets_a_gradient_and_the_teacher_none(name):
+    student, teacher = predictions(0), predictions(10)
+    loss = losses(student, teacher)[name]
+    assert loss > 0
+    loss.backward()
+    assert sum(x.grad.abs().sum() for x in student if x.grad is not None) > 0
+    assert all(x.grad is None for x in teacher)
+
+
+@pytest.mark.parametrize("name", ["class", "box", "box, agnostic", "mask"])
+def test_nothing_to_learn_where_they_agree(name):
+    student, teacher = predictions(0), predictions(0)
+    loss = losses(student, teacher)[name]
+    assert loss.abs() < 1e-6
+    loss.backward()
+    assert all(x.grad.abs().max() < 1e-6 for x in student if x.grad is not None)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_class_distillation_is_the_kl_divergence(temperature):
+    student, teacher = logits(5, 4), logits(5, 4, seed=1)
+    p = (teacher / temperature).softmax(1)
+    q = (student / temperature).softmax(1)
+    expected = temperature**2 * (p * (p / q).log()).sum(1).mean()
+    found = distillation.class_distillation(student, teacher, temperature)
+    torch.testing.assert_close(found, expected)
+
+
+def test_temperature_hardly_changes_the_size_of_gradients():
+    sizes = []
+    for temperature in (1.0, 20.0):
+        student, teacher = logits(5, 4), logits(5, 4, seed=1)
+        distillation.class_distillation(student, teacher, temperature).backward()
+        sizes.append(student.grad.norm())
+    assert 0.2 < sizes[1] / sizes[0] < 5  # 1/400 without the factor
+
+
+def test_box_distillation_compares_the_deltas_of_the_foregrounds_class():
+    student, teacher = torch.zeros(4, 8), torch.zeros(4, 8)
+    classes = torch.tensor([0, 1, 2, -1])  # 2 is background, -1 ignored
+    teacher[0, :4] = 1.0  # class 0 of proposal 0: counts 4
+    teacher[0, 4:] = 100.0
+    teacher[1, 4:] = -0.5  # class 1 of proposal 1: counts 2
+    teacher[2:] = 100.0
+    found = distillation.box_distillation(student, teacher, classes, 2)
+    assert found == pytest.approx((4 + 2) / 4)
+
+
+def test_mask_distillation_is_the_kl_divergence_of_the_pixels():
+    student, teacher = logits(2, 6, 6), logits(2, 6, 6, seed=1)
+    p, q = teacher.sigmoid(), student.sigmoid()
+    expected = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    found = distillation.mask_distillation(student, teacher)
+    torch.testing.assert_close(found, expected.mean())
+
+
+def test_mask_distillation_survives_a_sure_teacher():
+    teacher = torch.tensor([[[1e4, -1e4]]])
+    found = distillation.mask_distillation(torch.zeros(1, 1, 2), teacher)
+    assert found == pytest.approx(math.log(2))
+
+
+def test_masks_of_classes():
+    masks = logits(3, 4, 2, 2)
+    classes = torch.tensor([3, 0, 3])
+    found = distillation.masks_of_classes(masks, classes)
+    torch.testing.assert_close(found, torch.stack([masks[0, 3], masks[1, 0], masks[2, 3]]))
+    agnostic = distillation.masks_of_classes(masks[:, :1], classes)
+    torch.testing.assert_close(agnostic, masks[:, 0])
+
+
+def test_without_proposals_losses_are_zero_and_attached():
+    student = logits(0, 4), logits(0, 12), logits(0, 28, 28)
+    none = torch.zeros(0, dtype=torch.long)
+    for loss in (
+        distillation.class_distillation(student[0], torch.zeros(0, 4)),
+        distillation.box_distillation(student[1], torch.zeros(0, 12), none, 3),
+        distillation.box_distillation(student[1][:, :4], torch.zeros(0, 4), none, 3),
+        distillation.mask_distillation(student[2], torch.zeros(0, 28, 28)),
+        distillation.mask_loss(student[2], torch.zeros(0, 28, 28)),
+    ):
+        assert loss == 0
+        loss.backward()
+    assert all(x.grad is not None for x in student)
+
+
+def test_without_foreground_the_box_loss_is_zero_and_attached():
+    student = logits(3, 12)
+    loss = distillation.box_distillation(student, torch.ones(3, 12), torch.full((3,), 3), 3)
+    loss.backward()
+    assert loss == 0
+    assert student.grad.abs().max() == 0
+
+
+def foreground():
+    """Two images: one with two instances of which a square corner is filled, one with none."""
+    corner = [np.array([10.0, 10, 30, 10, 30, 30, 10, 30])]
+    one = Instances((64, 64))
+    one.proposal_boxes = Boxes(torch.tensor([[10.0, 10, 50, 50], [20, 20, 60, 60]]))
+    one.gt_masks = PolygonMasks([corner, corner])
+    one.gt_classes = torch.tensor([0, 2])
+    none = Instances((64, 64))
+    none.proposal_boxes = Boxes(torch.zeros(0, 4))
+    none.gt_classes = torch.zeros(0, dtype=torch.long)
+    return [none, one]
+
+
+def test_mask_targets_are_cropped_to_the_proposals():
+    targets = distillation.mask_targets(foreground(), 28)
+    assert targets.shape == (2, 28, 28)
+    assert set(targets.unique().tolist()) == {0.0, 1.0}
+    assert targets[0, :14, :14].mean() == 1
+    assert targets[0].mean() == pytest.approx(0.25)
+    assert targets[1, :7, :7].mean() == 1
+    assert targets[1].mean() == pytest.approx(1 / 16)
+
+
+def test_mask_targets_of_nothing():
+    assert distillation.mask_targets(foreground()[:1], 28).shape == (0, 28, 28)
+
+
+def test_mask_loss_is_detectron2s():
+    predicted = logits(2, 3, 28, 28)
+    instances = foreground()
+    with EventStorage():
+        expected = mask_rcnn_loss(predicted, instances)
+    classes = torch.cat([x.gt_classes for x in instances])
+    found = distillation.mask_loss(
+        distillation.masks_of_classes(predicted, classes), distillation.mask_targets(instances, 28)
+    )
+    torch.testing.assert_close(found, expected)

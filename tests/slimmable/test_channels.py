@@ -1,0 +1,69 @@
+"""The channel rule."""
+
+import doctest
+
+import pytest
+from torchvision.models._utils import _make_divisible
+
+from mutualnet_det.slimmable import Channels, channels, round_channels
+
+WIDTHS = [round(0.25 + 0.05 * step, 2) for step in range(28)]  # 0.25 to 1.6
+
+
+def test_documented_examples():
+    assert doctest.testmod(channels).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [
+        (1, 8),  # at least 8
+        (8, 8),
+        (11.9, 16),  # nearest is 8, which is below 0.9 times 11.9
+        (8.8, 8),  # 8 is above 0.9 times 8.8
+        (12, 16),  # a tie goes up
+        (20, 24),
+        (22.4, 24),
+        (27.999999999999996, 32),  # 80 * 0.35: the tie at 28 in exact arithmetic
+        (35.99, 40),  # 32 is below 0.9 times 35.99
+        (35.5, 32),  # nearest, and above 0.9 times 35.5
+        (1280, 1280),
+    ],
+)
+def test_rule(value, rounded):
+    assert round_channels(value) == rounded
+
+
+def test_rule_is_make_divisible():
+    for tenth in range(1, 20000):
+        assert round_channels(tenth / 10) == _make_divisible(tenth / 10, 8)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_expanded_dimension_is_six_times_a_rounded_number(width):
+    assert Channels(96 * 6, ratio=6).at(width) == 6 * round_channels(96 * width)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_bottleneck_dimension_is_a_quarter_of_a_rounded_number(width):
+    assert Channels(64, ratio=0.25).at(width) == round_channels(256 * width) / 4
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_flattened_map_has_whole_channels(width):
+    assert Channels(256 * 49, ratio=49).at(width) == 49 * Channels(256).at(width)
+
+
+def test_full_width_has_the_base_count():
+    for base, ratio in ((16, 1), (24, 1), (192, 6), (64, 0.25), (12544, 49)):
+        assert Channels(base, ratio).at(1.0) == base
+
+
+def test_fixed_dimension_never_slims():
+    assert {Channels.fixed(3).at(width) for width in WIDTHS} == {3}
+
+
+def test_equal_dimensions_compare_equal():
+    assert Channels(32) == Channels(32)
+    assert Channels(32) != Channels(32, ratio=6)
+    assert Channels(32) != Channels.fixed(32)

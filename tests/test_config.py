@@ -1,0 +1,206 @@
+"""The config: every mistake is named with its key and value before anything is built."""
+
+from pathlib import Path
+
+import pytest
+
+from mutualnet_det import OperatingPoint, load_config
+from mutualnet_det.config import (
+    ConfigError,
+    check_num_gpus,
+    check_output_dir,
+    check_points,
+    full_point,
+    grid_points,
+    test_point,
+)
+
+test_point.__test__ = False  # a function under test, not a test
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+QUICKSTART = str(CONFIGS / "quickstart_shapes.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_file_loads(path):
+    # The base is no config of its own: it names no resolution to train at.
+    opts = ["INPUT.MIN_SIZE_TRAIN", "(600,)"] if path.stem.startswith("base_") else []
+    cfg = load_config(str(path), opts)
+    assert cfg.is_frozen()
+    assert cfg.INPUT.FORMAT == "RGB"
+    assert full_point(cfg) in grid_points(cfg)
+
+
+def test_overrides_win_over_the_file():
+    assert load_config(QUICKSTART, ["SOLVER.MAX_ITER", "7"]).SOLVER.MAX_ITER == 7
+
+
+def test_default_grid_spans_the_trained_ranges():
+    cfg = load_config(QUICKSTART)
+    points = grid_points(cfg)
+    assert points[0] == OperatingPoint(0.25, 64)
+    assert points[-1] == full_point(cfg) == OperatingPoint(1.0, 160)
+    assert len(points) == 4 * len(cfg.MUTUALNET.RESOLUTIONS)
+    assert points == sorted(points)
+
+
+def test_listed_grid():
+    cfg = load_config(
+        QUICKSTART, ["MUTUALNET.GRID.WIDTHS", "(0.5,)", "MUTUALNET.GRID.RESOLUTIONS", "(128, 64)"]
+    )
+    assert grid_points(cfg) == [OperatingPoint(0.5, 64), OperatingPoint(0.5, 128)]
+
+
+def test_empty_test_point_is_the_full_network():
+    assert test_point(load_config(QUICKSTART)) == OperatingPoint(1.0, 160)
+    cfg = load_config(QUICKSTART, ["MUTUALNET.TEST_POINT", "0.5x96"])
+    assert test_point(cfg) == OperatingPoint(0.5, 96)
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("MUTUALNET.METHOD", "alone", "'mutual', 'independent'"),
+        ("MUTUALNET.SCOPE", "head", "'backbone', 'neck', 'heads'"),
+        ("MUTUALNET.PROPOSALS", "both", "'teacher', 'own'"),
+        ("MUTUALNET.STATISTICS", "running", "'batch', 'frozen'"),
+        ("MUTUALNET.BAD_RECORDS", "ignore", "'error', 'skip'"),
+        ("MUTUALNET.WIDTH_RANGE", "(1.0, 0.25)", "0 < smallest <= largest"),
+        ("MUTUALNET.WIDTH_RANGE", "(0, 1.0)", "0 < smallest <= largest"),
+        ("MUTUALNET.WIDTH_RANGE", "(0.25, 0.5, 1.0)", "0 < smallest <= largest"),
+        ("MUTUALNET.WIDTH_RANGE", "('a', 'b')", "0 < smallest <= largest"),
+        ("MUTUALNET.RESOLUTIONS", "()", "at least one short side"),
+        ("MUTUALNET.RESOLUTIONS", "(64, 160)", "descending"),
+        ("MUTUALNET.RESOLUTIONS", "(160, 64, 64)", "without repeats"),
+        ("MUTUALNET.RESOLUTIONS", "(160, 64.5)", "integers (px)"),
+        ("MUTUALNET.RESOLUTIONS", "(160, -64)", "positive integers"),
+        ("MUTUALNET.RESOLUTIONS", "(160, True)", "positive integers"),
+        ("MUTUALNET.GRID.WIDTHS", "(1.0, 0.5)", "ascending"),
+        ("MUTUALNET.GRID.WIDTHS", "(0.5, 0.5)", "without repeats"),
+        ("MUTUALNET.GRID.WIDTHS", "(0.1, 0.5)", "MUTUALNET.WIDTH_RANGE, 0.25 to 1"),
+        ("MUTUALNET.GRID.WIDTHS", "(0.5, 1.5)", "MUTUALNET.WIDTH_RANGE, 0.25 to 1"),
+        ("MUTUALNET.GRID.WIDTHS", "(0.5, 'wide')", "positive numbers"),
+        ("MUTUALNET.GRID.RESOLUTIONS", "(64, 96)", "descending"),
+        ("MUTUALNET.GRID.RESOLUTIONS", "(320, 64)", "MUTUALNET.RESOLUTIONS, 64 to 160 px"),
+        ("MUTUALNET.GRID.RESOLUTIONS", "(96, 32)", "MUTUALNET.RESOLUTIONS, 64 to 160 px"),
+        ("MUTUALNET.TEST_POINT", "half", "such as 0.50x360"),
+        ("MUTUALNET.TEST_POINT", "0.10x96", "outside MUTUALNET.WIDTH_RANGE, 0.25 to 1"),
+        ("MUTUALNET.TEST_POINT", "0.50x32", "outside MUTUALNET.RESOLUTIONS, 64 to 160 px"),
+        ("INPUT.MIN_SIZE_TRAIN", "(128,)", "(160,)"),
+        ("INPUT.MIN_SIZE_TRAIN", "(160, 128)", "(160,)"),
+        ("MUTUALNET.LOSS_WEIGHTS.BOX", "-1.0", "at least 0"),
+        ("MUTUALNET.TEMPERATURE", "0.0", "above 0"),
+        ("MUTUALNET.CALIBRATION.NUM_IMAGES", "0", "at least 1"),
+        ("MUTUALNET.CALIBRATION.REFRESH_PERIOD", "0", "at least 1"),
+        ("MUTUALNET.NUM_RANDOM", "-1", "at least 0"),
+        ("SOLVER.CHECKPOINT_PERIOD", "0", "at least 1"),
+        ("SOLVER.IMS_PER_BATCH", "0", "at least 1"),
+    ],
+)
+def test_bad_value_is_named(key, value, expected):
+    with pytest.raises(ConfigError) as error:
+        load_config(QUICKSTART, [key, value])
+    message = str(error.value)
+    assert message.startswith(key)
+    assert value.replace("'", "") in message.replace("'", "")
+    assert expected in message
+
+
+def test_students_need_something_to_learn_from():
+    weights = [f"MUTUALNET.LOSS_WEIGHTS.{key}" for key in ("RPN", "ROI", "CLASS", "BOX", "MASK")]
+    off = [item for key in weights for item in (key, "0.0")]
+    with pytest.raises(ConfigError, match="MUTUALNET.LOSS_WEIGHTS"):
+        load_config(QUICKSTART, off)
+    mask_alone = [*off[:-1], "1.0"]
+    load_config(QUICKSTART, mask_alone)
+    with pytest.raises(ConfigError, match="MUTUALNET.LOSS_WEIGHTS"):
+        load_config(QUICKSTART, [*mask_alone, "MODEL.MASK_ON", "False"])
+
+
+def test_half_precision_needs_a_gpu():
+    with pytest.raises(ConfigError, match="SOLVER.AMP.ENABLED is True.*'cpu'"):
+        load_config(QUICKSTART, ["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"])
+
+
+@pytest.mark.parametrize("key", ["MUTUALNET.WIDTHRANGE", "MUTUALNETS.SCOPE", "NOTHING"])
+def test_unknown_override_is_named(key):
+    with pytest.raises(ConfigError, match=key):
+        load_config(QUICKSTART, [key, "1"])
+
+
+def test_override_of_another_type_is_named():
+    with pytest.raises(ConfigError, match="SOLVER.MAX_ITER.*many"):
+        load_config(QUICKSTART, ["SOLVER.MAX_ITER", "many"])
+    with pytest.raises(ConfigError, match="MODEL.DEVICE.INDEX"):
+        load_config(QUICKSTART, ["MODEL.DEVICE.INDEX", "0"])
+
+
+def test_odd_number_of_overrides():
+    with pytest.raises(ConfigError, match="KEY VALUE pairs, got 'SOLVER.MAX_ITER'"):
+        load_config(QUICKSTART, ["SOLVER.MAX_ITER"])
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ("MUTUALNET:\n  WIDTHS: [1]\n", "MUTUALNET.WIDTHS"),
+        ("MODEL: [\n", "not valid YAML"),
+        ("MODEL:\n\tMASK_ON: True\n", "line 2"),
+        ("_BASE_: nowhere.yaml\n", "nowhere.yaml"),
+        ("- MODEL\n", ""),
+        ("", ""),
+    ],
+)
+def test_bad_file_is_named(tmp_path, content, expected):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as error:
+        load_config(str(path))
+    assert "mine.yaml" in str(error.value)
+    assert expected in str(error.value)
+
+
+def test_missing_file_is_named():
+    with pytest.raises(ConfigError, match="no config file nowhere/my.yaml"):
+        load_config("nowhere/my.yaml")
+
+
+def test_cuda_becomes_cpu_where_there_is_none(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert load_config(QUICKSTART).MODEL.DEVICE == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert load_config(QUICKSTART).MODEL.DEVICE == "cuda"
+
+
+def test_too_many_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    check_num_gpus(1)
+    with pytest.raises(ConfigError, match="--num-gpus is 2.*0 GPUs"):
+        check_num_gpus(2)
+
+
+def test_output_dir_is_made_and_left_empty(tmp_path):
+    check_output_dir(str(tmp_path / "a" / "b"))
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_output_dir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = str(tmp_path / "file" / "output")
+    with pytest.raises(ConfigError, match=f"OUTPUT_DIR {path} cannot be written"):
+        check_output_dir(path)
+    with pytest.raises(ConfigError, match="OUTPUT_DIR"):
+        check_output_dir(str(tmp_path / "file"))
+
+
+def test_points_outside_or_repeated_are_named():
+    cfg = load_config(QUICKSTART)
+    check_points([OperatingPoint(0.3, 100)], cfg)
+    for point, expected in [
+        (OperatingPoint(1.25, 96), "1.25x96.*WIDTH_RANGE"),
+        (OperatingPoint(0.5, 200), "0.50x200.*RESOLUTIONS"),
+    ]:
+        with pytest.raises(ConfigError, match=expected):
+            check_points([point], cfg)
+    with pytest.raises(ConfigError, match="0.50x96 is given twice"):
+        check_points([OperatingPoint(0.5, 96)] * 2, cfg)
