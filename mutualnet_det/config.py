@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Optional
 
 import torch
 import yaml
@@ -65,9 +64,9 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # With STATISTICS "frozen": iterations after which the statistics are computed anew.
     cfg.MUTUALNET.CALIBRATION.REFRESH_PERIOD = 500
 
-    # Operating points that are calibrated at the end of training and evaluated by tools/eval_grid.py:
-    # widths in ascending order (empty: 4, evenly over WIDTH_RANGE) and short sides in pixels (empty:
-    # RESOLUTIONS).
+    # Operating points that are calibrated at the end of training and evaluated by
+    # tools/eval_grid.py: widths in ascending order (empty: 4, evenly over WIDTH_RANGE) and short
+    # sides in pixels, descending (empty: RESOLUTIONS).
     cfg.MUTUALNET.GRID = CfgNode()
     cfg.MUTUALNET.GRID.WIDTHS = ()
     cfg.MUTUALNET.GRID.RESOLUTIONS = ()
@@ -224,7 +223,7 @@ def check_points(points: Sequence[OperatingPoint], cfg: CfgNode) -> None:
             raise ConfigError(f"Operating point {point} is given twice.")
 
 
-def load_config(config_file: str, opts: Optional[Sequence[str]] = None) -> CfgNode:
+def load_config(config_file: str, opts: Sequence[str] | None = None) -> CfgNode:
     """
     A config from a YAML file and ``KEY VALUE`` overrides, checked.
 
@@ -260,14 +259,14 @@ def load_config(config_file: str, opts: Optional[Sequence[str]] = None) -> CfgNo
 
 
 def check_num_gpus(num_gpus: int) -> None:
-    """ConfigError for more GPUs than the machine has. One process needs none: it can use the CPU."""
+    """ConfigError for more GPUs than the machine has. One process can do without: on the CPU."""
     available = torch.cuda.device_count()
     if num_gpus > max(available, 1):
         raise ConfigError(f"--num-gpus is {num_gpus}, but this machine has {available} GPUs.")
 
 
 def check_output_dir(path: str) -> None:
-    """Make a folder for results; ConfigError, before anything is computed, if it cannot be written."""
+    """Make a folder for results; ConfigError, before any long work, if it cannot be written."""
     try:
         os.makedirs(path, exist_ok=True)
         probe = os.path.join(path, f".write-probe-{os.getpid()}")

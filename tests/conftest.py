@@ -22,7 +22,7 @@ def make_tiny_cfg(root, output_dir):
     cfg.merge_from_list(
         [
             *("MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output_dir)),
-            *("MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
+            *("MODEL.FPN.OUT_CHANNELS", 32, "MODEL.FPN.NORM", "", "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
             *("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 32),
             *("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128]]),
             *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 100, "MODEL.RPN.PRE_NMS_TOPK_TEST", 60),

@@ -38,8 +38,11 @@ def main() -> None:
     memory = compare_memory(cfg, steps=args.rounds)
     print(f"Medians of {args.rounds} rounds on {device_name(torch.device(cfg.MODEL.DEVICE))}")
     rows = [(c.name, c.milliseconds, c.baseline, c.ratio) for c in found]
-    print(tabulate(rows, ("", "ms", "baseline, ms", "ratio"), floatfmt=(None, ".1f", ".1f", ".3f")))
-    print(f"{memory.name}: {memory.milliseconds:.0f} / {memory.baseline:.0f} MiB = {memory.ratio:.3f}")
+    headers = ("", "ms", "baseline, ms", "ratio")
+    print(tabulate(rows, headers, floatfmt=(None, ".1f", ".1f", ".3f")))
+    print(
+        f"{memory.name}: {memory.milliseconds:.0f} / {memory.baseline:.0f} MiB = {memory.ratio:.3f}"
+    )
 
 
 if __name__ == "__main__":

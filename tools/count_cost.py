@@ -35,7 +35,9 @@ def main() -> None:
         (point, cost.total(args.detections), *cost.by_part(args.detections).values())
         for point, cost in grid_costs(cfg, size).items()
     ]
-    print(f"GFLOPs at scope {cfg.MUTUALNET.SCOPE!r}, {cfg.MODEL.RPN.POST_NMS_TOPK_TEST} proposals, ")
+    print(
+        f"GFLOPs at scope {cfg.MUTUALNET.SCOPE!r}, {cfg.MODEL.RPN.POST_NMS_TOPK_TEST} proposals, "
+    )
     print(f"{args.detections:g} detections, on an image of {size[1]} x {size[0]} px\n")
     print(tabulate(rows, ("point", "total", *PARTS), floatfmt=".3f"))
     print("\nWhat each scope spans over this grid:")

@@ -23,6 +23,7 @@ from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import check_output_dir, check_points, grid_points, load_config
 from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.engine import calibrate_points
+from mutualnet_det.engine.calibration import calibration_images
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation import evaluate_grid
 from mutualnet_det.slimmable import OperatingPoint
@@ -96,10 +97,12 @@ def main(args: argparse.Namespace) -> None:
     last = args.resume and "MODEL.WEIGHTS" not in args.opts
     cfg.MODEL.WEIGHTS = find_weights(cfg, resume=last)
     model, calibrations = load_detector(cfg, cfg.MODEL.WEIGHTS)
-    if all(point in calibrations for point in points):
+    is_calibrated = all(point in calibrations for point in points)
+    if is_calibrated:
         cfg.DATASETS.TRAIN = ()  # training images are for calibrating alone
     cfg.freeze()
     check_datasets(cfg)
+    images = None if is_calibrated else calibration_images(cfg)
 
     grid = evaluate_grid(
         cfg,
@@ -107,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
         calibrations,
         points,
         output,
-        calibrate=functools.partial(calibrate_points, cfg, calibrations),
+        calibrate=functools.partial(calibrate_points, cfg, calibrations, images=images),
         resume=args.resume,
     )
     print(f"\n{grid.query_table()}\n\nEverything is in {output}, pictures in {output}/figures.")

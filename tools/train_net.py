@@ -2,8 +2,8 @@
 """
 Train a detector that runs at any width and resolution, or evaluate one operating point of it.
 
-Used like Detectron2's own train_net.py: --config-file, --resume, --eval-only, --num-gpus and KEY VALUE
-overrides.
+Used like Detectron2's own train_net.py: --config-file, --resume, --eval-only, --num-gpus and
+KEY VALUE overrides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import check_num_gpus, check_output_dir, load_config, test_point
 from mutualnet_det.data.coco import check_datasets
-from mutualnet_det.engine import MutualTrainer
+from mutualnet_det.engine import MutualTrainer, check_start
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation import Grid, evaluate_grid
 
@@ -27,6 +27,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """The checked config of a run, with OUTPUT_DIR, loggers and seeds set up."""
     cfg = load_config(args.config_file, args.opts)
     check_output_dir(cfg.OUTPUT_DIR)
+    if not args.eval_only:
+        check_start(cfg, args.resume)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, name="mutualnet_det")
     check_datasets(cfg)

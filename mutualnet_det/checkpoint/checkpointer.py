@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -70,7 +70,7 @@ class MutualCheckpointer(Checkpointer):
             file.write(last_filename_basename)
         os.replace(path + ".tmp", path)
 
-    def load(self, path: str, checkpointables: Optional[list[str]] = None) -> dict[str, Any]:
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """
         Load the model and what was saved beside it.
 
@@ -103,8 +103,8 @@ class MutualCheckpointer(Checkpointer):
                 self.checkpointables[name].load_state_dict(checkpoint.pop(name))
             except (KeyError, TypeError, ValueError) as error:
                 raise CheckpointError(
-                    f"{path}: its {name!r} does not fit. Go on with the config it was written with. "
-                    f"({error})"
+                    f"{path}: its {name!r} does not fit. Go on with the config it was written "
+                    f"with. ({error})"
                 ) from error
         return checkpoint
 
@@ -138,14 +138,15 @@ def _check_fits(state: dict[str, Any], model: nn.Module, path: str) -> None:
         raise CheckpointError(
             f"{path} is of another architecture than the config's {type(model).__name__}. Of its "
             f"{len(expected)} entries {len(missing)} are missing and {len(unfit)} have another "
-            f"shape; {len(unknown)} are unknown: {'; '.join(missing[:2] + unfit[:2] + unknown[:2])}."
+            f"shape; {len(unknown)} are unknown: "
+            f"{'; '.join(missing[:2] + unfit[:2] + unknown[:2])}."
         )
 
 
 def find_weights(cfg: CfgNode, resume: bool = False) -> str:
     """
-    The checkpoint to evaluate: the last one in ``OUTPUT_DIR`` on ``resume``, else ``MODEL.WEIGHTS``,
-    else the last one again. CheckpointError if there is none.
+    The checkpoint to evaluate: the last one in ``OUTPUT_DIR`` on ``resume``, else
+    ``MODEL.WEIGHTS``, else the last one again. CheckpointError if there is none.
     """
     if cfg.MODEL.WEIGHTS and not resume:
         return cfg.MODEL.WEIGHTS
@@ -171,8 +172,8 @@ def load_detector(cfg: CfgNode, path: str) -> tuple[nn.Module, Calibrations]:
     extra = checkpointer.load(path, checkpointables=[])
     if checkpointer.is_backbone_only:
         raise CheckpointError(
-            f"{path} holds a backbone alone; evaluation needs a trained detector. Set MODEL.WEIGHTS "
-            "to its checkpoint, or add --resume to take the last one in OUTPUT_DIR."
+            f"{path} holds a backbone alone; evaluation needs a trained detector. Set "
+            "MODEL.WEIGHTS to its checkpoint, or add --resume to take the last one in OUTPUT_DIR."
         )
     calibrations = Calibrations(model)
     if "calibrations" in extra:

@@ -43,5 +43,6 @@ def check_provenance(saved: dict[str, Any], cfg: CfgNode, path: str) -> None:
     if smallest < low or largest != high:
         raise ValueError(
             f"{path} was trained at widths {low} to {high}, MUTUALNET.WIDTH_RANGE is "
-            f"({smallest}, {largest}). The largest width must be the same and the smallest not below."
+            f"({smallest}, {largest}). The largest width must be the same and the smallest not "
+            "below."
         )

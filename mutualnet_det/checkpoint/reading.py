@@ -31,8 +31,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint {path}.")
     if path.endswith(".pkl"):
         raise CheckpointError(
-            f"{path} is a pickle, which can run code when it is read. Convert it to a .pth file with "
-            "torch.save first."
+            f"{path} is a pickle, which can run code when it is read. Convert it to a .pth file "
+            "with torch.save first."
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -40,12 +40,12 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
             raise CheckpointError(
-                f"{path} holds more than tensors and plain values, and reading those could run code. "
-                f"Save it again with its state dict alone. ({_first_line(error)})"
+                f"{path} holds more than tensors and plain values, and reading those could run "
+                f"code. Save it again with its state dict alone. ({_first_line(error)})"
             ) from error
         raise CheckpointError(
-            f"{path} ({os.path.getsize(path)} bytes) is truncated or not a checkpoint. Take another "
-            f"one: those of earlier iterations lie beside it. ({_first_line(error)})"
+            f"{path} ({os.path.getsize(path)} bytes) is truncated or not a checkpoint. Take "
+            f"another one: those of earlier iterations lie beside it. ({_first_line(error)})"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict.")

@@ -58,8 +58,8 @@ class TrainingImages(Dataset):
         skips: take the next image for one that cannot be used, and list its file in the input's
             "skipped".
 
-    Items are inputs with "skipped" beside, or the DatasetError to be raised: raised in a worker, the
-    worker's traceback would bury it.
+    Items are inputs with "skipped" beside, or the DatasetError to be raised: raised in a worker,
+    the worker's traceback would bury it.
     """
 
     def __init__(self, records: DatasetFromList, mapper: SeededMapper, skips: bool) -> None:
@@ -105,9 +105,9 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
     """
     Endless batches from iteration ``start`` on, the same whatever ``DATALOADER.NUM_WORKERS``.
 
-    Yields this rank's share of a batch: Detectron2's training inputs, each with "skipped" beside, the
-    files in whose place it stands. DatasetError, naming the file, if an image cannot be used and
-    ``MUTUALNET.BAD_RECORDS`` is "error".
+    Yields this rank's share of a batch: Detectron2's training inputs, each with "skipped" beside,
+    the files in whose place it stands. DatasetError, naming the file, if an image cannot be used
+    and ``MUTUALNET.BAD_RECORDS`` is "error".
     """
     records = training_records(cfg)
     sampler = TrainingBatchSampler(

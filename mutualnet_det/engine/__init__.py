@@ -1,6 +1,6 @@
 """Training: operating points, the training step, hooks, resume."""
 
 from .calibration import calibrate_points
-from .trainer import MutualTrainer
+from .trainer import MutualTrainer, check_start
 
-__all__ = ["MutualTrainer", "calibrate_points"]
+__all__ = ["MutualTrainer", "calibrate_points", "check_start"]

@@ -26,7 +26,7 @@ from ..config import full_point, grid_points
 from ..data.loader import build_training_loader
 from ..data.views import view_at
 from ..runtime.device import wait_for
-from ..slimmable import Calibrations, OperatingPoint, at_width, sliced
+from ..slimmable import Calibrations, OperatingPoint, sliced
 from .calibration import calibrate_points
 from .optimizer import build_optimizer
 from .trainer import MutualTrainer, build_sampler
@@ -206,7 +206,7 @@ def _plain_step(
     cfg: CfgNode, network: nn.Module, batch: list[dict], point: OperatingPoint
 ) -> Callable[[], None]:
     view = view_at(batch, point.resolution, cfg.INPUT.MAX_SIZE_TRAIN, network.device)
-    for item, source in zip(view, batch):
+    for item, source in zip(view, batch, strict=True):
         # Plain training crops masks at the scale of its own proposals.
         masks = source["instances"].gt_masks if source["instances"].has("gt_masks") else None
         if masks is not None:
@@ -248,7 +248,8 @@ def compare_memory(cfg: CfgNode, steps: int) -> Comparison:
         peaks[method] = receiver.recv()
         process.join()
     mine, other = peaks["mutual"], peaks["independent"]
-    return Comparison("peak memory of mutual training, against the full network's", mine, other, mine / other)
+    name = "peak memory of mutual training, against the full network's"
+    return Comparison(name, mine, other, mine / other)
 
 
 def _train_and_report(cfg: CfgNode, steps: int, sender) -> None:

@@ -63,13 +63,21 @@ def calibration_batches(
 
 
 def calibrate_points(
-    cfg: CfgNode, calibrations: Calibrations, points: Iterable[OperatingPoint]
+    cfg: CfgNode,
+    calibrations: Calibrations,
+    points: Iterable[OperatingPoint],
+    images: list[np.ndarray] | None = None,
 ) -> None:
-    """Calibrate ``points`` of a detector; one log line for each resolution."""
+    """
+    Calibrate ``points`` of a detector; one log line for each resolution.
+
+    Args:
+        images: from :func:`calibration_images`, for a caller who calibrates more than once.
+    """
     model = calibrations.model
     was_training = model.training
     model.eval()
-    images = calibration_images(cfg)
+    images = calibration_images(cfg) if images is None else images
     try:
         by_resolution = sorted(points, key=lambda point: (point.resolution, point.width))
         for resolution, group in itertools.groupby(by_resolution, lambda p: p.resolution):

@@ -32,5 +32,6 @@ def reduce_gradients(parameters: list[Tensor]) -> None:
     flat = _flatten_dense_tensors(gradients)
     dist.all_reduce(flat)
     flat /= comm.get_world_size()
-    for gradient, reduced in zip(gradients, _unflatten_dense_tensors(flat, gradients)):
-        gradient.copy_(reduced)
+    averages = _unflatten_dense_tensors(flat, gradients)
+    for gradient, average in zip(gradients, averages, strict=True):
+        gradient.copy_(average)

@@ -75,14 +75,6 @@ class ProgressPrinter(EventWriter):
         logger.info(line)
 
 
-class TensorboardWriter(TensorboardXWriter):
-    """Detectron2's, with every record on disk at once: a run that is killed loses none."""
-
-    def write(self) -> None:
-        super().write()
-        self._writer.flush()
-
-
 def build_writers(output_dir: str, start: int, max_iter: int) -> list[EventWriter]:
     """
     Writers that continue at iteration ``start``: later records of an earlier try are cut.
@@ -94,5 +86,5 @@ def build_writers(output_dir: str, start: int, max_iter: int) -> list[EventWrite
     return [
         ProgressPrinter(max_iter),
         JSONWriter(path, window_size=WRITE_PERIOD),
-        TensorboardWriter(output_dir, window_size=WRITE_PERIOD, purge_step=start),
+        TensorboardXWriter(output_dir, window_size=WRITE_PERIOD, purge_step=start),
     ]

@@ -20,8 +20,8 @@ class TrainingPass(NamedTuple):
 
 class SandwichSampler:
     """
-    The sandwich rule with mutual resolutions (arXiv 1909.12978, algorithm 1): the full network at the
-    largest resolution, the narrowest and N of random width, each at a random resolution.
+    The sandwich rule with mutual resolutions (arXiv 1909.12978, algorithm 1): the full network at
+    the largest resolution, the narrowest and N of random width, each at a random resolution.
 
     Args:
         width_range: smallest and largest width; random widths are uniform between them.

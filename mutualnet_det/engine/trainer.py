@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -21,9 +22,8 @@ from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
-from torch import nn
 
-from ..checkpoint import MutualCheckpointer
+from ..checkpoint import MutualCheckpointer, find_weights
 from ..config import ConfigError, full_point, grid_points
 from ..data.loader import build_training_loader
 from ..data.views import view_at
@@ -36,6 +36,9 @@ from .optimizer import build_optimizer
 from .sampling import FULL, IndependentSampler, SandwichSampler, TrainingPass
 
 logger = logging.getLogger(__name__)
+
+# Name of the checkpoint that a finished training ends with.
+FINAL = "model_final"
 
 
 class MutualTrainer(TrainerBase):
@@ -80,38 +83,39 @@ class MutualTrainer(TrainerBase):
             resume: continue if there is a checkpoint.
 
         Raises:
-            ConfigError: if a fresh run would overwrite checkpoints, or would freeze random weights.
+            ConfigError: see :func:`check_start`.
         """
+        check_start(self.cfg, resume)
         if self.checkpointer.has_checkpoint():
-            last = self.checkpointer.get_checkpoint_file()
-            if not resume:
-                raise ConfigError(
-                    f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds the checkpoint {last} of an earlier "
-                    "run. Add --resume to continue it, or set another OUTPUT_DIR."
-                )
-            self.checkpointer.load(last)
+            self.checkpointer.load(self.checkpointer.get_checkpoint_file())
             self.start_iter = self.iter + 1
         elif self.cfg.MODEL.WEIGHTS:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
-        elif self.cfg.MODEL.BACKBONE.FREEZE_AT > 0:
-            raise ConfigError(
-                f"MODEL.BACKBONE.FREEZE_AT is {self.cfg.MODEL.BACKBONE.FREEZE_AT} and MODEL.WEIGHTS "
-                "is empty: stages of random weights would be frozen. Set MODEL.WEIGHTS to a "
-                "pretrained backbone, or MODEL.BACKBONE.FREEZE_AT 0."
-            )
 
     def train(self) -> None:
         """Train up to ``SOLVER.MAX_ITER``, then calibrate the grid and save ``model_final.pth``."""
         if self.start_iter >= self.max_iter:
             logger.info("Training is complete: iteration %d of %d.", self.start_iter, self.max_iter)
-            return
-        self.prepare(self.start_iter)
+        else:
+            self.prepare(self.start_iter)
+            if comm.is_main_process():
+                writers = build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
+                self.register_hooks([hooks.PeriodicWriter(writers, period=WRITE_PERIOD)])
+            # After the writers: a resume cuts what they wrote since, so they must not lag behind.
+            self.register_hooks([SaveCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD)])
+            super().train(self.start_iter, self.max_iter)
         if comm.is_main_process():
-            writers = build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
-            self.register_hooks([hooks.PeriodicWriter(writers, period=WRITE_PERIOD)])
-        # After the writers: a resume cuts what they wrote since, so they must not lag behind.
-        self.register_hooks([SaveCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD)])
-        super().train(self.start_iter, self.max_iter)
+            self.finish()
+        comm.synchronize()
+
+    def finish(self) -> None:
+        """Calibrate the grid and save ``model_final.pth``, unless that has been done."""
+        if os.path.basename(self.checkpointer.get_checkpoint_file()) == f"{FINAL}.pth":
+            return
+        calibrations = Calibrations(self.model)
+        calibrate_points(self.cfg, calibrations, grid_points(self.cfg))
+        self.iter = self.max_iter - 1  # a checkpoint says which iteration was the last
+        self.checkpointer.save(FINAL, calibrations=calibrations.state_dict())
 
     def prepare(self, start: int) -> None:
         """What :meth:`run_step` needs to go on from iteration ``start``: data, points, weights."""
@@ -127,7 +131,6 @@ class MutualTrainer(TrainerBase):
         start = time.perf_counter()
         batch = next(self._batches)
         data_time = time.perf_counter() - start
-        self._report_skipped(batch)
 
         passes = self._points(self.iter)
         self.optimizer.zero_grad()
@@ -136,24 +139,26 @@ class MutualTrainer(TrainerBase):
         for number, training_pass in enumerate(passes):
             kind, point = training_pass
             # The heads sample proposals and anchors: from a stream of this pass alone.
-            torch.manual_seed(
-                stream_seed("heads", self.seed, self.iter, comm.get_rank(), number)
-            )
+            torch.manual_seed(stream_seed("heads", self.seed, self.iter, comm.get_rank(), number))
             view = view_at(
                 batch, point.resolution, self.cfg.INPUT.MAX_SIZE_TRAIN, self.model.device
             )
             with self._at(training_pass), self.storage.name_scope(kind):
                 with self._autocast():
-                    if kind == FULL:
-                        pass_losses, teacher = self.model.teach(view)
-                    else:
-                        pass_losses = self.model.study(view, teacher)
+                    try:
+                        if kind == FULL:
+                            pass_losses, teacher = self.model.teach(view)
+                        else:
+                            pass_losses = self.model.study(view, teacher)
+                    except FloatingPointError as error:  # Detectron2's RPN looks for itself
+                        raise self._diverged(str(error), training_pass) from error
                     loss = sum(pass_losses.values())
                 # Before the next pass, so that one pass's activations are in memory at a time.
                 (loss if self._scaler is None else self._scaler.scale(loss)).backward()
             losses.append({name: value.detach() for name, value in pass_losses.items()})
 
-        self._write_losses(passes, losses, data_time)
+        self._write_losses(passes, losses)
+        self._write_data(batch, data_time)
         reduce_gradients(self._parameters)
         if self._scaler is None:
             self.optimizer.step()
@@ -165,30 +170,30 @@ class MutualTrainer(TrainerBase):
     def _at(self, training_pass: TrainingPass) -> AbstractContextManager:
         if self._freezes:
             return self.calibrations.at(training_pass.point, stale=True)
-        return at_width(
-            self.model, training_pass.point.width, track=training_pass.kind == FULL
-        )
+        return at_width(self.model, training_pass.point.width, track=training_pass.kind == FULL)
 
     def _autocast(self) -> AbstractContextManager:
         return nullcontext() if self._scaler is None else torch.autocast("cuda", torch.float16)
 
+    def _diverged(self, what: str, training_pass: TrainingPass) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} at operating point {training_pass.point} ({training_pass.kind}) in iteration "
+            f"{self.iter}. This iteration has not changed the weights; the last good checkpoint is "
+            f"{self.checkpointer.get_checkpoint_file() or 'none'}. A lower SOLVER.BASE_LR or "
+            "SOLVER.CLIP_GRADIENTS helps against divergence."
+        )
+
     def _write_losses(
-        self, passes: list[TrainingPass], losses: list[dict[str, torch.Tensor]], data_time: float
+        self, passes: list[TrainingPass], losses: list[dict[str, torch.Tensor]]
     ) -> None:
         """Losses by kind of operating point, averaged over its passes and over all processes."""
         names = [(number, name) for number, found in enumerate(losses) for name in found]
         values = torch.stack([losses[number][name].float() for number, name in names]).tolist()
         by_kind: dict[str, list[float]] = {}
-        for (number, name), value in zip(names, values):
-            kind, point = passes[number]
+        for (number, name), value in zip(names, values, strict=True):
             if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} is {value} at operating point {point} ({kind}) in iteration "
-                    f"{self.iter}. The weights have not been changed; the last good checkpoint is "
-                    f"{self.checkpointer.get_checkpoint_file() or 'none'}. A lower SOLVER.BASE_LR or "
-                    "SOLVER.CLIP_GRADIENTS helps against divergence."
-                )
-            by_kind.setdefault(f"{kind}/{name}", []).append(value)
+                raise self._diverged(f"{name} is {value}", passes[number])
+            by_kind.setdefault(f"{passes[number].kind}/{name}", []).append(value)
         metrics = {name: sum(found) / len(found) for name, found in by_kind.items()}
         for kind in {kind for kind, _ in passes}:
             metrics[f"{kind}/total_loss"] = sum(
@@ -199,28 +204,25 @@ class MutualTrainer(TrainerBase):
             for name in metrics:
                 found = [part[name] for part in gathered if name in part]
                 self.storage.put_scalar(name, sum(found) / len(found))
-            self.storage.put_scalar("data_time", data_time)
 
-    def _report_skipped(self, batch: list[dict[str, Any]]) -> None:
-        for name in (name for item in batch for name in item["skipped"]):
+    def _write_data(self, batch: list[dict[str, Any]], data_time: float) -> None:
+        """How long the batch took to come, and the images that all processes left out."""
+        gathered = comm.gather([name for item in batch for name in item["skipped"]])
+        for name in (name for part in gathered for name in part):
             self._num_skipped += 1
             logger.warning("Skipped %s (%d so far)", name, self._num_skipped)
+        self.storage.put_scalar("data_time", data_time)
         if self._num_skipped:
             self.storage.put_scalar("skipped_images", self._num_skipped, smoothing_hint=False)
 
     def refresh_statistics(self) -> None:
         """Calibrate anew every operating point that training on frozen statistics can draw."""
         self.calibrations.clear()
-        widths = sorted({p.width for p in grid_points(self.cfg)} | set(self.cfg.MUTUALNET.WIDTH_RANGE))
-        points = [OperatingPoint(w, r) for w in widths for r in self.cfg.MUTUALNET.RESOLUTIONS]
+        node = self.cfg.MUTUALNET
+        widths = sorted({p.width for p in grid_points(self.cfg)} | set(node.WIDTH_RANGE))
+        points = [OperatingPoint(w, r) for w in widths for r in node.RESOLUTIONS]
         calibrate_points(self.cfg, self.calibrations, points)
         self.calibrations.copy_to_running(full_point(self.cfg))
-
-    def calibrate_grid(self) -> dict:
-        """Calibrate the grid of the config with the weights as they are; returns the calibrations."""
-        fresh = Calibrations(self.model)
-        calibrate_points(self.cfg, fresh, grid_points(self.cfg))
-        return fresh.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
@@ -244,6 +246,32 @@ class MutualTrainer(TrainerBase):
             self.calibrations.load_state_dict(state_dict["frozen_statistics"], stale=True)
 
 
+def check_start(cfg: CfgNode, resume: bool) -> None:
+    """
+    Check what a run starts from, before anything is loaded or written.
+
+    Raises:
+        ConfigError: if a fresh run would overwrite checkpoints or freeze random weights, or if
+            ``MODEL.WEIGHTS`` is no file.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    tag = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    if os.path.isfile(tag):
+        if not resume:
+            raise ConfigError(
+                f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds the checkpoint {find_weights(cfg, True)} of an "
+                "earlier run. Add --resume to continue it, or set another OUTPUT_DIR."
+            )
+    elif weights and not os.path.isfile(weights):
+        raise ConfigError(f"MODEL.WEIGHTS is {weights!r}, and there is no such file.")
+    elif not weights and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
+        raise ConfigError(
+            f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT} and MODEL.WEIGHTS is "
+            "empty: stages of random weights would be frozen. Set MODEL.WEIGHTS to a pretrained "
+            "backbone, or MODEL.BACKBONE.FREEZE_AT 0."
+        )
+
+
 def build_sampler(cfg: CfgNode, seed: int) -> SandwichSampler | IndependentSampler:
     """The sampler of operating points that ``MUTUALNET.METHOD`` asks for."""
     node = cfg.MUTUALNET
@@ -256,19 +284,15 @@ def build_sampler(cfg: CfgNode, seed: int) -> SandwichSampler | IndependentSampl
 
 
 class SaveCheckpoint(HookBase):
-    """Save every ``period`` iterations, and at the end with the grid calibrated."""
+    """Save every ``period`` iterations, and after the last one."""
 
     def __init__(self, period: int) -> None:
         self._period = period
 
     def after_step(self) -> None:
-        trainer = self.trainer
-        done = trainer.iter + 1
-        if done == trainer.max_iter:
-            calibrations = trainer.calibrate_grid()
-            trainer.checkpointer.save("model_final", calibrations=calibrations)
-        elif done % self._period == 0:
-            trainer.checkpointer.save(f"model_{trainer.iter:07d}")
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or done == self.trainer.max_iter:
+            self.trainer.checkpointer.save(f"model_{self.trainer.iter:07d}")
 
 
 class RefreshStatistics(HookBase):

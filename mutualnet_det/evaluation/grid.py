@@ -33,6 +33,7 @@ from pycocotools.coco import COCO
 
 from ..config import check_points
 from ..data.coco import DatasetError, load_records, renumbered_ground_truth
+from ..errors import UserError
 from ..runtime.device import device_name, wait_for
 from ..slimmable import Calibrations, OperatingPoint, UncalibratedError
 from .cost import Cost, CostCounter, padded_sizes
@@ -48,6 +49,11 @@ LOG_PERIOD = 5.0  # s
 # Work that a kill may cost, and the most images held in memory at once.
 COMMIT_PERIOD = 60.0  # s
 MAX_CHUNK_IMAGES = 64
+
+
+class UncalibratedPointError(UserError, UncalibratedError):
+    """An operating point that is to be evaluated has no statistics."""
+
 
 TIMING = (
     "median over the images of one forward with a batch of 1: normalising, padding and the "
@@ -238,8 +244,10 @@ def _calibrate(
         calibrations.load_state_dict(torch.load(kept, weights_only=True))
     missing = [point for point in points if point not in calibrations]
     if missing and calibrate is None:
-        raise UncalibratedError(
-            f"Operating points without calibration: {', '.join(map(str, missing))}."
+        raise UncalibratedPointError(
+            f"Operating points without calibration: {', '.join(map(str, missing))}. Calibrated are "
+            f"{', '.join(map(str, sorted(calibrations))) or 'none'}. tools/eval_grid.py --points "
+            "calibrates any point, on training images."
         )
     done = 0
     for _, group in itertools.groupby(_by_resolution(missing), lambda point: point.resolution):

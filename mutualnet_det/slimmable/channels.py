@@ -18,7 +18,7 @@ def round_channels(value: float) -> int:
     >>> round_channels(22.4), round_channels(3), round_channels(12)
     (24, 8, 16)
     """
-    # 80 * 0.35 is 27.999999999999996: rounding first keeps ties where exact arithmetic has them.
+    # 960 * 1.025 / 6 is 163.99999999999997: rounding first keeps the tie of exact arithmetic.
     value = round(value, 6)
     rounded = max(DIVISOR, int(value + DIVISOR / 2) // DIVISOR * DIVISOR)
     return rounded + DIVISOR if rounded < 0.9 * value else rounded

@@ -1,4 +1,4 @@
-"""Checkpoints of detectors and backbones: written whole, loaded strictly, readable by Detectron2."""
+"""Checkpoints of detectors and backbones: whole, loaded strictly, readable by Detectron2."""
 
 import logging
 from pathlib import Path

@@ -67,7 +67,7 @@ def test_code_in_a_file_does_not_run(tmp_path, how, place):
     }[place]
     path = tmp_path / "weights.pth"
     if how == "pickle":
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
     with pytest.raises(CheckpointError, match=str(path)) as error:
@@ -89,9 +89,7 @@ def test_the_trap_works(tmp_path):
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_truncated_file_is_named(tmp_path, kept, is_zip):
     path = tmp_path / "weights.pth"
-    torch.save(
-        {"model": {"weight": torch.rand(500)}}, path, _use_new_zipfile_serialization=is_zip
-    )
+    torch.save({"model": {"weight": torch.rand(500)}}, path, _use_new_zipfile_serialization=is_zip)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
     with pytest.raises(CheckpointError, match=f"{path} .*bytes.* truncated or not a checkpoint"):

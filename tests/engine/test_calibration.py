@@ -58,7 +58,8 @@ def test_channel_order_is_the_configs(cfg):
 
 def test_batches_are_resized_as_evaluation_does(cfg):
     random = np.random.default_rng(0)
-    images = [random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((50, 100), (90, 70), (8, 99))]
+    sizes = ((50, 100), (90, 70), (8, 99))
+    images = [random.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
     cfg.INPUT.MAX_SIZE_TEST = 80
     batches = calibration_batches(cfg, images, 48)
     assert [len(batch) for batch in batches] == [2, 1]

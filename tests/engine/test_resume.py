@@ -98,8 +98,8 @@ def test_killed_everywhere(make_cfg, reference, run_script, read_metrics):
     assert run("step", 1) == KILLED
     assert run("write", 2) == KILLED
     assert last(cfg) is None and (folder / "model_0000002.pth.tmp").exists()
-    # After a checkpoint; before one is written, with its iteration's record in the metrics; written,
-    # but not yet the last.
+    # After a checkpoint; before one is written, with its iteration's record in the metrics;
+    # written, but not yet the last.
     assert run("step", 4) == KILLED
     assert last(cfg) == "model_0000002.pth"
     assert run("save", 5) == KILLED
@@ -161,7 +161,7 @@ def test_seed_of_the_clock_is_kept(make_cfg, run_script, read_metrics):
 
 
 def test_tool_killed_at_any_time(make_cfg, reference):
-    """The same with tools/train_net.py itself, killed from outside, at a time that is no function."""
+    """The same with tools/train_net.py itself, killed from outside, at any time."""
     cfg = make_cfg()
     config_file = Path(cfg.OUTPUT_DIR) / "mine.yaml"
     config_file.write_text(cfg.dump())

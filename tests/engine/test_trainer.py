@@ -206,6 +206,18 @@ def test_metrics_by_kind_add_up(build, run_steps):
         assert found[f"{kind}/total_loss"] == pytest.approx(sum(losses.values()))
 
 
+def test_metrics_are_the_mean_over_passes_of_a_kind(build, run_steps, monkeypatch):
+    mutual = build("MUTUALNET.NUM_RANDOM", 2)
+    values = iter([5.0, 1.0, 3.0])
+    weight = mutual.model.backbone.fpn_output2.weight
+    monkeypatch.setattr(
+        mutual.model, "study", lambda *_: {"loss_cls": weight.sum() * 0 + next(values)}
+    )
+    found = run_steps(mutual, 0)
+    assert found["narrowest/loss_cls"] == found["narrowest/total_loss"] == 5
+    assert found["random/loss_cls"] == found["random/total_loss"] == 2
+
+
 @pytest.mark.parametrize("scope", ["backbone", "neck", "heads"])
 def test_papers_setting_in_every_scope(build, run_steps, scope):
     mutual = build(
@@ -329,6 +341,7 @@ def test_frozen_statistics_are_what_normalises(build, run_steps, monkeypatch):
 # What stops it -----------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")  # replaced below
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_loss_that_is_not_finite(build, value, monkeypatch):
     mutual = build("SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4, "MUTUALNET.NUM_RANDOM", 2)
@@ -361,6 +374,17 @@ def test_loss_that_is_not_finite(build, value, monkeypatch):
     assert same(weights(resumed), before[-1])
 
 
+def test_rpn_that_notices_first(build, run_steps):
+    """Detectron2's own error says neither where nor when."""
+    mutual = build()
+    mutual.model.proposal_generator.rpn_head.objectness_logits.bias.data[0] = math.nan
+    with pytest.raises(FloatingPointError) as error:
+        run_steps(mutual, 3)
+    assert "diverged" in str(error.value)
+    assert "at operating point 1.00x64 (full) in iteration 3" in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")  # replaced below
 def test_weights_that_are_not_finite_are_never_saved(build):
     mutual = build("SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1)
     mutual.resume_or_load()
@@ -369,10 +393,10 @@ def test_weights_that_are_not_finite_are_never_saved(build):
     def break_one():
         step()
         if mutual.iter == 1:
-            mutual.model.backbone.fpn_output3.bias.data[0] = math.inf
+            mutual.model.backbone.fpn_output3.weight.data[0, 0, 0, 0] = math.inf
 
     mutual.optimizer.step = break_one
-    with pytest.raises(FloatingPointError, match="backbone.fpn_output3.bias.*model_0000000.pth"):
+    with pytest.raises(FloatingPointError, match="backbone.fpn_output3.weight.*model_0000000.pth"):
         mutual.train()
     found = sorted(path.name for path in Path(mutual.cfg.OUTPUT_DIR).glob("*.pth*"))
     assert found == ["model_0000000.pth"]

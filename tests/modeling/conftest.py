@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import (
     FPN,
     Backbone,
@@ -67,29 +67,30 @@ def build_plain():
         base = cfg.MODEL.FPN.OUT_CHANNELS
         inner = channels(base, full if scope == "backbone" else width)
         outer = channels(base, width if scope == "heads" else full)
+        norm = cfg.MODEL.FPN.NORM
         backbone = FPN(
-            TorchvisionMobileNetV2(width), list(TAPS), inner, top_block=LastLevelMaxPool()
+            TorchvisionMobileNetV2(width), list(TAPS), inner, norm, top_block=LastLevelMaxPool()
         )
         for level in range(2, 6):
-            setattr(backbone, f"fpn_output{level}", Conv2d(inner, outer, 3, padding=1))
+            # Detectron2's FPN has one number of channels for its inside and its outputs.
+            output = Conv2d(inner, outer, 3, padding=1, bias=not norm, norm=get_norm(norm, outer))
+            setattr(backbone, f"fpn_output{level}", output)
         backbone.output_convs = [getattr(backbone, f"fpn_output{k}") for k in range(5, 1, -1)]
         backbone._out_feature_channels = dict.fromkeys(backbone._out_feature_channels, outer)
 
         cfg = cfg.clone()
-        hidden = width if scope == "heads" else full
-        fc_dim, conv_dim = cfg.MODEL.ROI_BOX_HEAD.FC_DIM, cfg.MODEL.ROI_MASK_HEAD.CONV_DIM
-        if scope == "heads":
-            fc_dim, conv_dim = channels(fc_dim, hidden), channels(conv_dim, hidden)
         cfg.merge_from_list(
             [
                 *("MODEL.RPN.HEAD_NAME", "StandardRPNHead"),
                 *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
                 *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
-                *("MODEL.ROI_BOX_HEAD.FC_DIM", fc_dim),
                 *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
-                *("MODEL.ROI_MASK_HEAD.CONV_DIM", conv_dim),
             ]
         )
+        if scope == "heads":
+            box, mask = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
+            box.FC_DIM, box.CONV_DIM = channels(box.FC_DIM, width), channels(box.CONV_DIM, width)
+            mask.CONV_DIM = channels(mask.CONV_DIM, width)
         shapes = backbone.output_shape()
         return GeneralizedRCNN(
             backbone=backbone,

@@ -1,4 +1,4 @@
-"""The slimmable feature pyramid: its dimensions under each scope, and Detectron2's FPN as measure."""
+"""The slimmable feature pyramid: its dimensions under each scope, against Detectron2's FPN."""
 
 import pytest
 import torch

@@ -28,9 +28,7 @@ LEVEL = Channels(64)
 
 
 def rpn_head(in_dim=LEVEL, **options):
-    return SlimmableRPNHead(
-        in_channels=64, num_anchors=3, in_dim=in_dim, width=Width(), **options
-    )
+    return SlimmableRPNHead(in_channels=64, num_anchors=3, in_dim=in_dim, width=Width(), **options)
 
 
 def box_head(conv_dims=(), fc_dims=(128, 96), conv_norm="", in_dim=LEVEL):
@@ -152,6 +150,13 @@ def test_state_dict_is_detectron2s(slimmable, plain):
     assert not any(isinstance(m, SlimmableLayer) for m in plain.modules())
     shapes = {name: tensor.shape for name, tensor in plain.state_dict().items()}
     assert {name: tensor.shape for name, tensor in slimmable.state_dict().items()} == shapes
+
+
+def test_detectron2s_lists_of_layers_hold_the_slimmable_ones():
+    box, mask = box_head((32, 48)), mask_head()
+    assert box.conv_norm_relus == [box.conv1, box.conv2]
+    assert box.fcs == [box.fc1, box.fc2]
+    assert mask.conv_norm_relus == [mask.mask_fcn1, mask.mask_fcn2]
 
 
 @pytest.mark.parametrize("conv_dims", [[-1, -1], [32]])

@@ -94,6 +94,19 @@ def test_equals_a_plain_network_of_that_width(
     assert_equals_plain(model, plain, point, inputs[::-1], inputs)
 
 
+@pytest.mark.parametrize("width", [0.25, 0.7])
+def test_equals_a_plain_network_with_norms_everywhere(
+    tiny_cfg, build_random, build_plain, training_batch, width
+):
+    tiny_cfg.MODEL.FPN.NORM = "BN"
+    tiny_cfg.MODEL.ROI_BOX_HEAD.merge_from_list(["NUM_CONV", 1, "CONV_DIM", 48, "NORM", "BN"])
+    tiny_cfg.MODEL.ROI_MASK_HEAD.merge_from_list(["NUM_CONV", 2, "NORM", "BN"])
+    model = build_random(tiny_cfg)
+    inputs = inputs_at(48, training_batch)
+    point = OperatingPoint(width, 48)
+    assert_equals_plain(model, build_plain(tiny_cfg, width), point, inputs, inputs)
+
+
 @pytest.mark.parametrize("width", [0.5, 1.0, 1.6])
 def test_equals_a_plain_network_above_width_one(
     tiny_cfg, build_random, build_plain, training_batch, width
@@ -303,6 +316,14 @@ def test_a_weight_of_zero_leaves_a_loss_out(
     assert losses.keys() == (RPN_LOSSES | ROI_LOSSES | DISTILLATION_LOSSES) - missing
 
 
+def test_an_rpn_loss_of_weight_zero_is_not_computed(training_model, training_batch, monkeypatch):
+    model = training_model(RPN=0)
+    batch = training_batch()
+    _, teacher = teach(model, batch)
+    monkeypatch.setattr(model.proposal_generator, "rpn_head", None)
+    study(model, batch, teacher)
+
+
 def test_ground_truth_alone_is_the_papers_setting(training_model, training_batch):
     model = training_model("own", scope="backbone", CLASS=0, BOX=0, MASK=0)
     twin = copy.deepcopy(model)
@@ -343,9 +364,7 @@ def test_a_term_teaches_the_student_and_not_the_teacher(
             assert count < layer.out_channels
             assert found[f"{name}.weight"][:count].abs().max() > 0
     for name, gradient in found.items():
-        assert torch.equal(gradient[outside(model, name, 0.4)], torch.zeros(()).expand(0)) or (
-            gradient[outside(model, name, 0.4)].abs().max() == 0
-        ), name
+        assert gradient[outside(model, name, 0.4)].abs().sum() == 0, name
     # And the full network's own graph is as it was.
     alone = copy.deepcopy(model)
     model.zero_grad()
@@ -461,8 +480,8 @@ def test_targets_do_not_depend_on_the_students_scale(training_model, training_ba
     _, teacher = teach(model, batch)
     seen = []
     original = model._roi_losses
-    model._roi_losses = lambda predictions, targets: seen.append(targets) or original(
-        predictions, targets
+    model._roi_losses = lambda predictions, targets: (
+        seen.append(targets) or original(predictions, targets)
     )
     study(model, view_at(batch, 32, 128, "cpu"), teacher)
     (targets,) = seen
@@ -473,9 +492,7 @@ def test_targets_do_not_depend_on_the_students_scale(training_model, training_ba
         boxes = item["instances"].gt_boxes.tensor
         distance = torch.cdist(found.gt_boxes.tensor, boxes).min(dim=1).values
         assert distance.max() < 1e-3
-        # A proposal that is a ground-truth box has its mask in the middle: 7/8 of the box.
-        exact = torch.cdist(found.proposal_boxes.tensor, boxes).min(dim=1).values < 1e-3
-        assert exact.any()
+    # A proposal that is a ground-truth box has its mask in it: 7/8 of the box.
     filled = targets.masks.mean((1, 2))
     exact = torch.cat(
         [
@@ -483,6 +500,7 @@ def test_targets_do_not_depend_on_the_students_scale(training_model, training_ba
             for x in targets.foreground
         ]
     )
+    assert exact.sum() >= 4
     assert (filled[exact] - 7 / 8).abs().max() < 0.05
 
 
@@ -504,9 +522,7 @@ def test_passes_add_up_their_gradients_and_track_once(training_model, training_b
         assert not torch.equal(parameter.grad, full[name]), name
 
 
-def test_on_frozen_statistics_the_teacher_keeps_its_own(
-    tiny_cfg, training_model, training_batch
-):
+def test_on_frozen_statistics_the_teacher_keeps_its_own(tiny_cfg, training_model, training_batch):
     """With norms in a head, the teacher is asked for a student's proposals under its statistics."""
     tiny_cfg.MODEL.ROI_MASK_HEAD.merge_from_list(["NUM_CONV", 2, "NORM", "BN"])
     model = training_model("own")
@@ -522,6 +538,14 @@ def test_on_frozen_statistics_the_teacher_keeps_its_own(
         losses = run(model.study, batch, teacher)
     for name in DISTILLATION_LOSSES:
         assert losses[name].abs() < 1e-6, name
+
+
+def test_a_model_without_width_is_an_error(tiny_cfg):
+    tiny_cfg.MUTUALNET.SCOPE = "backbone"
+    tiny_cfg.merge_from_list(["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"])
+    tiny_cfg.merge_from_list(["MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]])
+    with pytest.raises(ValueError, match="MutualRCNN has no slimmable layer"):
+        build_model(tiny_cfg)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ def test_equals_torchvisions_network_of_that_width(wide, torchvision_backbone, w
 
 
 def test_shortcuts_are_torchvisions_of_full_width(torchvision_backbone):
-    expected = [getattr(block, "use_res_connect", None) for block in torchvision_backbone(1).features]
+    expected = [
+        getattr(block, "use_res_connect", None) for block in torchvision_backbone(1).features
+    ]
     found = [getattr(block, "has_shortcut", None) for block in backbone().features]
     assert found == expected
     assert sum(filter(None, found)) == 10
@@ -95,7 +97,9 @@ def test_image_channels_never_slim():
         assert model.features[0][0].plain().weight.shape == (8, 4, 3, 3)
 
 
-@pytest.mark.parametrize(("freeze_at", "frozen"), [(0, 0), (1, 2), (2, 4), (3, 7), (4, 14), (5, 18)])
+@pytest.mark.parametrize(
+    ("freeze_at", "frozen"), [(0, 0), (1, 2), (2, 4), (3, 7), (4, 14), (5, 18)]
+)
 def test_freeze_at_freezes_weights_scales_and_shifts_alone(freeze_at, frozen):
     model = backbone(freeze_at=freeze_at).train()
     for index, block in enumerate(model.features):
@@ -122,7 +126,7 @@ def test_is_built_from_the_config(tiny_cfg):
 
 
 def torchvision_name(name):
-    """A weight's name in the public code -> in torchvision; None for the tail and the classifier."""
+    """A weight of the public code by its name in torchvision; None for tail and classifier."""
     kind, block, *rest = name.removeprefix("module.").split(".")
     if kind != "features" or block == "18":
         return None

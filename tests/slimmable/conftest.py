@@ -17,7 +17,7 @@ from mutualnet_det.slimmable import (
 @pytest.fixture
 def make_network():
     """
-    ``make_network(minimum, maximum)``: convolutions, two norms and a linear layer of random weights.
+    ``make_network(minimum, maximum)``: convolutions, norms and a linear layer of random weights.
 
     Input (N, 3, 8, 8), output (N, 5).
     """

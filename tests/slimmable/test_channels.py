@@ -24,7 +24,7 @@ def test_documented_examples():
         (12, 16),  # a tie goes up
         (20, 24),
         (22.4, 24),
-        (27.999999999999996, 32),  # 80 * 0.35: the tie at 28 in exact arithmetic
+        (163.99999999999997, 168),  # 960 * 1.025 / 6: the tie at 164 in exact arithmetic
         (35.99, 40),  # 32 is below 0.9 times 35.99
         (35.5, 32),  # nearest, and above 0.9 times 35.5
         (1280, 1280),
@@ -52,6 +52,10 @@ def test_bottleneck_dimension_is_a_quarter_of_a_rounded_number(width):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_flattened_map_has_whole_channels(width):
     assert Channels(256 * 49, ratio=49).at(width) == 49 * Channels(256).at(width)
+
+
+def test_ratio_does_not_move_a_tie():
+    assert Channels(160 * 6, ratio=6).at(1.025) == 6 * Channels(160).at(1.025) == 6 * 168
 
 
 def test_full_width_has_the_base_count():

@@ -267,7 +267,9 @@ def test_the_large_linear_weight_is_not_copied():
 
 
 @pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["copy", "pickle"]
+    "copied",
+    [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))],
+    ids=["copy", "pickle"],
 )
 def test_cache_is_not_copied(copied):
     layer = conv().eval()

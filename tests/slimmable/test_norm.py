@@ -112,9 +112,14 @@ def test_statistics_in_force_win_in_both_modes(norm):
     assert all(map(torch.equal, statistics(norm), before))
 
 
-def test_empty_input_passes(norm):
-    with at_width(norm, 0.5):
-        assert norm(torch.zeros(0, 16, 7, 7)).shape == (0, 16, 7, 7)
+@pytest.mark.parametrize("training", [True, False])
+def test_empty_input_passes_and_leaves_no_trace(norm, training):
+    before = statistics(norm)
+    norm.train(training)
+    for width, count in ((0.5, 16), (1.0, 32)):
+        with at_width(norm, width):
+            assert norm(torch.zeros(0, count, 7, 7)).shape == (0, count, 7, 7)
+    assert all(map(torch.equal, statistics(norm), before))
 
 
 def test_frozen_scale_and_shift_leave_statistics_free(norm):

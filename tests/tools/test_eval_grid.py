@@ -1,15 +1,26 @@
 """The command line of tools/eval_grid.py."""
 
 import importlib.util
+import json
+import logging
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+from PIL import Image
 
 from mutualnet_det import add_mutualnet_config
+from mutualnet_det.checkpoint import CheckpointError, MutualCheckpointer
+from mutualnet_det.config import ConfigError, load_config
+from mutualnet_det.evaluation import Grid
 from mutualnet_det.slimmable import OperatingPoint
 
-TOOL = Path(__file__).parents[2] / "tools" / "eval_grid.py"
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "eval_grid.py"
+CONFIG = ROOT / "configs" / "quickstart_shapes.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +89,77 @@ def test_wrong_arguments(tool, capsys, arguments, message):
     with pytest.raises(SystemExit):
         tool.parse_args(arguments)
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def run(tool, tmp_path):
+    """Runs the tool on an untrained quick-start model and three images, from ``tmp_path``."""
+    output = tmp_path / "output"
+    data = {"images": [], "annotations": [], "categories": []}
+    for id_ in (1, 2, 3):
+        Image.new("RGB", (80, 64), (40 * id_, 90, 90)).save(tmp_path / f"{id_}.png")
+        data["images"].append({"id": id_, "file_name": f"{id_}.png", "height": 64, "width": 80})
+        data["categories"].append({"id": id_, "name": f"class {id_}"})
+        box = [10, 10, 30, 20]
+        polygon = [[10, 10, 40, 10, 40, 30, 10, 30]]
+        data["annotations"].append(
+            {"id": id_, "image_id": id_, "category_id": id_, "bbox": box, "area": 600}
+            | {"iscrowd": 0, "segmentation": polygon}
+        )
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    name = f"tool_test_{tmp_path.name}"
+    declared = [[name, str(tmp_path / "data.json"), str(tmp_path)]]
+    common = [
+        *("OUTPUT_DIR", str(output), "DATASETS.COCO_FORMAT", str(declared)),
+        *("DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", f"('{name}',)"),
+        *("MUTUALNET.CALIBRATION.NUM_IMAGES", "3"),
+    ]
+    cfg = load_config(str(CONFIG), common)
+    output.mkdir()
+    torch.manual_seed(0)
+    MutualCheckpointer(build_model(cfg), cfg, str(output)).save("model_final")
+
+    def run(*arguments, overrides=()):
+        config = ["--config-file", str(CONFIG), "--points", "0.25x64", "1.0x64"]
+        tool.main(tool.parse_args([*config, *arguments, *common, *overrides]))
+
+    loggers = [logging.getLogger(package) for package in ("detectron2", "mutualnet_det")]
+    states = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    yield run
+    for logger, (handlers, propagate, level) in zip(loggers, states, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+
+
+def test_from_a_checkpoint_to_the_query_table(run, tmp_path, capsys):
+    run()
+    output = tmp_path / "output"
+    shown = capsys.readouterr().out
+    assert (output / "grid" / "query_table.txt").read_text().strip() in shown
+    assert str(output / "grid") in shown
+    grid = Grid.load(output / "grid" / "grid.json")
+    assert [str(row.point) for row in grid.rows] == ["0.25x64", "1.00x64"]
+    assert grid.run["weights"] == str(output / "model_final.pth")
+    before = (output / "grid" / "grid.json").stat().st_mtime_ns
+    run("--resume")
+    assert (output / "grid" / "grid.json").stat().st_mtime_ns == before
+
+
+def test_other_weights_and_output(run, tmp_path):
+    other = (tmp_path / "output" / "model_final.pth").rename(tmp_path / "other.pth")
+    run("--output", str(tmp_path / "o"), overrides=("MODEL.WEIGHTS", str(other)))
+    # --resume alone would look for the last checkpoint in OUTPUT_DIR, which is not there.
+    run("--resume", "--output", str(tmp_path / "o"), overrides=("MODEL.WEIGHTS", str(other)))
+    assert Grid.load(tmp_path / "o" / "grid.json").run["weights"] == str(other)
+
+
+def test_bad_requests_stop_before_anything_is_computed(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"0\.50x500"):
+        run("--points", "0.5x500")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file"):
+        run("--output", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match="nowhere.pth"):
+        run(overrides=("MODEL.WEIGHTS", "nowhere.pth"))
