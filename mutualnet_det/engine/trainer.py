@@ -18,15 +18,16 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase, TrainerBase, hooks
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 
 from ..checkpoint import MutualCheckpointer, find_weights
-from ..config import ConfigError, full_point, grid_points
+from ..config import ConfigError, full_point, grid_points, test_point
 from ..data.loader import build_training_loader
 from ..data.views import view_at
+from ..evaluation import evaluate_grid
 from ..seeding import stream_seed
 from ..slimmable import Calibrations, OperatingPoint, at_width
 from .calibration import calibrate_points
@@ -56,7 +57,7 @@ class MutualTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.model = build_model(cfg)
         self.model.train()
         self.optimizer = build_optimizer(cfg, self.model)
@@ -98,6 +99,8 @@ class MutualTrainer(TrainerBase):
             logger.info("Training is complete: iteration %d of %d.", self.start_iter, self.max_iter)
         else:
             self.prepare(self.start_iter)
+            if self.cfg.TEST.EVAL_PERIOD > 0:
+                self.register_hooks([hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate)])
             if comm.is_main_process():
                 writers = build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
                 self.register_hooks([hooks.PeriodicWriter(writers, period=WRITE_PERIOD)])
@@ -116,6 +119,25 @@ class MutualTrainer(TrainerBase):
         calibrate_points(self.cfg, calibrations, grid_points(self.cfg))
         self.iter = self.max_iter - 1  # a checkpoint says which iteration was the last
         self.checkpointer.save(FINAL, calibrations=calibrations.state_dict())
+
+    def evaluate(self) -> dict[str, dict]:
+        """
+        Evaluate ``MUTUALNET.TEST_POINT`` with the weights as they are, into ``OUTPUT_DIR/eval``.
+
+        Returns:
+            dict: box AP and, with a mask head, mask AP in percent, in Detectron2's form.
+        """
+        point = test_point(self.cfg)
+        found: dict[str, dict] = {}
+        if comm.is_main_process():
+            calibrations = Calibrations(self.model)
+            calibrate_points(self.cfg, calibrations, [point])
+            done = min(self.iter + 1, self.max_iter)
+            folder = os.path.join(self.cfg.OUTPUT_DIR, "eval", f"{done:07d}")
+            (row,) = evaluate_grid(self.cfg, self.model, calibrations, [point], folder).rows
+            found = {kind: {f"AP-{point}": row.ap(kind)} for kind in row.kinds}
+        comm.synchronize()
+        return found
 
     def prepare(self, start: int) -> None:
         """What :meth:`run_step` needs to go on from iteration ``start``: data, points, weights."""

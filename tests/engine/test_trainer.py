@@ -19,6 +19,7 @@ from mutualnet_det.data.views import view_at
 from mutualnet_det.engine import MutualTrainer, metrics, trainer
 from mutualnet_det.engine.sampling import FULL
 from mutualnet_det.engine.trainer import build_sampler
+from mutualnet_det.evaluation import Grid
 from mutualnet_det.seeding import stream_seed
 from mutualnet_det.slimmable import OperatingPoint, SlimmableBatchNorm2d, at_width
 
@@ -295,6 +296,38 @@ def test_final_checkpoint_is_calibrated_for_the_grid(build):
     mutual.train()
     saved = torch.load(f"{mutual.cfg.OUTPUT_DIR}/model_final.pth", weights_only=True)
     assert set(saved["calibrations"]["points"]) == {str(p) for p in grid_points(mutual.cfg)}
+    assert mutual.model.training
+
+
+def test_a_run_killed_while_it_calibrated_is_finished_on_resume(build, monkeypatch):
+    mutual = build("SOLVER.MAX_ITER", 1)
+    mutual.resume_or_load()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mutual, "finish", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        mutual.train()
+    trained = torch.load(f"{mutual.cfg.OUTPUT_DIR}/model_0000000.pth", weights_only=True)
+    assert "calibrations" not in trained
+
+    resumed = build("SOLVER.MAX_ITER", 1, "OUTPUT_DIR", mutual.cfg.OUTPUT_DIR)
+    resumed.resume_or_load(resume=True)
+    resumed.train()
+    saved = torch.load(f"{mutual.cfg.OUTPUT_DIR}/model_final.pth", weights_only=True)
+    assert saved["calibrations"]["points"]
+    assert saved["trainer"]["iteration"] == 0
+    for name, weight in trained["model"].items():
+        assert torch.equal(saved["model"][name], weight), name
+
+
+def test_evaluates_the_test_point_while_it_trains(build):
+    mutual = build(
+        *("SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 1, "MUTUALNET.TEST_POINT", "0.25x48"),
+    )
+    mutual.resume_or_load()
+    mutual.train()
+    for done in (1, 2):
+        grid = Grid.load(f"{mutual.cfg.OUTPUT_DIR}/eval/{done:07d}/grid.json")
+        assert [str(row.point) for row in grid.rows] == ["0.25x48"]
+    assert mutual.storage.history("box/AP-0.25x48").latest() == grid.rows[0].ap("box")
     assert mutual.model.training
 
 
