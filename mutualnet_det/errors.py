@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,5 +21,4 @@ def reported() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        logging.getLogger(__name__).debug("Traceback of the error below", exc_info=True)
         sys.exit(f"error: {error}")

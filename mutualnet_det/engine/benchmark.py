@@ -83,7 +83,7 @@ def _lightly_calibrated(cfg: CfgNode) -> CfgNode:
 
 
 class _CalibratedModel:
-    """A model of random weights at its grid's smallest and largest width, and its plain twins."""
+    """A model of random weights, calibrated at its grid's widths at the largest resolution."""
 
     def __init__(self, cfg: CfgNode) -> None:
         seed_all_rng(0)

@@ -284,7 +284,7 @@ def check_start(cfg: CfgNode, resume: bool) -> None:
                 f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds the checkpoint {find_weights(cfg, True)} of an "
                 "earlier run. Add --resume to continue it, or set another OUTPUT_DIR."
             )
-    elif weights and not os.path.isfile(weights):
+    elif weights and "://" not in weights and not os.path.isfile(weights):
         raise ConfigError(f"MODEL.WEIGHTS is {weights!r}, and there is no such file.")
     elif not weights and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
         raise ConfigError(
