@@ -41,7 +41,9 @@ $(READY): requirements.txt setup.py pyproject.toml tools/install_detectron2.py
 	@report=$$($(PY) tools/doctor.py) || { echo "$$report"; echo "error: the set-up does not fit; try make clean, then again" >&2; exit 1; }
 	@echo "$(CURDIR)" > $@
 
+# One thread: on a network this small, a second one costs more than it gives.
 # --resume: a quick start that was killed continues where it was.
+quickstart: export OMP_NUM_THREADS ?= 1
 quickstart: $(READY)
 	$(PY) tools/train_net.py --config-file $(CONFIG) --resume
 	$(PY) tools/eval_grid.py --config-file $(CONFIG) --resume
