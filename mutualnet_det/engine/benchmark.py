@@ -8,12 +8,14 @@ the median of the ratios.
 from __future__ import annotations
 
 import multiprocessing
+import re
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -261,5 +263,14 @@ def _train_and_report(cfg: CfgNode, steps: int, sender) -> None:
         trainer.prepare(0)
         for trainer.iter in range(steps):
             trainer.run_step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sender.send(peak / (2**20 if sys.platform == "darwin" else 2**10))
+    sender.send(_peak_memory())
+
+
+def _peak_memory() -> float:
+    """The largest resident set of this process so far, in MiB."""
+    try:  # Linux hands ru_maxrss down from the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -16,6 +16,10 @@ from .versions import Version
 from .width import Width
 
 
+def _leading(counts: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(count) for count in counts)
+
+
 class SliceCache:
     """
     Contiguous slices of a layer's parameters, for passes without gradients.
@@ -27,12 +31,12 @@ class SliceCache:
     def __init__(self) -> None:
         self._entries: dict[tuple, tuple[Version, Tensor]] = {}
 
-    def get(self, name: str, parameter: Tensor, index: tuple[slice, ...]) -> Tensor:
-        """``parameter[index]``, contiguous."""
-        key = (name, tuple(s.stop for s in index))
+    def get(self, name: str, parameter: Tensor, counts: tuple[int, ...]) -> Tensor:
+        """The leading ``counts`` of ``parameter``, contiguous."""
+        key = (name, counts)
         entry = self._entries.get(key)
         if entry is None or not entry[0].is_of(parameter):
-            piece = parameter.detach()[index].contiguous()
+            piece = parameter.detach()[_leading(counts)].contiguous()
             entry = self._entries[key] = (Version(parameter), piece)
         return entry[1]
 
@@ -62,13 +66,12 @@ class SlimmableLayer(nn.Module):
 
     def _slice(self, name: str, *counts: int) -> Tensor | None:
         """The leading ``counts`` of a parameter: a view that has gradients, or a cached copy."""
-        parameter = getattr(self, name)
+        parameter = self._parameters[name]  # at every forward of every layer: not by getattr
         if parameter is None:
             return None
-        index = tuple(slice(count) for count in counts)
         if torch.is_grad_enabled():
-            return parameter[index]
-        return self._slices.get(name, parameter, index)
+            return parameter[_leading(counts)]
+        return self._slices.get(name, parameter, counts)
 
     def train(self, mode: bool = True):
         # A write through ``parameter.data`` leaves no trace in its version; whoever does so while
