@@ -10,10 +10,12 @@ from __future__ import annotations
 import copy
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import StandardROIHeads
 from detectron2.structures import ImageList
 from fvcore.nn import FlopCountAnalysis
@@ -21,7 +23,7 @@ from fvcore.nn import jit_handles as handles
 from torch import Tensor, nn
 
 from ..data.views import resized_shape
-from ..slimmable import SlimmableLayer, sliced, width_of
+from ..slimmable import OperatingPoint, SlimmableLayer, sliced, width_of
 
 DENSE_PARTS = ("backbone", "neck", "rpn")
 PARTS = (*DENSE_PARTS, "box_head", "mask_head")
@@ -154,6 +156,36 @@ class CostCounter:
         gflops = {part: total / len(sizes) / 1e9 for part, total in sums.items()}
         gflops["box_head"] = self._box_head * num_proposals / 1e9
         return Cost(gflops, self._mask_head / 1e9, num_proposals, self._parameters)
+
+
+def count_points(
+    cfg: CfgNode,
+    model: nn.Module,
+    points: Sequence[OperatingPoint],
+    image_sizes: Sequence[Size],
+    at: Callable[[OperatingPoint], AbstractContextManager],
+) -> dict[OperatingPoint, Cost]:
+    """
+    The cost of ``model`` at every one of ``points``, each width counted once.
+
+    Args:
+        image_sizes: (height, width) of the images in px, before they are resized.
+        at: switches the model to a point, as a context.
+    """
+    sizes = {
+        resolution: padded_sizes(image_sizes, resolution, cfg.INPUT.MAX_SIZE_TEST, model.backbone)
+        for resolution in {point.resolution for point in points}
+    }
+    counters: dict[float, CostCounter] = {}
+    costs = {}
+    for point in points:
+        if point.width not in counters:
+            with at(point):
+                counters[point.width] = CostCounter(model)
+        costs[point] = counters[point.width].count(
+            sizes[point.resolution], cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+        )
+    return costs
 
 
 class _AnyStatistics:

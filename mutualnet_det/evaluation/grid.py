@@ -36,7 +36,7 @@ from ..data.coco import DatasetError, load_records, renumbered_ground_truth
 from ..errors import UserError
 from ..runtime.device import device_name, wait_for
 from ..slimmable import Calibrations, OperatingPoint, UncalibratedError
-from .cost import Cost, CostCounter, padded_sizes
+from .cost import Cost, count_points
 from .figures import write_figures
 from .files import replacing
 from .progress import Progress, check_same
@@ -126,7 +126,8 @@ def evaluate_grid(
 
     with inference_context(model), torch.no_grad():
         _calibrate(calibrations, points, calibrate, progress.folder / "calibrations.pth")
-        costs = _count_costs(cfg, model, calibrations, points, records)
+        image_sizes = [(record["height"], record["width"]) for record in records]
+        costs = count_points(cfg, model, points, image_sizes, calibrations.at)
         detector = _Detector(cfg, model, calibrations, points, _category_ids(metadata))
         _detect(detector, records, progress, costs)
 
@@ -263,30 +264,6 @@ def _calibrate(
 
 def _by_resolution(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
     return sorted(points, key=lambda point: (point.resolution, point.width))
-
-
-def _count_costs(
-    cfg: CfgNode,
-    model: GeneralizedRCNN,
-    calibrations: Calibrations,
-    points: Sequence[OperatingPoint],
-    records: Sequence[dict],
-) -> dict[OperatingPoint, Cost]:
-    image_sizes = [(record["height"], record["width"]) for record in records]
-    sizes = {
-        resolution: padded_sizes(image_sizes, resolution, cfg.INPUT.MAX_SIZE_TEST, model.backbone)
-        for resolution in {point.resolution for point in points}
-    }
-    counters: dict[float, CostCounter] = {}
-    costs = {}
-    for point in points:
-        if point.width not in counters:
-            with calibrations.at(point):
-                counters[point.width] = CostCounter(model)
-        costs[point] = counters[point.width].count(
-            sizes[point.resolution], cfg.MODEL.RPN.POST_NMS_TOPK_TEST
-        )
-    return costs
 
 
 # The images --------------------------------------------------------------------------------------

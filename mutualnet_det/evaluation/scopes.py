@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 
 from ..config import SCOPES, grid_points
 from ..slimmable import OperatingPoint, at_width
-from .cost import Cost, CostCounter, padded_sizes
+from .cost import Cost, count_points
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,9 @@ def grid_costs(cfg: CfgNode, image_size: tuple[int, int]) -> dict[OperatingPoint
         image_size: (height, width) of the image in px, before it is resized.
     """
     model = build_model(cfg).eval()
-    costs = {}
-    counters: dict[float, CostCounter] = {}
-    for point in grid_points(cfg):
-        if point.width not in counters:
-            with at_width(model, point.width):
-                counters[point.width] = CostCounter(model)
-        sizes = padded_sizes(
-            [image_size], point.resolution, cfg.INPUT.MAX_SIZE_TEST, model.backbone
-        )
-        costs[point] = counters[point.width].count(sizes, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
-    return costs
+    return count_points(
+        cfg, model, grid_points(cfg), [image_size], lambda point: at_width(model, point.width)
+    )
 
 
 def scope_spans(

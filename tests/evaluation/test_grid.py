@@ -19,6 +19,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+import mutualnet_det.evaluation.cost as cost_module
 from mutualnet_det.config import ConfigError
 from mutualnet_det.data.coco import DatasetError, register_coco
 from mutualnet_det.evaluation import Grid, evaluate_grid
@@ -94,7 +95,7 @@ class QuickCounter:
 @pytest.fixture
 def quick(monkeypatch):
     """No counting and no pictures."""
-    monkeypatch.setattr(grid_module, "CostCounter", QuickCounter)
+    monkeypatch.setattr(cost_module, "CostCounter", QuickCounter)
     monkeypatch.setattr(grid_module, "write_figures", lambda *args: None)
 
 
