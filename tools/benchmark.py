@@ -37,9 +37,9 @@ def main() -> None:
     ]
     memory = compare_memory(cfg, steps=args.rounds)
     print(f"Medians of {args.rounds} rounds on {device_name(torch.device(cfg.MODEL.DEVICE))}")
-    rows = [(c.name, c.milliseconds, c.baseline, c.ratio) for c in found]
-    headers = ("", "ms", "baseline, ms", "ratio")
-    print(tabulate(rows, headers, floatfmt=(None, ".1f", ".1f", ".3f")))
+    rows = [(c.name, c.milliseconds, c.baseline, c.extra, c.ratio) for c in found]
+    headers = ("", "ms", "baseline, ms", "extra, ms", "ratio")
+    print(tabulate(rows, headers, floatfmt=(None, ".1f", ".1f", ".2f", ".3f")))
     print(
         f"{memory.name}: {memory.milliseconds:.0f} / {memory.baseline:.0f} MiB = {memory.ratio:.3f}"
     )

@@ -42,13 +42,26 @@ class Comparison:
     Attributes:
         name: what is compared.
         milliseconds, baseline: median times, in ms.
+        extra: median of the differences, pair by pair, in ms.
         ratio: median of the ratios, pair by pair.
     """
 
     name: str
     milliseconds: float
     baseline: float
+    extra: float
     ratio: float
+
+    @classmethod
+    def of(cls, name: str, times: Sequence[tuple[float, float]]) -> Comparison:
+        """The comparison that pairs of times, in ms, make."""
+        return cls(
+            name,
+            statistics.median(mine for mine, _ in times),
+            statistics.median(other for _, other in times),
+            statistics.median(mine - other for mine, other in times),
+            statistics.median(mine / other for mine, other in times),
+        )
 
 
 def compare(
@@ -58,13 +71,7 @@ def compare(
     times: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
         times.append((_milliseconds(run, device), _milliseconds(baseline, device)))
-    times = times[1:]
-    return Comparison(
-        name,
-        statistics.median(mine for mine, _ in times),
-        statistics.median(other for _, other in times),
-        statistics.median(mine / other for mine, other in times),
-    )
+    return Comparison.of(name, times[1:])
 
 
 def _milliseconds(run: Callable[[], None], device) -> float:
@@ -151,15 +158,8 @@ def compare_switching(cfg: CfgNode, rounds: int) -> list[Comparison]:
                     lambda: subject.model.inference(images), subject.model.device
                 )
             times.append((first, steady))
-        times = times[1:]
-        found.append(
-            Comparison(
-                f"switch {other} to {point} and first forward, against the next forward",
-                statistics.median(first for first, _ in times),
-                statistics.median(steady for _, steady in times),
-                statistics.median(first / steady for first, steady in times),
-            )
-        )
+        name = f"switch {other} to {point} and first forward, against the next forward"
+        found.append(Comparison.of(name, times[1:]))
     return found
 
 
@@ -193,15 +193,8 @@ def compare_training(cfg: CfgNode, rounds: int) -> list[Comparison]:
                     _plain_step(cfg, network, batch, point), trainer.model.device
                 )
             times.append((mutual, plain))
-    times = times[1:]
-    return [
-        Comparison(
-            f"mutual step of {len(points)} passes, against as many plain trainings",
-            statistics.median(mutual for mutual, _ in times),
-            statistics.median(plain for _, plain in times),
-            statistics.median(mutual / plain for mutual, plain in times),
-        )
-    ]
+    name = f"mutual step of {len(points)} passes, against as many plain trainings"
+    return [Comparison.of(name, times[1:])]
 
 
 def _plain_step(
@@ -251,7 +244,7 @@ def compare_memory(cfg: CfgNode, steps: int) -> Comparison:
         process.join()
     mine, other = peaks["mutual"], peaks["independent"]
     name = "peak memory of mutual training, against the full network's"
-    return Comparison(name, mine, other, mine / other)
+    return Comparison.of(name, [(mine, other)])
 
 
 def _train_and_report(cfg: CfgNode, steps: int, sender) -> None:

@@ -80,6 +80,14 @@ class Calibrations:
                     "operating points and it cannot be calibrated. Use SlimmableBatchNorm2d, group "
                     "normalisation or frozen batch normalisation there."
                 )
+        # Where parameters stand: walking the modules at every switch would cost more than the rest
+        # of it, and a parameter may be replaced by another.
+        self._places = [
+            (module._parameters, name)
+            for module in model.modules()
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        ]
         self._points: dict[OperatingPoint, Statistics] = {}
         self._fingerprint: str | None = None
         self._versions: list[Version] = []
@@ -95,11 +103,8 @@ class Calibrations:
 
     def fingerprint(self) -> str:
         """The fingerprint of the model's weights as they are now."""
-        parameters = list(self.model.parameters())
-        if len(parameters) != len(self._versions) or not all(
-            version.is_of(parameter)
-            for version, parameter in zip(self._versions, parameters, strict=True)
-        ):
+        parameters = [found[name] for found, name in self._places]
+        if not self._versions or not all(map(Version.is_of, self._versions, parameters)):
             fresh = fingerprint(self.model)
             if self._points and fresh != self._fingerprint:
                 raise StaleCalibrationError(
