@@ -13,10 +13,20 @@ from detectron2.config import CfgNode, get_cfg
 from .errors import UserError
 from .slimmable import OperatingPoint
 
-METHODS = ("mutual", "independent")
+METHODS = ("mutual", "us_net", "us_net_multi_scale", "independent")
 SCOPES = ("backbone", "neck", "heads")
 PROPOSALS = ("teacher", "own")
 STATISTICS = ("batch", "frozen")
+# The losses that a sub-network of each meta-architecture has, by their key in LOSS_WEIGHTS.
+LOSS_TERMS = {
+    "MutualRCNN": ("RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK", "KEYPOINT"),
+    "MutualPanopticFPN": (
+        *("RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK", "KEYPOINT", "SEGMENTATION"),
+    ),
+    "MutualRetinaNet": ("GROUND_TRUTH", "CLASS", "BOX"),
+    "MutualSemanticSegmentor": ("GROUND_TRUTH", "SEGMENTATION"),
+    "MutualClassifier": ("GROUND_TRUTH", "CLASS"),
+}
 BAD_RECORDS = ("error", "skip")
 
 
@@ -26,12 +36,16 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # used in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.COCO_FORMAT = []
 
+    # Classes of the backbone's own classifier. 0: none, as under a detector.
+    cfg.MODEL.BACKBONE.NUM_CLASSES = 0
     # The backbone under the slimmable FPN, by its registered name.
     cfg.MODEL.FPN.BOTTOM_UP = "build_slimmable_mobilenet_v2_backbone"
 
     cfg.MUTUALNET = CfgNode()
-    # "mutual": sub-networks learn beside the full network. "independent": the largest width at the
-    # largest resolution is trained alone, the usual way.
+    # "mutual": sub-networks learn beside the full network, each at a resolution of its own.
+    # "us_net": all at the largest (arXiv 1903.05134). "us_net_multi_scale": all, the full network
+    # too, at one resolution drawn per iteration. "independent": the largest width at the largest
+    # resolution is trained alone, the usual way.
     cfg.MUTUALNET.METHOD = "mutual"
     # Smallest and largest width. The largest is the full network; it may be above 1.
     cfg.MUTUALNET.WIDTH_RANGE = (0.25, 1.0)
@@ -45,14 +59,17 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.PROPOSALS = "teacher"
     # Temperature of the class distributions that are distilled.
     cfg.MUTUALNET.TEMPERATURE = 1.0
-    # Weights of a sub-network's losses. RPN and ROI: the ground truth. CLASS, BOX and MASK: the
-    # teacher's class distribution, box deltas and masks.
+    # Weights of a sub-network's losses. From the ground truth: RPN, and GROUND_TRUTH for what gives
+    # the final answer (ROI heads, a dense head, a classifier). From the teacher: distributions over
+    # the classes, box deltas, masks, keypoint heatmaps, the pixels' distributions over the classes.
     cfg.MUTUALNET.LOSS_WEIGHTS = CfgNode()
     cfg.MUTUALNET.LOSS_WEIGHTS.RPN = 1.0
-    cfg.MUTUALNET.LOSS_WEIGHTS.ROI = 1.0
+    cfg.MUTUALNET.LOSS_WEIGHTS.GROUND_TRUTH = 1.0
     cfg.MUTUALNET.LOSS_WEIGHTS.CLASS = 1.0
     cfg.MUTUALNET.LOSS_WEIGHTS.BOX = 1.0
     cfg.MUTUALNET.LOSS_WEIGHTS.MASK = 1.0
+    cfg.MUTUALNET.LOSS_WEIGHTS.KEYPOINT = 1.0
+    cfg.MUTUALNET.LOSS_WEIGHTS.SEGMENTATION = 1.0
     # What normalisation uses in training: "batch" statistics, or "frozen" calibrated ones, with
     # widths drawn from GRID.WIDTHS only.
     cfg.MUTUALNET.STATISTICS = "batch"
@@ -119,6 +136,16 @@ def _check_order(key: str, values: Sequence, *, ascending: bool) -> None:
         _fail(key, values, f"{order} values without repeats")
 
 
+def _loss_terms(cfg: CfgNode) -> list[str]:
+    """The keys of ``LOSS_WEIGHTS`` that count; none for a meta-architecture of others."""
+    absent = {
+        "MASK": not cfg.MODEL.MASK_ON,
+        "KEYPOINT": not cfg.MODEL.KEYPOINT_ON,
+    }
+    terms = LOSS_TERMS.get(cfg.MODEL.META_ARCHITECTURE, ())
+    return [term for term in terms if not absent.get(term, False)]
+
+
 def check_config(cfg: CfgNode) -> None:
     """
     Check the project's keys; ConfigError names the key, its value and what is expected.
@@ -163,9 +190,10 @@ def check_config(cfg: CfgNode) -> None:
     for key, value in node.LOSS_WEIGHTS.items():
         if not 0 <= value < math.inf:
             _fail(f"MUTUALNET.LOSS_WEIGHTS.{key}", value, "a weight of at least 0")
-    # Without a mask head its weight alone would leave a sub-network nothing to learn from.
-    if not any(v for key, v in node.LOSS_WEIGHTS.items() if key != "MASK" or cfg.MODEL.MASK_ON):
-        _fail("MUTUALNET.LOSS_WEIGHTS", dict(node.LOSS_WEIGHTS), "a weight above 0")
+    terms = _loss_terms(cfg)
+    if terms and not any(node.LOSS_WEIGHTS[term] for term in terms):
+        found = {term: node.LOSS_WEIGHTS[term] for term in terms}
+        _fail("MUTUALNET.LOSS_WEIGHTS", found, "a weight above 0")
     if not 0 < node.TEMPERATURE < math.inf:
         _fail("MUTUALNET.TEMPERATURE", node.TEMPERATURE, "a temperature above 0")
     for key, value, least in (

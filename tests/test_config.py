@@ -60,7 +60,7 @@ def test_empty_test_point_is_the_full_network():
 @pytest.mark.parametrize(
     "key, value, expected",
     [
-        ("MUTUALNET.METHOD", "alone", "'mutual', 'independent'"),
+        ("MUTUALNET.METHOD", "alone", "'mutual', 'us_net'"),
         ("MUTUALNET.SCOPE", "head", "'backbone', 'neck', 'heads'"),
         ("MUTUALNET.PROPOSALS", "both", "'teacher', 'own'"),
         ("MUTUALNET.STATISTICS", "running", "'batch', 'frozen'"),
@@ -107,7 +107,9 @@ def test_bad_value_is_named(key, value, expected):
 
 
 def test_students_need_something_to_learn_from():
-    weights = [f"MUTUALNET.LOSS_WEIGHTS.{key}" for key in ("RPN", "ROI", "CLASS", "BOX", "MASK")]
+    weights = [
+        f"MUTUALNET.LOSS_WEIGHTS.{key}" for key in ("RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK")
+    ]
     off = [item for key in weights for item in (key, "0.0")]
     with pytest.raises(ConfigError, match="MUTUALNET.LOSS_WEIGHTS"):
         load_config(QUICKSTART, off)

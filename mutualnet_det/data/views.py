@@ -48,13 +48,14 @@ def view_at(batched_inputs: list[dict], resolution: int, max_size: int, device) 
     The same training batch at another resolution.
 
     Args:
-        batched_inputs: Detectron2's training inputs: "image" (C, H, W) and "instances" each.
+        batched_inputs: training inputs: "image" (C, H, W) each, and with a detector "instances".
         resolution: short side in pixels; the long side is at most ``max_size``.
         device: where images are resized and the view lives.
 
     Returns:
-        list[dict]: "image" (C, H', W') and "instances" with scaled ``gt_boxes``. Other ground
-        truth, masks included, keeps the scale of the source: ROI targets do not depend on it.
+        list[dict]: "image" (C, H', W'), "source_size" (H, W) and "instances" with scaled
+        ``gt_boxes``. Other ground truth, masks included, keeps the scale of the source: ROI targets
+        do not depend on it. Whatever else an input holds stays as it is.
     """
     view = []
     for item in batched_inputs:
@@ -62,7 +63,10 @@ def view_at(batched_inputs: list[dict], resolution: int, max_size: int, device) 
         shape = resized_shape(*source, resolution, max_size)
         with torch.no_grad():
             image = resize_image(item["image"].to(device), shape)
-        instances = Instances(shape, **item["instances"].get_fields())
-        instances.gt_boxes = scale_boxes(instances.gt_boxes, scale_ratio(source, shape))
-        view.append({"image": image, "instances": instances})
+        viewed = {**item, "image": image, "source_size": source}
+        if "instances" in item:
+            instances = Instances(shape, **item["instances"].get_fields())
+            instances.gt_boxes = scale_boxes(instances.gt_boxes, scale_ratio(source, shape))
+            viewed["instances"] = instances
+        view.append(viewed)
     return view

@@ -20,10 +20,13 @@ class TrainingPass(NamedTuple):
 
 class SandwichSampler:
     """
-    The sandwich rule with mutual resolutions (arXiv 1909.12978, algorithm 1): the full network at
-    the largest resolution, the narrowest and N of random width, each at a random resolution.
+    The sandwich rule (US-Net, arXiv 1903.05134): the full network, the narrowest and N of random
+    width in each iteration.
 
     Args:
+        method: at which resolutions. "mutual": the full network at the largest, each of the others
+            at one of its own (arXiv 1909.12978, algorithm 1). "us_net": all at the largest.
+            "us_net_multi_scale": all at one drawn per iteration.
         width_range: smallest and largest width; random widths are uniform between them.
         resolutions: short sides in pixels, largest first.
         num_random: N.
@@ -33,12 +36,14 @@ class SandwichSampler:
 
     def __init__(
         self,
+        method: str,
         width_range: tuple[float, float],
         resolutions: Sequence[int],
         num_random: int,
         seed: int,
         widths: Sequence[float] = (),
     ) -> None:
+        self._method = method
         self._range = width_range
         self._resolutions = list(resolutions)
         self._num_random = num_random
@@ -48,7 +53,10 @@ class SandwichSampler:
     def __call__(self, iteration: int) -> list[TrainingPass]:
         rng = stream("operating points", self._seed, iteration)
         smallest, largest = self._range
-        passes = [TrainingPass(FULL, OperatingPoint(largest, self._resolutions[0]))]
+        shared = self._resolutions[0]
+        if self._method == "us_net_multi_scale":
+            shared = int(rng.choice(self._resolutions))
+        passes = [TrainingPass(FULL, OperatingPoint(largest, shared))]
         kinds = [NARROWEST] + [RANDOM] * self._num_random
         for kind in kinds:
             if kind == NARROWEST:
@@ -57,7 +65,9 @@ class SandwichSampler:
                 width = float(rng.choice(self._widths))
             else:
                 width = float(rng.uniform(smallest, largest))
-            resolution = int(rng.choice(self._resolutions))
+            resolution = shared
+            if self._method == "mutual":
+                resolution = int(rng.choice(self._resolutions))
             passes.append(TrainingPass(kind, OperatingPoint(width, resolution)))
         return passes
 

@@ -302,7 +302,9 @@ def build_sampler(cfg: CfgNode, seed: int) -> SandwichSampler | IndependentSampl
     widths = ()
     if node.STATISTICS == "frozen":
         widths = sorted({point.width for point in grid_points(cfg)})
-    return SandwichSampler(node.WIDTH_RANGE, node.RESOLUTIONS, node.NUM_RANDOM, seed, widths)
+    return SandwichSampler(
+        node.METHOD, node.WIDTH_RANGE, node.RESOLUTIONS, node.NUM_RANDOM, seed, widths
+    )
 
 
 class SaveCheckpoint(HookBase):

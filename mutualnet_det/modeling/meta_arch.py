@@ -58,7 +58,7 @@ class RoiTargets:
 
     Attributes:
         proposals: per image, with ``proposal_boxes``, ``gt_classes``, ``gt_boxes``, ``gt_masks``.
-        foreground: the foreground ones of each.
+        foreground: the foreground ones of each, at the scale of the ground-truth masks.
         masks: (F, M, M), 0 and 1; made when first needed.
     """
 
@@ -79,12 +79,14 @@ class Teacher:
 
     Attributes:
         image_sizes: (height, width) per image, in pixels, before padding.
+        source_sizes: those of the images that the batch was resized from: its masks' scale.
         targets, predictions: on the proposals the full network sampled.
         features: its pyramid, kept only if students bring proposals of their own.
         statistics: what its norms normalised by, if not by their batch.
     """
 
     image_sizes: list[tuple[int, int]]
+    source_sizes: list[tuple[int, int]]
     targets: RoiTargets
     predictions: RoiPredictions
     features: Features | None = None
@@ -99,7 +101,7 @@ class MutualRCNN(GeneralizedRCNN):
     Args:
         proposals: "teacher": students learn on the full network's proposals; "own": on theirs.
         temperature: of the distilled class distributions.
-        loss_weights: of a student's losses, by "RPN", "ROI", "CLASS", "BOX" and "MASK".
+        loss_weights: of a student's losses, by "RPN", "GROUND_TRUTH", "CLASS", "BOX" and "MASK".
         others: as for :class:`GeneralizedRCNN`; the ROI heads are Detectron2's standard ones or
             slimmable.
     """
@@ -116,7 +118,7 @@ class MutualRCNN(GeneralizedRCNN):
         super().__init__(**kwargs)
         self.student_proposals = proposals
         self.temperature = temperature
-        self.loss_weights = dict(loss_weights or dict.fromkeys(("RPN", "ROI"), 1.0))
+        self.loss_weights = dict(loss_weights or dict.fromkeys(("RPN", "GROUND_TRUTH"), 1.0))
         width_of(self)  # joins the handles of the parts
 
     @classmethod
@@ -139,7 +141,8 @@ class MutualRCNN(GeneralizedRCNN):
         One training pass of the full network, with Detectron2's losses.
 
         Args:
-            batched_inputs: Detectron2's training inputs.
+            batched_inputs: Detectron2's training inputs, or a resolution view of them: see
+                :func:`mutualnet_det.data.views.view_at`.
 
         Returns:
             the losses, by Detectron2's names, and what the sub-networks learn from.
@@ -147,12 +150,18 @@ class MutualRCNN(GeneralizedRCNN):
         images, instances = self._inputs(batched_inputs)
         features = self.backbone(images.tensor)
         proposals, losses = self.proposal_generator(images, features, instances)
-        targets = self._targets(self.roi_heads.label_and_sample_proposals(proposals, instances))
+        source_sizes = [
+            x.get("source_size", size)
+            for x, size in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        sampled = self.roi_heads.label_and_sample_proposals(proposals, instances)
+        targets = self._targets(sampled, source_sizes)
         predictions = self._predict(features, targets.proposals, targets)
         losses = {**losses, **self._roi_losses(predictions, targets)}
         keep = self.student_proposals == "own" and self._distils
         return losses, Teacher(
             images.image_sizes,
+            source_sizes,
             targets,
             predictions.detach(),
             {k: v.detach() for k, v in features.items()} if keep else None,
@@ -193,9 +202,8 @@ class MutualRCNN(GeneralizedRCNN):
         if own:
             sampled = self.roi_heads.label_and_sample_proposals(proposals, instances)
             back = [(1 / x, 1 / y) for x, y in ratios]
-            targets = self._targets(
-                [_rescaled(*each) for each in zip(sampled, back, teacher.image_sizes, strict=True)]
-            )
+            at_full = zip(sampled, back, teacher.image_sizes, strict=True)
+            targets = self._targets([_rescaled(*x) for x in at_full], teacher.source_sizes)
             taught = self._teacher_predictions(teacher, targets) if self._distils else None
         else:
             targets, taught = teacher.targets, teacher.predictions
@@ -204,9 +212,9 @@ class MutualRCNN(GeneralizedRCNN):
                 for each in zip(targets.proposals, ratios, images.image_sizes, strict=True)
             ]
         predictions = self._predict(features, sampled, targets)
-        if weights["ROI"] > 0:
+        if weights["GROUND_TRUTH"] > 0:
             roi_losses = self._roi_losses(predictions, targets)
-            losses |= {name: weights["ROI"] * loss for name, loss in roi_losses.items()}
+            losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in roi_losses.items()}
         if taught is not None:
             losses |= self._distillation_losses(predictions, taught, targets)
         return losses
@@ -234,9 +242,15 @@ class MutualRCNN(GeneralizedRCNN):
         labels, boxes = rpn.label_and_sample_anchors(anchors, instances)
         return rpn.losses(anchors, objectness, labels, deltas, boxes)
 
-    def _targets(self, proposals: list[Instances]) -> RoiTargets:
+    def _targets(
+        self, proposals: list[Instances], source_sizes: list[tuple[int, int]]
+    ) -> RoiTargets:
         foreground, _ = select_foreground_proposals(proposals, self.roi_heads.num_classes)
-        return RoiTargets(proposals, foreground)
+        at_source = [
+            _rescaled(x, scale_ratio(x.image_size, size), size)
+            for x, size in zip(foreground, source_sizes, strict=True)
+        ]
+        return RoiTargets(proposals, at_source)
 
     def _predict(
         self, features: Features, proposals: list[Instances], targets: RoiTargets

@@ -21,7 +21,7 @@ ITERATIONS = 2000
 
 @pytest.fixture(scope="module")
 def many():
-    sampler = SandwichSampler((0.25, 1.0), RESOLUTIONS, 2, seed=3)
+    sampler = SandwichSampler("mutual", (0.25, 1.0), RESOLUTIONS, 2, seed=3)
     return [sampler(iteration) for iteration in range(ITERATIONS)]
 
 
@@ -54,22 +54,40 @@ def test_passes_of_an_iteration_are_independent(many):
     assert all(passes[2].point.width != passes[3].point.width for passes in many)
 
 
+def test_us_net_sees_the_largest_resolution_alone():
+    sampler = SandwichSampler("us_net", (0.25, 1.0), RESOLUTIONS, 2, seed=3)
+    for iteration in range(50):
+        passes = sampler(iteration)
+        assert [p.kind for p in passes] == [FULL, NARROWEST, RANDOM, RANDOM]
+        assert {p.point.resolution for p in passes} == {600}
+
+
+def test_us_net_multi_scale_shares_one_resolution():
+    sampler = SandwichSampler("us_net_multi_scale", (0.25, 1.0), RESOLUTIONS, 2, seed=3)
+    iterations = [sampler(iteration) for iteration in range(200)]
+    assert all(len({p.point.resolution for p in passes}) == 1 for passes in iterations)
+    counts = Counter(passes[0].point.resolution for passes in iterations)
+    assert set(counts) == set(RESOLUTIONS) and min(counts.values()) > 25
+
+
 def test_function_of_seed_and_iteration_alone(many):
-    again = SandwichSampler((0.25, 1.0), RESOLUTIONS, 2, seed=3)
+    again = SandwichSampler("mutual", (0.25, 1.0), RESOLUTIONS, 2, seed=3)
     order = np.random.default_rng(0).permutation(100)
     assert [again(int(i)) for i in order] == [many[i] for i in order]
-    other = SandwichSampler((0.25, 1.0), RESOLUTIONS, 2, seed=4)
+    other = SandwichSampler("mutual", (0.25, 1.0), RESOLUTIONS, 2, seed=4)
     assert [other(i) for i in range(10)] != many[:10]
 
 
 @pytest.mark.parametrize("number", [0, 1, 5])
 def test_number_of_random_networks(number):
-    passes = SandwichSampler((0.25, 1.0), RESOLUTIONS, number, seed=0)(0)
+    passes = SandwichSampler("mutual", (0.25, 1.0), RESOLUTIONS, number, seed=0)(0)
     assert [p.kind for p in passes] == [FULL, NARROWEST] + [RANDOM] * number
 
 
 def test_widths_from_a_list():
-    sampler = SandwichSampler((0.25, 1.0), RESOLUTIONS, 2, seed=0, widths=(0.25, 0.5, 1.0))
+    sampler = SandwichSampler(
+        "mutual", (0.25, 1.0), RESOLUTIONS, 2, seed=0, widths=(0.25, 0.5, 1.0)
+    )
     widths = Counter(p.point.width for i in range(300) for p in sampler(i) if p.kind == RANDOM)
     assert set(widths) == {0.25, 0.5, 1.0}
     assert min(widths.values()) > 150

@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.structures import PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -205,6 +206,28 @@ def study(model, batch, teacher, width=0.4, seed=1):
         return run(model.study, batch, teacher)
 
 
+def test_masks_of_a_view_are_cropped_at_the_scale_they_have(training_model, training_batch):
+    """The full network may see a smaller view too: its masks keep the source's scale."""
+    batch = training_batch()
+    view = view_at(batch, 32, 128, "cpu")
+    scaled = [dict(item, instances=copy.deepcopy(item["instances"])) for item in view]
+    for item, source in zip(scaled, batch, strict=True):
+        height, width = item.pop("source_size")
+        ratio = np.array([item["image"].shape[2] / width, item["image"].shape[1] / height])
+        item["instances"].gt_masks = PolygonMasks(
+            [
+                [(polygon.reshape(-1, 2) * ratio).reshape(-1) for polygon in polygons]
+                for polygons in source["instances"].gt_masks.polygons
+            ]
+        )
+    model = training_model()
+    _, found = teach(model, view)
+    _, expected = teach(model, scaled)
+    assert expected.targets.masks.mean() > 0.1
+    different = (found.targets.masks != expected.targets.masks).float().mean()
+    assert different < 0.01  # where rounding puts a pixel of the edge on the other side
+
+
 def gradients(model, loss):
     """Gradients of one loss, by parameter; those it does not reach are left out."""
     model.zero_grad()
@@ -287,7 +310,7 @@ def test_a_student_learns_from_any_batch(
 
 
 def test_weights_multiply_their_losses(training_model, training_batch):
-    weights = {"RPN": 2, "ROI": 3, "CLASS": 5, "BOX": 7, "MASK": 11}
+    weights = {"RPN": 2, "GROUND_TRUTH": 3, "CLASS": 5, "BOX": 7, "MASK": 11}
     batch = training_batch()
     plain, weighted = training_model(), training_model(**weights)
     (_, teacher), (_, other) = teach(plain, batch), teach(weighted, batch)
@@ -304,7 +327,7 @@ def test_weights_multiply_their_losses(training_model, training_batch):
 @pytest.mark.parametrize("proposals", ["teacher", "own"])
 @pytest.mark.parametrize(
     ("name", "missing"),
-    [("RPN", RPN_LOSSES), ("ROI", ROI_LOSSES), *((k, {v}) for k, v in TERMS.items())],
+    [("RPN", RPN_LOSSES), ("GROUND_TRUTH", ROI_LOSSES), *((k, {v}) for k, v in TERMS.items())],
 )
 def test_a_weight_of_zero_leaves_a_loss_out(
     training_model, training_batch, proposals, name, missing
@@ -346,7 +369,7 @@ def test_ground_truth_alone_is_the_papers_setting(training_model, training_batch
 def test_a_term_teaches_the_student_and_not_the_teacher(
     training_model, training_batch, proposals, term
 ):
-    others = {name: 0 for name in ("RPN", "ROI", *TERMS) if name != term}
+    others = {name: 0 for name in ("RPN", "GROUND_TRUTH", *TERMS) if name != term}
     model = training_model(proposals, **others)
     batch = training_batch()
     full_losses, teacher = teach(model, batch)

@@ -5,15 +5,21 @@ CVPR 2018, table 2), named as in torchvision.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from functools import partial
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from ...slimmable import Channels, SlimmableBatchNorm2d, SlimmableConv2d, Width
+from ...slimmable import Channels, SlimmableBatchNorm2d, SlimmableConv2d, SlimmableLinear, Width
+from .base import SlimmableBackbone, backbone_arguments
 
 STEM_CHANNELS = 32
+TAIL_CHANNELS = 1280
+DROPOUT = 0.2
 # Expansion t, channels c, repeats n, stride s of the first: the paper's table 2.
 STAGES = (
     (1, 16, 1, 1),
@@ -81,6 +87,7 @@ class InvertedResidual(nn.Module):
             SlimmableBatchNorm2d(out_channels, width=width),
         ]
         self.conv = nn.Sequential(*layers)
+        self.out_dim = out_channels
         # Of the dimensions, not of the counts at a width: 32 and 16 channels are both 8 at 0.25.
         self.has_shortcut = stride == 1 and in_channels == out_channels
 
@@ -88,26 +95,25 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.has_shortcut else self.conv(x)
 
 
-class MobileNetV2(Backbone):
+class MobileNetV2(SlimmableBackbone):
     """
-    MobileNetV2 up to its last block, with features at strides 4, 8, 16 and 32.
+    MobileNetV2, with features at strides 4, 8, 16 and 32 taken before the tail.
 
     Args:
         width: the handle its layers share.
         in_channels: channels of the image, never slimmed.
-        freeze_at: freeze weights, scale and shift of the first stages: 1 the stem and the block at
-            stride 2, 2 also those at stride 4, up to 5. Statistics are never frozen.
-        out_features: which of ``res2`` .. ``res5`` to give.
-
-    Input (N, 3, H, W); ``resK`` is (N, C, H / 2^K, W / 2^K).
+        num_classes: of the classifier; 0: neither tail nor classifier.
+        freeze_at: freeze the first stages: see :class:`SlimmableBackbone`.
+        out_features: which of ``res2`` .. ``res5`` and ``logits`` to give.
     """
 
     def __init__(
         self,
         width: Width,
         in_channels: int = 3,
+        num_classes: int = 0,
         freeze_at: int = 0,
-        out_features: tuple[str, ...] = tuple(OUT_FEATURES),
+        out_features: Sequence[str] = tuple(OUT_FEATURES),
     ) -> None:
         super().__init__()
         self.width = width
@@ -116,54 +122,46 @@ class MobileNetV2(Backbone):
             conv_norm_relu(Channels.fixed(in_channels), channels, 3, stride=2, width=width)
         ]
         block = partial(InvertedResidual, width=width)
-        self.feature_channels: dict[str, Channels] = {}
-        names = {index: name for name, index in OUT_FEATURES.items()}
         for expansion, base, repeats, first_stride in STAGES:
             for repeat in range(repeats):
                 layers.append(
                     block(channels, Channels(base), first_stride if repeat == 0 else 1, expansion)
                 )
                 channels = Channels(base)
-                if len(layers) - 1 in names:
-                    self.feature_channels[names[len(layers) - 1]] = channels
+        feature_channels = {name: layers[index].out_dim for name, index in OUT_FEATURES.items()}
+        if num_classes:
+            tail = tail_channels(width)
+            layers.append(conv_norm_relu(channels, tail, 1, width=width))
+            self.classifier = nn.Sequential(
+                nn.Dropout(DROPOUT),
+                SlimmableLinear(tail, Channels.fixed(num_classes), width=width),
+            )
         self.features = nn.Sequential(*layers)
-        self._out_features = list(out_features)
-        self._out_feature_strides = {name: 2 ** int(name[-1]) for name in out_features}
-        self._out_feature_channels = {
-            name: self.feature_channels[name].at(width.maximum) for name in out_features
-        }
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        self._freeze(freeze_at)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+        self.describe(feature_channels, out_features, num_classes, freeze_at)
 
-    def _freeze(self, stages: int) -> None:
-        # Stage 1 is all before the first block at stride 4; stage k ends with resk.
+    def stages(self) -> list[list[nn.Module]]:
+        layers = list(self.features)
+        # The stem and the block at stride 2 make up stage 1.
         ends = [2] + [index + 1 for index in OUT_FEATURES.values()]
-        if not 0 <= stages <= len(ends):
-            raise ValueError(f"MODEL.BACKBONE.FREEZE_AT is {stages}; expected 0 to {len(ends)}.")
-        for layer in self.features[: ends[stages - 1] if stages else 0]:
-            layer.requires_grad_(False)
+        return [layers[start:end] for start, end in itertools.pairwise([0, *ends])]
 
-    @property
-    def size_divisibility(self) -> int:
-        return 32
+    def classify(self, features: Tensor) -> Tensor:
+        tail = self.features[-1](features)
+        return self.classifier(tail.mean(dim=(2, 3)))
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        outputs = {}
-        names = {OUT_FEATURES[name]: name for name in self._out_features}
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in names:
-                outputs[names[index]] = x
-        return outputs
+
+def tail_channels(width: Width) -> Channels:
+    """The 1280-channel tail: not slimmed, but wider in a network that is wider than 1."""
+    return Channels.fixed(Channels(TAIL_CHANNELS).at(max(1.0, width.maximum)))
 
 
 @BACKBONE_REGISTRY.register()
-def build_slimmable_mobilenet_v2_backbone(cfg, input_shape: ShapeSpec) -> MobileNetV2:
-    """A MobileNetV2 of ``MUTUALNET.WIDTH_RANGE``, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
-    return MobileNetV2(
-        Width(*cfg.MUTUALNET.WIDTH_RANGE),
-        in_channels=input_shape.channels,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-    )
+def build_slimmable_mobilenet_v2_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MobileNetV2:
+    """A slimmable MobileNetV2: see :func:`backbone_arguments`."""
+    return MobileNetV2(**backbone_arguments(cfg, input_shape))
