@@ -35,9 +35,10 @@ setup(
         "pillow>=9.0",
         "matplotlib>=3.6",
         "shapely>=2.0",
+        "safetensors>=0.4",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "tabulate>=0.8",
     ],
-    extras_require={"dev": ["pytest>=7.4", "pytest-xdist>=3.0", "ruff>=0.5"]},
+    extras_require={"dev": ["pytest>=7.4", "pytest-xdist>=3.0", "ruff>=0.5", "timm>=1.0"]},
 )

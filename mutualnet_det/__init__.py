@@ -9,10 +9,21 @@ import os
 
 from . import modeling  # noqa: F401  (registers)
 from .config import add_mutualnet_config, load_config
+from .data.classification import register_builtin
 from .data.shapes import register_shapes
+from .data.shapes_classes import register_shapes_classes
+from .data.shapes_keypoints import register_shapes_keypoints
+from .data.shapes_panoptic import register_shapes_panoptic
+from .data.shapes_semantic import register_shapes_semantic
 from .slimmable import OperatingPoint
 
-register_shapes(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+_root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+register_shapes(_root)
+register_shapes_keypoints(_root)
+register_shapes_panoptic(_root)
+register_shapes_semantic(_root)
+register_shapes_classes(_root)
+register_builtin(_root)
 
 __version__ = "0.1.0"
 __all__ = ["OperatingPoint", "add_mutualnet_config", "load_config"]

@@ -36,6 +36,9 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # used in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.COCO_FORMAT = []
 
+    # Image classification: folders with one subfolder of images per class: [name, folder] each.
+    cfg.DATASETS.IMAGE_FOLDERS = []
+
     # Classes of the backbone's own classifier. 0: none, as under a detector.
     cfg.MODEL.BACKBONE.NUM_CLASSES = 0
     # The backbone under the slimmable FPN, by its registered name.
@@ -49,6 +52,9 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.METHOD = "mutual"
     # Smallest and largest width. The largest is the full network; it may be above 1.
     cfg.MUTUALNET.WIDTH_RANGE = (0.25, 1.0)
+    # Whether training may start from weights that were not trained at the smaller widths, as those
+    # of an ordinary network are not. If not, it is an error.
+    cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = False
     # Short sides in pixels, largest first. The full network sees the first, sub-networks any.
     cfg.MUTUALNET.RESOLUTIONS = (600, 480, 360, 240)
     # How far the network slims: "backbone", "neck" or "heads".
@@ -92,6 +98,26 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # the largest resolution.
     cfg.MUTUALNET.TEST_POINT = ""
 
+    # For the meta-architecture MutualClassifier.
+    cfg.MUTUALNET.CLASSIFICATION = CfgNode()
+    # Area of the random training crop, as a fraction of the image's.
+    cfg.MUTUALNET.CLASSIFICATION.CROP_SCALE = (0.25, 1.0)
+    # Pixels that an image of the largest resolution is padded by before a random crop of that
+    # resolution. Above 0 it replaces CROP_SCALE, as is usual on CIFAR.
+    cfg.MUTUALNET.CLASSIFICATION.PADDING = 0
+    # Strength of the random changes of brightness, contrast and saturation, and of the random
+    # shifts along the principal components of ImageNet's colours. 0: none.
+    cfg.MUTUALNET.CLASSIFICATION.COLOR_JITTER = 0.0
+    cfg.MUTUALNET.CLASSIFICATION.LIGHTING = 0.0
+    cfg.MUTUALNET.CLASSIFICATION.LABEL_SMOOTHING = 0.0
+    # Decay per iteration of the moving average of the weights that a training ends with. 0: it ends
+    # with the weights themselves.
+    cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY = 0.0
+    # Fraction of the short side that the centre crop of evaluation keeps (224 of 256 px: 0.875).
+    cfg.MUTUALNET.CLASSIFICATION.TEST_CROP = 0.875
+    # Images per forward in evaluation. Time is measured on single images.
+    cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE = 64
+
     # What becomes of an annotation or image that cannot be used: "error" names it and stops, "skip"
     # leaves it out and counts it.
     cfg.MUTUALNET.BAD_RECORDS = "error"
@@ -134,6 +160,11 @@ def _check_order(key: str, values: Sequence, *, ascending: bool) -> None:
     if list(values) != sorted(set(values), reverse=not ascending):
         order = "ascending" if ascending else "descending"
         _fail(key, values, f"{order} values without repeats")
+
+
+def is_classification(cfg: CfgNode) -> bool:
+    """Whether the config trains a classification network instead of a detector."""
+    return cfg.MODEL.META_ARCHITECTURE == "MutualClassifier"
 
 
 def _loss_terms(cfg: CfgNode) -> list[str]:
@@ -180,7 +211,9 @@ def check_config(cfg: CfgNode) -> None:
         check_points([test_point(cfg)], cfg)
     except ValueError as error:
         raise ConfigError(f"MUTUALNET.TEST_POINT is {node.TEST_POINT!r}. {error}") from None
-    if tuple(cfg.INPUT.MIN_SIZE_TRAIN) != (node.RESOLUTIONS[0],):
+    if is_classification(cfg):
+        _check_classification(cfg)
+    elif tuple(cfg.INPUT.MIN_SIZE_TRAIN) != (node.RESOLUTIONS[0],):
         _fail(
             "INPUT.MIN_SIZE_TRAIN",
             tuple(cfg.INPUT.MIN_SIZE_TRAIN),
@@ -210,6 +243,25 @@ def check_config(cfg: CfgNode) -> None:
             _fail(key, value, f"at least {least}")
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         _fail("SOLVER.AMP.ENABLED", True, f"False where MODEL.DEVICE is {cfg.MODEL.DEVICE!r}")
+
+
+def _check_classification(cfg: CfgNode) -> None:
+    node, key = cfg.MUTUALNET.CLASSIFICATION, "MUTUALNET.CLASSIFICATION"
+    if cfg.MODEL.BACKBONE.NUM_CLASSES < 1:
+        _fail("MODEL.BACKBONE.NUM_CLASSES", cfg.MODEL.BACKBONE.NUM_CLASSES, "at least 1")
+    scale = node.CROP_SCALE
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        _fail(f"{key}.CROP_SCALE", scale, "(smallest, largest) with 0 < smallest <= largest <= 1")
+    for name, low, high in (("LABEL_SMOOTHING", 0, 1), ("EMA_DECAY", 0, 1)):
+        if not low <= node[name] < high:
+            _fail(f"{key}.{name}", node[name], f"a number from {low} to below {high}")
+    for name in ("PADDING", "COLOR_JITTER", "LIGHTING"):
+        if not 0 <= node[name] < math.inf:
+            _fail(f"{key}.{name}", node[name], "at least 0")
+    if not 0 < node.TEST_CROP <= 1:
+        _fail(f"{key}.TEST_CROP", node.TEST_CROP, "a fraction above 0, up to 1")
+    if node.TEST_BATCH_SIZE < 1:
+        _fail(f"{key}.TEST_BATCH_SIZE", node.TEST_BATCH_SIZE, "at least 1")
 
 
 def full_point(cfg: CfgNode) -> OperatingPoint:

@@ -10,7 +10,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from mutualnet_det.config import load_config
-from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.data.check import check_datasets
 from mutualnet_det.engine.benchmark import (
     compare_inference,
     compare_memory,

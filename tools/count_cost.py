@@ -9,7 +9,6 @@ from tabulate import tabulate
 
 from mutualnet_det.config import load_config
 from mutualnet_det.errors import reported
-from mutualnet_det.evaluation.cost import PARTS
 from mutualnet_det.evaluation.scopes import grid_costs, scope_spans
 
 
@@ -31,15 +30,17 @@ def main() -> None:
     args = parser.parse_args()
     cfg = load_config(args.config_file, args.opts)
     size = tuple(args.image_size)
+    costs = grid_costs(cfg, size)
     rows = [
         (point, cost.total(args.detections), *cost.by_part(args.detections).values())
-        for point, cost in grid_costs(cfg, size).items()
+        for point, cost in costs.items()
     ]
+    parts = next(iter(costs.values())).by_part(0)
     print(
         f"GFLOPs at scope {cfg.MUTUALNET.SCOPE!r}, {cfg.MODEL.RPN.POST_NMS_TOPK_TEST} proposals, "
     )
     print(f"{args.detections:g} detections, on an image of {size[1]} x {size[0]} px\n")
-    print(tabulate(rows, ("point", "total", *PARTS), floatfmt=".3f"))
+    print(tabulate(rows, ("point", "total", *parts), floatfmt=".3f"))
     print("\nWhat each scope spans over this grid:")
     for span in scope_spans(cfg, size, args.detections):
         print(span)

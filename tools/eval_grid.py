@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """
-Evaluate a trained detector at every operating point of a grid: AP, cost and time, the query table.
+Evaluate a trained detector or classifier at every operating point of a grid: AP or accuracy, cost
+and time, the query table.
 
 Used like train_net.py: --config-file, --resume and KEY VALUE overrides. --resume continues an
 evaluation that was interrupted.
@@ -21,7 +22,7 @@ from detectron2.utils.logger import setup_logger
 
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import check_output_dir, check_points, grid_points, load_config
-from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.data.check import check_datasets
 from mutualnet_det.engine import calibrate_points
 from mutualnet_det.engine.calibration import calibration_images
 from mutualnet_det.errors import reported
@@ -110,7 +111,7 @@ def main(args: argparse.Namespace) -> None:
         calibrations,
         points,
         output,
-        calibrate=functools.partial(calibrate_points, cfg, calibrations, images=images),
+        calibrate=functools.partial(calibrate_points, cfg, model, calibrations, images=images),
         resume=args.resume,
     )
     print(f"\n{grid.query_table()}\n\nEverything is in {output}, pictures in {output}/figures.")

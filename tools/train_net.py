@@ -12,27 +12,13 @@ import argparse
 import os
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.utils.logger import setup_logger
+from detectron2.engine import default_argument_parser, launch
 
 from mutualnet_det.checkpoint import find_weights, load_detector
-from mutualnet_det.config import check_num_gpus, check_output_dir, load_config, test_point
-from mutualnet_det.data.coco import check_datasets
-from mutualnet_det.engine import MutualTrainer, check_start
+from mutualnet_det.config import check_num_gpus, test_point
+from mutualnet_det.engine import MutualTrainer, setup
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation import Grid, evaluate_grid
-
-
-def setup(args: argparse.Namespace) -> CfgNode:
-    """The checked config of a run, with OUTPUT_DIR, loggers and seeds set up."""
-    cfg = load_config(args.config_file, args.opts)
-    check_output_dir(cfg.OUTPUT_DIR)
-    if not args.eval_only:
-        check_start(cfg, args.resume)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, name="mutualnet_det")
-    check_datasets(cfg)
-    return cfg
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> Grid:

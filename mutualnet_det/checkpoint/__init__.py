@@ -1,14 +1,19 @@
 """Reading and writing checkpoints: safely, strictly, with what the weights were trained for."""
 
 from .checkpointer import CheckpointError, MutualCheckpointer, find_weights, load_detector
+from .exporting import export_backbone
+from .importing import ImportReport, import_backbone
 from .provenance import check_provenance, provenance
 from .reading import read_checkpoint
 
 __all__ = [
     "CheckpointError",
+    "ImportReport",
     "MutualCheckpointer",
     "check_provenance",
+    "export_backbone",
     "find_weights",
+    "import_backbone",
     "load_detector",
     "provenance",
     "read_checkpoint",

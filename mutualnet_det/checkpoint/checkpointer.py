@@ -7,17 +7,22 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
+from ..modeling.backbones import SlimmableBackbone
+from ..modeling.build import build_network
+from ..modeling.classifier import network_of
 from ..slimmable import Calibrations
-from .provenance import check_provenance, provenance
+from .importing import recognise_state
+from .layouts import classifier_entries
+from .provenance import check_provenance, check_width_range, provenance
 from .reading import CheckpointError, read_checkpoint
+from .writing import write_checkpoint
 
-# A backbone's own state dict, torchvision's included, names its layers so.
-BACKBONE_PREFIX = "features."
+# What a detector's state dict names its backbone; a backbone's own state dict goes without.
+DETECTOR_PREFIX = "backbone."
 
 
 class MutualCheckpointer(Checkpointer):
@@ -25,11 +30,11 @@ class MutualCheckpointer(Checkpointer):
     fvcore's checkpointer, made safe and strict.
 
     A file is written beside its place and moved there whole. It is read without running code from
-    it. A checkpoint fits the model exactly or is refused; one of a backbone alone (torchvision's
-    names) fits the model's backbone exactly.
+    it. A checkpoint fits the model exactly or is refused; one of a backbone alone (imported,
+    pretrained here or torchvision's) fits the model's backbone exactly.
 
     Args:
-        model: a detector of this project.
+        model: a detector of this project, or a classification network: see :func:`network_of`.
         cfg: its config, checked against what a checkpoint says it was trained for.
         save_dir: folder of the checkpoints.
         checkpointables: saved and, on resume, loaded beside the model.
@@ -38,8 +43,6 @@ class MutualCheckpointer(Checkpointer):
     def __init__(self, model: nn.Module, cfg: CfgNode, save_dir: str = "", **checkpointables: Any):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.cfg = cfg
-        # Whether what was loaded last was a backbone, not a whole detector.
-        self.is_backbone_only = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """
@@ -60,8 +63,7 @@ class MutualCheckpointer(Checkpointer):
         data |= {key: value.state_dict() for key, value in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        torch.save({**data, **kwargs}, path + ".tmp")
-        os.replace(path + ".tmp", path)
+        write_checkpoint(path, {**data, **kwargs})
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -70,13 +72,16 @@ class MutualCheckpointer(Checkpointer):
             file.write(last_filename_basename)
         os.replace(path + ".tmp", path)
 
-    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+    def load(
+        self, path: str, checkpointables: list[str] | None = None, whole: bool = False
+    ) -> dict[str, Any]:
         """
         Load the model and what was saved beside it.
 
         Args:
             path: of the file, or a web address, which is downloaded once.
             checkpointables: names of what to load beside the model; None: all there is.
+            whole: refuse a backbone where the model is a detector.
 
         Returns:
             what else the file holds.
@@ -86,6 +91,16 @@ class MutualCheckpointer(Checkpointer):
         """
         self.logger.info("Loading %s", path)
         checkpoint = read_checkpoint(self.path_manager.get_local_path(path))
+        state = {key.removeprefix("module."): v for key, v in checkpoint.pop("model").items()}
+        is_part = not isinstance(self.model, SlimmableBackbone) and not any(
+            key.startswith(DETECTOR_PREFIX) for key in state
+        )
+        if is_part and whole:
+            raise CheckpointError(
+                f"{path} holds a backbone alone; evaluation needs a trained detector. Set "
+                "MODEL.WEIGHTS to its checkpoint, or add --resume to take the last one in "
+                "OUTPUT_DIR."
+            )
         try:
             check_provenance(checkpoint.get("mutualnet", {}), self.cfg, path)
         except ValueError as error:
@@ -97,7 +112,14 @@ class MutualCheckpointer(Checkpointer):
                     f"{path} holds no {name!r}, so nothing can go on from it. To start from its "
                     "weights, set MODEL.WEIGHTS to it and another OUTPUT_DIR."
                 )
-        self._load_weights(checkpoint.pop("model"), path)
+        target: nn.Module = self.model
+        if is_part:
+            target = getattr(self.model.backbone, "bottom_up", self.model.backbone)
+            state = self._without_classifier(state, target)
+        _check_fits(state, target, path)
+        if isinstance(target, SlimmableBackbone) and "mutualnet" not in checkpoint:
+            self._check_static(path)
+        target.load_state_dict(state)
         for name in names:
             try:
                 self.checkpointables[name].load_state_dict(checkpoint.pop(name))
@@ -108,21 +130,22 @@ class MutualCheckpointer(Checkpointer):
                 ) from error
         return checkpoint
 
-    def _load_weights(self, state: dict[str, Any], path: str) -> None:
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-        target: nn.Module = self.model
-        self.is_backbone_only = all(k.startswith((BACKBONE_PREFIX, "classifier.")) for k in state)
-        if self.is_backbone_only:
-            target = self.model.backbone.bottom_up
-            # A classification network goes on after the last feature; the detector does not.
-            layers = {_layer(key) for key in target.state_dict()}
-            state = {key: value for key, value in state.items() if _layer(key) in layers}
-        _check_fits(state, target, path)
-        target.load_state_dict(state)
+    def _without_classifier(self, state: dict[str, Any], backbone: nn.Module) -> dict[str, Any]:
+        """What a detector takes of a classification network, which goes on after the features."""
+        own = backbone.state_dict()
+        head = {key for key in classifier_entries(self.cfg) if key not in own}
+        return {key: value for key, value in state.items() if key not in head}
 
-
-def _layer(key: str) -> str:
-    return ".".join(key.split(".")[:2])
+    def _check_static(self, path: str) -> None:
+        """A state dict of others is taken for an ordinary network's, of the largest width."""
+        largest = float(self.cfg.MUTUALNET.WIDTH_RANGE[1])
+        try:
+            check_width_range([largest, largest], self.cfg, path)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} does not say which widths it was trained at, so it counts as an ordinary "
+                f"network. {error}"
+            ) from error
 
 
 def _check_fits(state: dict[str, Any], model: nn.Module, path: str) -> None:
@@ -139,8 +162,19 @@ def _check_fits(state: dict[str, Any], model: nn.Module, path: str) -> None:
             f"{path} is of another architecture than the config's {type(model).__name__}. Of its "
             f"{len(expected)} entries {len(missing)} are missing and {len(unfit)} have another "
             f"shape; {len(unknown)} are unknown: "
-            f"{'; '.join(missing[:2] + unfit[:2] + unknown[:2])}."
+            f"{'; '.join(missing[:2] + unfit[:2] + unknown[:2])}.{_hint(state, model, path)}"
         )
+
+
+def _hint(state: dict[str, Any], model: nn.Module, path: str) -> str:
+    """What to do about a backbone in the names of another code base."""
+    if not isinstance(model, SlimmableBackbone):
+        return ""
+    try:
+        layout, _, _ = recognise_state(state, path)
+    except CheckpointError:
+        return ""
+    return f" It is {layout}: convert it with tools/import_backbone.py first."
 
 
 def find_weights(cfg: CfgNode, resume: bool = False) -> str:
@@ -162,20 +196,17 @@ def find_weights(cfg: CfgNode, resume: bool = False) -> str:
 
 def load_detector(cfg: CfgNode, path: str) -> tuple[nn.Module, Calibrations]:
     """
-    A detector in evaluation mode, on ``MODEL.DEVICE``, with the calibrations its checkpoint holds.
+    A detector, or a classifier if ``cfg`` says so, in evaluation mode, on ``MODEL.DEVICE``, with
+    the calibrations its checkpoint holds.
 
     Args:
-        path: a checkpoint of a detector trained with ``cfg``.
+        path: a checkpoint of a model trained with ``cfg``.
     """
-    model = build_model(cfg).eval()
-    checkpointer = MutualCheckpointer(model, cfg)
-    extra = checkpointer.load(path, checkpointables=[])
-    if checkpointer.is_backbone_only:
-        raise CheckpointError(
-            f"{path} holds a backbone alone; evaluation needs a trained detector. Set "
-            "MODEL.WEIGHTS to its checkpoint, or add --resume to take the last one in OUTPUT_DIR."
-        )
-    calibrations = Calibrations(model)
+    model = build_network(cfg).eval()
+    network = network_of(model)
+    checkpointer = MutualCheckpointer(network, cfg)
+    extra = checkpointer.load(path, checkpointables=[], whole=True)
+    calibrations = Calibrations(network)
     if "calibrations" in extra:
         calibrations.load_state_dict(extra["calibrations"])
     return model, calibrations

@@ -2,47 +2,95 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from detectron2.config import CfgNode
 
+from ..config import is_classification
+
+logger = logging.getLogger(__name__)
+
+# Where a config names its backbone: under a pyramid, and elsewhere.
+BUILDER_KEYS = ("MODEL.FPN.BOTTOM_UP", "MODEL.BACKBONE.NAME")
+RESNET_BUILDER = "build_slimmable_resnet_backbone"
+
+
+def backbone_builder(cfg: CfgNode) -> tuple[str, str]:
+    """The key that names the backbone itself, and the registered name it gives."""
+    key = BUILDER_KEYS["fpn" not in cfg.MODEL.BACKBONE.NAME]
+    return key, cfg.MODEL.FPN.BOTTOM_UP if key == BUILDER_KEYS[0] else cfg.MODEL.BACKBONE.NAME
+
 
 def provenance(cfg: CfgNode) -> dict[str, Any]:
     """What stands in a checkpoint beside the weights; plain values only."""
+    key, builder = backbone_builder(cfg)
+    architecture: dict[str, Any] = {key: builder}
+    if builder == RESNET_BUILDER:
+        architecture["MODEL.RESNETS.DEPTH"] = cfg.MODEL.RESNETS.DEPTH
+    if not is_classification(cfg):
+        architecture["MUTUALNET.SCOPE"] = cfg.MUTUALNET.SCOPE
+    resolutions = cfg.MUTUALNET.RESOLUTIONS
+    if cfg.MUTUALNET.METHOD in ("us_net", "independent"):
+        resolutions = resolutions[:1]
     return {
         "preprocessing": {
             "INPUT.FORMAT": cfg.INPUT.FORMAT,
             "MODEL.PIXEL_MEAN": [float(x) for x in cfg.MODEL.PIXEL_MEAN],
             "MODEL.PIXEL_STD": [float(x) for x in cfg.MODEL.PIXEL_STD],
         },
-        "architecture": {
-            "MODEL.FPN.BOTTOM_UP": cfg.MODEL.FPN.BOTTOM_UP,
-            "MUTUALNET.SCOPE": cfg.MUTUALNET.SCOPE,
-        },
-        "width_range": [float(x) for x in cfg.MUTUALNET.WIDTH_RANGE],
-        "resolutions": [int(x) for x in cfg.MUTUALNET.RESOLUTIONS],
+        "architecture": architecture,
+        "width_range": _trained_widths(cfg),
+        "resolutions": [int(x) for x in resolutions],
     }
+
+
+def _trained_widths(cfg: CfgNode) -> list[float]:
+    """Smallest and largest width that a config trains."""
+    smallest, largest = (float(x) for x in cfg.MUTUALNET.WIDTH_RANGE)
+    return [largest if cfg.MUTUALNET.METHOD == "independent" else smallest, largest]
 
 
 def check_provenance(saved: dict[str, Any], cfg: CfgNode, path: str) -> None:
     """
     ValueError, naming file, key and both values, where a checkpoint does not fit a config.
 
-    Resolutions may differ: fine-tuning at others is legitimate.
+    A checkpoint may be a backbone's: it is then held against the config's backbone. What it does
+    not say is not checked. Resolutions may differ: fine-tuning at others is legitimate.
     """
     wanted = provenance(cfg)
     for group in ("preprocessing", "architecture"):
+        found = saved.get(group, {})
         for key, value in wanted[group].items():
-            if group in saved and saved[group].get(key, value) != value:
+            names = BUILDER_KEYS if key in BUILDER_KEYS else (key,)
+            was = next((found[name] for name in names if name in found), value)
+            if was != value:
                 raise ValueError(
-                    f"{path} was trained with {key} {saved[group][key]}, the config has {value}. "
+                    f"{path} was trained with {key} {was}, the config has {value}. "
                     f"Set {key} in the config, or use weights trained that way."
                 )
-    low, high = saved.get("width_range", wanted["width_range"])
-    smallest, largest = wanted["width_range"]
-    if smallest < low or largest != high:
+    check_width_range(saved.get("width_range", wanted["width_range"]), cfg, path)
+
+
+def check_width_range(trained: list[float], cfg: CfgNode, path: str) -> None:
+    """
+    ValueError, naming both ranges, where a config asks for widths that weights are not trained at.
+
+    With ``MUTUALNET.ALLOW_UNTRAINED_WIDTHS`` narrower widths are a warning.
+    """
+    low, high = trained
+    smallest, largest = _trained_widths(cfg)
+    was = f"at widths {low} to {high}" if low < high else f"at width {high} alone"
+    found = (
+        f"{path} was trained {was}, MUTUALNET.WIDTH_RANGE is {tuple(cfg.MUTUALNET.WIDTH_RANGE)}."
+    )
+    if largest != high:
+        raise ValueError(f"{found} The largest width must be the same and the smallest not below.")
+    if smallest < low and not cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS:
         raise ValueError(
-            f"{path} was trained at widths {low} to {high}, MUTUALNET.WIDTH_RANGE is "
-            f"({smallest}, {largest}). The largest width must be the same and the smallest not "
-            "below."
+            f"{found} Widths below {low} would start untrained. Raise the smallest width, take "
+            "weights trained at it, or set MUTUALNET.ALLOW_UNTRAINED_WIDTHS True to train on from "
+            "these."
         )
+    if smallest < low:
+        logger.warning("%s Widths below %s start untrained.", found, low)

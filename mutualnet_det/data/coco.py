@@ -15,6 +15,8 @@ from detectron2.data.datasets import load_coco_json
 from pycocotools import mask as mask_util
 
 from .coco_check import CheckedCoco, DatasetError, check_coco_format, shortened
+from .keypoints import check_keypoints
+from .semantic import check_semantic
 
 __all__ = [
     "CheckedCoco",
@@ -132,19 +134,26 @@ def check_datasets(cfg: CfgNode) -> None:
             if name not in DatasetCatalog:
                 raise DatasetError(_unknown_name(f"DATASETS.{key}", name))
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        if cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "MutualSemanticSegmentor"):
+            check_semantic(cfg, name)
+            continue
         if not _is_coco(name):
             continue
         json_file, image_root = _files(name)
         training = name in cfg.DATASETS.TRAIN
         checked = _check(name, json_file, image_root, need_instances=training, **_demands(cfg))
         classes = checked.class_names
-        if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        dense = cfg.MODEL.META_ARCHITECTURE in ("RetinaNet", "MutualRetinaNet")
+        head = "RETINANET" if dense else "ROI_HEADS"
+        expected = cfg.MODEL[head].NUM_CLASSES
+        if len(classes) != expected:
             raise DatasetError(
                 f"The data set {name!r} has {len(classes)} categories ({', '.join(classes[:10])}"
-                f"{', ...' if len(classes) > 10 else ''}), but MODEL.ROI_HEADS.NUM_CLASSES is "
-                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}. Set it to {len(classes)}; categories without "
-                "objects count too."
+                f"{', ...' if len(classes) > 10 else ''}), but MODEL.{head}.NUM_CLASSES is "
+                f"{expected}. Set it to {len(classes)}; categories without objects count too."
             )
+        if cfg.MODEL.KEYPOINT_ON:
+            check_keypoints(cfg, name, json_file, checked)
         if training and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
             _check_no_rle(json_file, checked)
 

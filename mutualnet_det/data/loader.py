@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data.build import filter_images_with_only_crowd_annotations, trivial_batch_collator
@@ -15,16 +16,19 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from ..config import LOSS_TERMS, is_classification
+from .classification import ClassificationMapper, load_classification_records
 from .coco import DatasetError, load_records
 from .sampler import TrainingBatchSampler
+from .semantic import SemanticMapper
 
 logger = logging.getLogger(__name__)
 
 
 class SeededMapper:
-    """Detectron2's mapper, with randomness that depends on a seed alone."""
+    """A mapper, Detectron2's or another, with randomness that depends on a seed alone."""
 
-    def __init__(self, mapper: DatasetMapper) -> None:
+    def __init__(self, mapper: Callable[[dict], dict]) -> None:
         self._mapper = mapper
 
     def __call__(self, record: dict, seed: int) -> dict:
@@ -40,7 +44,9 @@ class SeededMapper:
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
-            return self._mapper(record)
+            with torch.random.fork_rng(devices=[]):  # torchvision's transforms draw from torch
+                torch.manual_seed(seed)
+                return self._mapper(record)
         except Exception as error:
             raise DatasetError(f"Cannot use {record['file_name']}: {error}") from error
         finally:
@@ -93,8 +99,12 @@ class TrainingImages(Dataset):
 
 def training_records(cfg: CfgNode) -> list[dict]:
     """The records of ``DATASETS.TRAIN``, without empty images if the config filters them."""
+    if is_classification(cfg):
+        return [r for name in cfg.DATASETS.TRAIN for r in load_classification_records(name)]
     records = [record for name in cfg.DATASETS.TRAIN for record in load_records(cfg, name)]
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+    # Semantic ground truth comes without annotations.
+    has_instances = any("annotations" in record for record in records)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and has_instances:
         records = filter_images_with_only_crowd_annotations(records)
     if not records:
         raise DatasetError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN} holds no image with an instance.")
@@ -105,23 +115,30 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
     """
     Endless batches from iteration ``start`` on, the same whatever ``DATALOADER.NUM_WORKERS``.
 
-    Yields this rank's share of a batch: Detectron2's training inputs, each with "skipped" beside,
+    Yields this rank's share of a batch: Detectron2's training inputs, or those of
+    :class:`~mutualnet_det.data.classification.ClassificationMapper`, each with "skipped" beside,
     the files in whose place it stands. DatasetError, naming the file, if an image cannot be used
     and ``MUTUALNET.BAD_RECORDS`` is "error".
     """
     records = training_records(cfg)
     sampler = TrainingBatchSampler(
-        [record["width"] > record["height"] for record in records],
+        [record.get("width", 0) > record.get("height", 0) for record in records],
         cfg.SOLVER.IMS_PER_BATCH,
         seed,
         start,
         comm.get_rank(),
         comm.get_world_size(),
     )
+    # Crops of classification are square, their records hold no size.
+    classifies = is_classification(cfg)
+    mapper = ClassificationMapper(cfg) if classifies else DatasetMapper(cfg, is_train=True)
+    if "SEGMENTATION" in LOSS_TERMS.get(cfg.MODEL.META_ARCHITECTURE, ()):
+        head = cfg.MODEL.SEM_SEG_HEAD
+        mapper = SemanticMapper(mapper, head.NUM_CLASSES, head.IGNORE_VALUE)
     loader = DataLoader(
         TrainingImages(
             DatasetFromList(records, copy=False),
-            SeededMapper(DatasetMapper(cfg, is_train=True)),
+            SeededMapper(mapper),
             skips=cfg.MUTUALNET.BAD_RECORDS == "skip",
         ),
         batch_sampler=sampler,

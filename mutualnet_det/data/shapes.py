@@ -12,8 +12,9 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from iopath.common.file_io import file_lock
@@ -141,7 +142,7 @@ def generate_shapes(
                 _claim(json_file, image_root, source)
                 logger.info("Generating %d images in %s", num_images, image_root)
                 data = _write_images(variant, image_root, num_images, seed)
-                _write_atomically(json_file, json.dumps({"info": source, **data}).encode())
+                write_atomically(json_file, json.dumps({"info": source, **data}).encode())
     except OSError as error:
         raise DatasetError(
             f"Cannot write the generated data set {variant.name!r} below {root}: {error}. "
@@ -163,14 +164,14 @@ def _image_name(index: int) -> str:
     return f"{index + 1:06d}.jpg"
 
 
-def _marker(image_root: str) -> str:
-    """The file that says whose images these are. It is written before the first of them."""
-    return os.path.join(image_root, ".source.json")
+def marker_of(folder: str) -> str:
+    """The file that says whose files these are. It is written before the first of them."""
+    return os.path.join(folder, ".source.json")
 
 
 def _is_complete(json_file: str, image_root: str, source: dict, num_images: int) -> bool:
     """The JSON is written last, so only images deleted since need to be looked for."""
-    data = _read_json(json_file)
+    data = read_json(json_file)
     if not isinstance(data, dict) or data.get("info") != source:
         return False
     present = set(os.listdir(image_root)) if os.path.isdir(image_root) else set()
@@ -180,31 +181,37 @@ def _is_complete(json_file: str, image_root: str, source: dict, num_images: int)
 
 
 def _claim(json_file: str, image_root: str, source: dict) -> None:
-    """Leave in the folder only images of this very source, and refuse to touch anybody else's."""
-    marker = _marker(image_root)
-    present = os.listdir(image_root) if os.path.isdir(image_root) else []
-    if any(not file.startswith(".") for file in present) and not os.path.exists(marker):
-        raise DatasetError(
-            f"{image_root} holds files that this project did not generate. Move them, or point the "
-            "environment variable DETECTRON2_DATASETS to another folder."
-        )
+    """See :func:`claim_folder`; the JSON file goes too, until all images are there."""
     if os.path.exists(json_file):
-        data = _read_json(json_file)
+        data = read_json(json_file)
         info = data.get("info") if isinstance(data, dict) else None
         ours = isinstance(info, dict) and info.get("description") == source["description"]
-        if not ours and not os.path.exists(marker):
+        if not ours and not os.path.exists(marker_of(image_root)):
             raise DatasetError(f"{json_file} is not of this project's making. Move it away.")
+    claim_folder(image_root, source)
+    if os.path.exists(json_file):
         os.remove(json_file)
-    if os.path.exists(marker) and _read_json(marker) != source:
-        shutil.rmtree(image_root)
-    os.makedirs(image_root, exist_ok=True)
-    for file in os.listdir(image_root):
+
+
+def claim_folder(folder: str, source: dict) -> None:
+    """Leave in the folder only files of this very source, and refuse to touch anybody else's."""
+    marker = marker_of(folder)
+    present = os.listdir(folder) if os.path.isdir(folder) else []
+    if any(not file.startswith(".") for file in present) and not os.path.exists(marker):
+        raise DatasetError(
+            f"{folder} holds files that this project did not generate. Move them, or point the "
+            "environment variable DETECTRON2_DATASETS to another folder."
+        )
+    if os.path.exists(marker) and read_json(marker) != source:
+        shutil.rmtree(folder)
+    os.makedirs(folder, exist_ok=True)
+    for file in os.listdir(folder):
         if file.endswith(PARTIAL):  # of a process that was killed while it wrote
-            os.remove(os.path.join(image_root, file))
-    _write_atomically(marker, json.dumps(source).encode())
+            os.remove(os.path.join(folder, file))
+    write_atomically(marker, json.dumps(source).encode())
 
 
-def _read_json(path: str) -> object:
+def read_json(path: str) -> object:
     """The content of a JSON file, or None if there is none that can be read."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -213,7 +220,7 @@ def _read_json(path: str) -> object:
         return None
 
 
-def _write_atomically(path: str, content: bytes) -> None:
+def write_atomically(path: str, content: bytes) -> None:
     partial = f"{path}.{os.getpid()}{PARTIAL}"
     with open(partial, "wb") as file:
         file.write(content)
@@ -226,9 +233,8 @@ def _write_atomically(path: str, content: bytes) -> None:
 def _write_images(variant: ShapesVariant, image_root: str, num_images: int, seed: int) -> dict:
     """Write the images that are not there yet; returns all of them as COCO's three lists."""
     images, annotations = [], []
-    for image, objects in _progress(
-        _made_images(variant, image_root, num_images, seed), num_images
-    ):
+    make = functools.partial(_make_image, variant, image_root, seed)
+    for image, objects in log_progress(map_images(make, num_images), num_images):
         images.append(image)
         for item in objects:
             annotations.append({"id": len(annotations) + 1, "image_id": image["id"], **item})
@@ -236,10 +242,8 @@ def _write_images(variant: ShapesVariant, image_root: str, num_images: int, seed
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _made_images(
-    variant: ShapesVariant, image_root: str, num_images: int, seed: int
-) -> Iterator[tuple[dict, list[dict]]]:
-    make = functools.partial(_make_image, variant, image_root, seed)
+def map_images(make: Callable[[int], Any], num_images: int) -> Iterator[Any]:
+    """``make(index)`` for every image, in order, on all cores if there are many."""
     num_workers = min(_num_cpus(), num_images // 32)
     if num_workers < 2:
         yield from map(make, range(num_images))
@@ -256,20 +260,28 @@ def _num_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def scene_of(variant: ShapesVariant, seed: int, index: int) -> list[SceneObject]:
+    """The objects of image ``index``, from 0, in the order of its annotations."""
+    return sample_scene(variant, _generator(variant, seed, index, 0))
+
+
+def _generator(variant: ShapesVariant, seed: int, index: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng([zlib.crc32(variant.name.encode()), seed, index, stream])
+
+
 def _make_image(
     variant: ShapesVariant, image_root: str, seed: int, index: int
 ) -> tuple[dict, list[dict]]:
     """Write one image unless it is there; returns its COCO records, annotations without ids."""
-    entropy = [zlib.crc32(variant.name.encode()), seed, index]
-    scene = sample_scene(variant, np.random.default_rng([*entropy, 0]))
+    scene = scene_of(variant, seed, index)
     path = os.path.join(image_root, _image_name(index))
     if not os.path.exists(path):
-        pixels = render_scene(variant, scene, np.random.default_rng([*entropy, 1]))
+        pixels = render_scene(variant, scene, _generator(variant, seed, index, 1))
         # At this quality JPEG alters less than the noise in the picture, and reads and writes
         # faster than PNG.
         content = io.BytesIO()
         Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0)
-        _write_atomically(path, content.getvalue())
+        write_atomically(path, content.getvalue())
     size = variant.image_size
     image = {"id": index + 1, "file_name": _image_name(index), "width": size, "height": size}
     return image, [_annotation(item) for item in scene]
@@ -288,7 +300,7 @@ def _annotation(item: SceneObject) -> dict:
     }
 
 
-def _progress(items: Iterator, total: int) -> Iterator:
+def log_progress(items: Iterator, total: int) -> Iterator:
     """Passes items on, and logs every few seconds how many there were and what is left."""
     start = logged = time.monotonic()
     for done, item in enumerate(items, start=1):

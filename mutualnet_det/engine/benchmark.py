@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -27,6 +26,7 @@ from torch import nn
 from ..config import full_point, grid_points
 from ..data.loader import build_training_loader
 from ..data.views import view_at
+from ..modeling.build import build_network
 from ..runtime.device import wait_for
 from ..slimmable import Calibrations, OperatingPoint, sliced
 from .calibration import calibrate_points
@@ -97,14 +97,15 @@ class _CalibratedModel:
     def __init__(self, cfg: CfgNode) -> None:
         seed_all_rng(0)
         cfg = self.cfg = _lightly_calibrated(cfg)
-        self.model = build_model(cfg).eval()
+        self.model = build_network(cfg).eval()
         self.calibrations = Calibrations(self.model)
         self.points = [p for p in grid_points(cfg) if p.resolution == full_point(cfg).resolution]
-        calibrate_points(cfg, self.calibrations, self.points)
+        calibrate_points(cfg, self.model, self.calibrations, self.points)
 
     def plain(self, point: OperatingPoint) -> nn.Module:
         with self.calibrations.at(point):
-            return sliced(self.model)
+            # The same layout in memory: what is compared is width.
+            return sliced(self.model).to(memory_format=torch.channels_last)
 
     def images(self) -> list[dict]:
         side = full_point(self.cfg).resolution
@@ -185,10 +186,11 @@ def compare_training(cfg: CfgNode, rounds: int) -> list[Comparison]:
             plain = 0.0
             points = [p.point for p in sampler(iteration)]
             calibrated.clear()
-            calibrate_points(cfg, calibrated, set(points))
+            calibrate_points(cfg, trainer.model, calibrated, set(points))
             for point in points:
                 with calibrated.at(point):
                     network = sliced(trainer.model).train()
+                    network.to(memory_format=torch.channels_last)
                 plain += _milliseconds(
                     _plain_step(cfg, network, batch, point), trainer.model.device
                 )

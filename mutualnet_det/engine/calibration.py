@@ -14,8 +14,11 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
 from torch import nn
 
+from ..config import is_classification
+from ..data.classification import evaluation_images, read_classification_image
 from ..data.coco import DatasetError
 from ..data.loader import training_records
+from ..modeling.classifier import MutualClassifier
 from ..seeding import stream
 from ..slimmable import Calibrations, OperatingPoint, SlimmableBatchNorm2d
 
@@ -31,6 +34,7 @@ def calibration_images(cfg: CfgNode) -> list[np.ndarray]:
     random but always the same, sorted by shape: those of like shape will share a batch, so that
     they are padded hardly more than in evaluation.
     """
+    classifies = is_classification(cfg)
     records = training_records(cfg)
     order = stream("calibration", IMAGE_SEED).permutation(len(records))
     images: list[np.ndarray] = []
@@ -39,7 +43,10 @@ def calibration_images(cfg: CfgNode) -> list[np.ndarray]:
             break
         file_name = records[index]["file_name"]
         try:
-            images.append(read_image(file_name, format=cfg.INPUT.FORMAT))
+            if classifies:
+                images.append(read_classification_image(records[index], cfg.INPUT.FORMAT))
+            else:
+                images.append(read_image(file_name, format=cfg.INPUT.FORMAT))
         except Exception as error:
             if cfg.MUTUALNET.BAD_RECORDS == "error":
                 raise DatasetError(f"Cannot calibrate on {file_name}: {error}") from error
@@ -52,29 +59,33 @@ def calibration_images(cfg: CfgNode) -> list[np.ndarray]:
 def calibration_batches(
     cfg: CfgNode, images: list[np.ndarray], resolution: int
 ) -> list[list[dict]]:
-    """The images at a resolution (short side, px), as batches of Detectron2's inference inputs."""
-    resize = T.ResizeShortestEdge(resolution, cfg.INPUT.MAX_SIZE_TEST)
+    """The images at a resolution (short side, px), as batches of inference inputs."""
     inputs = []
-    for image in images:
-        resized = resize.get_transform(image).apply_image(image)
-        inputs.append({"image": torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))})
+    if is_classification(cfg):
+        inputs = [{"image": x} for x in evaluation_images(cfg, images, resolution)]
+    else:
+        resize = T.ResizeShortestEdge(resolution, cfg.INPUT.MAX_SIZE_TEST)
+        for image in images:
+            resized = resize.get_transform(image).apply_image(image).transpose(2, 0, 1)
+            inputs.append({"image": torch.as_tensor(np.ascontiguousarray(resized))})
     size = cfg.MUTUALNET.CALIBRATION.BATCH_SIZE
     return [inputs[i : i + size] for i in range(0, len(inputs), size)]
 
 
 def calibrate_points(
     cfg: CfgNode,
+    model: nn.Module,
     calibrations: Calibrations,
     points: Iterable[OperatingPoint],
     images: list[np.ndarray] | None = None,
 ) -> None:
     """
-    Calibrate ``points`` of a detector; one log line for each resolution.
+    Calibrate ``points`` of a detector or a classifier; one log line for each resolution.
 
     Args:
+        calibrations: of ``model``, or of its network: see :func:`network_of`.
         images: from :func:`calibration_images`, for a caller who calibrates more than once.
     """
-    model = calibrations.model
     was_training = model.training
     model.eval()
     images = calibration_images(cfg) if images is None else images
@@ -98,8 +109,12 @@ def calibrate_points(
 
 def _forward(model: nn.Module):
     """What to run: the backbone, and the heads only if they hold norms too."""
+    if isinstance(model, MutualClassifier):
+        return model.logits
     in_backbone = set(model.backbone.modules())
     for module in model.modules():
         if isinstance(module, SlimmableBatchNorm2d) and module not in in_backbone:
+            if not hasattr(model, "inference"):  # dense models: they have nothing to leave out
+                return model
             return lambda batch: model.inference(batch, do_postprocess=False)
     return lambda batch: model.backbone(model.preprocess_image(batch).tensor)

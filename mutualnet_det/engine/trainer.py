@@ -19,17 +19,19 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
-from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 
 from ..checkpoint import MutualCheckpointer, find_weights
-from ..config import ConfigError, full_point, grid_points, test_point
+from ..config import ConfigError, full_point, grid_points, is_classification, test_point
 from ..data.loader import build_training_loader
 from ..data.views import view_at
-from ..evaluation import evaluate_grid
+from ..evaluation import KINDS, evaluate_grid
+from ..modeling.build import build_network
+from ..modeling.classifier import network_of
 from ..seeding import stream_seed
 from ..slimmable import Calibrations, OperatingPoint, at_width
+from .average import MovingAverage
 from .calibration import calibrate_points
 from .distributed import broadcast_weights, reduce_gradients
 from .metrics import WRITE_PERIOD, build_writers
@@ -44,7 +46,7 @@ FINAL = "model_final"
 
 class MutualTrainer(TrainerBase):
     """
-    Trains a detector of this project from a config.
+    Trains a detector or a classifier of this project from a config.
 
     Everything random (operating points, order and augmentation of images, the heads' sampling) is a
     function of the seed and the iteration, so a resumed run goes on as if it had not stopped.
@@ -58,11 +60,12 @@ class MutualTrainer(TrainerBase):
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        self.model = build_model(cfg)
+        self.model = build_network(cfg)
         self.model.train()
+        self.network = network_of(self.model)
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
-        self.calibrations = Calibrations(self.model)
+        self.calibrations = Calibrations(self.network)
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -71,7 +74,10 @@ class MutualTrainer(TrainerBase):
         if cfg.SOLVER.AMP.ENABLED:
             self._scaler = torch.cuda.amp.GradScaler()
         self._num_skipped = 0
-        self.checkpointer = MutualCheckpointer(self.model, cfg, cfg.OUTPUT_DIR, trainer=self)
+        self._average = None
+        if is_classification(cfg) and cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY > 0:
+            self._average = MovingAverage(self.network, cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY)
+        self.checkpointer = MutualCheckpointer(self.network, cfg, cfg.OUTPUT_DIR, trainer=self)
         self.register_hooks([hooks.IterationTimer(), hooks.LRScheduler()])
         if self._freezes:
             self.register_hooks([RefreshStatistics(cfg.MUTUALNET.CALIBRATION.REFRESH_PERIOD)])
@@ -112,32 +118,53 @@ class MutualTrainer(TrainerBase):
         comm.synchronize()
 
     def finish(self) -> None:
-        """Calibrate the grid and save ``model_final.pth``, unless that has been done."""
+        """
+        Calibrate the grid and save ``model_final.pth``, unless that has been done.
+
+        With a moving average of the weights, these are what it holds.
+        """
         if os.path.basename(self.checkpointer.get_checkpoint_file()) == f"{FINAL}.pth":
             return
-        calibrations = Calibrations(self.model)
-        calibrate_points(self.cfg, calibrations, grid_points(self.cfg))
-        self.iter = self.max_iter - 1  # a checkpoint says which iteration was the last
-        self.checkpointer.save(FINAL, calibrations=calibrations.state_dict())
+        with self._averaged():
+            calibrations = Calibrations(self.network)
+            calibrate_points(self.cfg, self.model, calibrations, grid_points(self.cfg))
+            self.iter = self.max_iter - 1  # a checkpoint says which iteration was the last
+            self.checkpointer.save(FINAL, calibrations=calibrations.state_dict())
 
     def evaluate(self) -> dict[str, dict]:
         """
         Evaluate ``MUTUALNET.TEST_POINT`` with the weights as they are, into ``OUTPUT_DIR/eval``.
 
         Returns:
-            dict: box AP and, with a mask head, mask AP in percent, in Detectron2's form.
+            dict: the main metric of every kind there is, box AP first, in percent, in Detectron2's
+        form.
         """
         point = test_point(self.cfg)
         found: dict[str, dict] = {}
         if comm.is_main_process():
-            calibrations = Calibrations(self.model)
-            calibrate_points(self.cfg, calibrations, [point])
             done = min(self.iter + 1, self.max_iter)
             folder = os.path.join(self.cfg.OUTPUT_DIR, "eval", f"{done:07d}")
-            (row,) = evaluate_grid(self.cfg, self.model, calibrations, [point], folder).rows
-            found = {kind: {f"AP-{point}": row.ap(kind)} for kind in row.kinds}
+            with self._averaged():
+                calibrations = Calibrations(self.network)
+                calibrate_points(self.cfg, self.model, calibrations, [point])
+                (row,) = evaluate_grid(self.cfg, self.model, calibrations, [point], folder).rows
+            found = {
+                kind: {f"{KINDS[kind].metrics[0]}-{point}": row.score(kind)} for kind in row.kinds
+            }
         comm.synchronize()
         return found
+
+    def _averaged(self) -> AbstractContextManager:
+        if self._average is None:
+            return nullcontext()
+        return self._average.in_force(self.calibrate_full)
+
+    def calibrate_full(self) -> None:
+        """Make the running statistics those of the full network as it is now."""
+        calibrations = Calibrations(self.network)
+        point = full_point(self.cfg)
+        calibrate_points(self.cfg, self.model, calibrations, [point])
+        calibrations.copy_to_running(point)
 
     def prepare(self, start: int) -> None:
         """What :meth:`run_step` needs to go on from iteration ``start``: data, points, weights."""
@@ -188,6 +215,8 @@ class MutualTrainer(TrainerBase):
             self._scaler.unscale_(self.optimizer)
             self._scaler.step(self.optimizer)
             self._scaler.update()
+        if self._average is not None:
+            self._average.update()
 
     def _at(self, training_pass: TrainingPass) -> AbstractContextManager:
         if self._freezes:
@@ -243,7 +272,7 @@ class MutualTrainer(TrainerBase):
         node = self.cfg.MUTUALNET
         widths = sorted({p.width for p in grid_points(self.cfg)} | set(node.WIDTH_RANGE))
         points = [OperatingPoint(w, r) for w in widths for r in node.RESOLUTIONS]
-        calibrate_points(self.cfg, self.calibrations, points)
+        calibrate_points(self.cfg, self.model, self.calibrations, points)
         self.calibrations.copy_to_running(full_point(self.cfg))
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,6 +284,8 @@ class MutualTrainer(TrainerBase):
             state["scaler"] = self._scaler.state_dict()
         if self._freezes:
             state["frozen_statistics"] = self.calibrations.state_dict()
+        if self._average is not None:
+            state["average"] = self._average.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -266,6 +297,8 @@ class MutualTrainer(TrainerBase):
             self._scaler.load_state_dict(state_dict["scaler"])
         if self._freezes and "frozen_statistics" in state_dict:
             self.calibrations.load_state_dict(state_dict["frozen_statistics"], stale=True)
+        if self._average is not None and "average" in state_dict:
+            self._average.load_state_dict(state_dict["average"])
 
 
 def check_start(cfg: CfgNode, resume: bool) -> None:

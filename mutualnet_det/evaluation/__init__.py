@@ -2,5 +2,6 @@
 
 from .grid import evaluate_grid
 from .results import Grid, GridRow
+from .scoring import KINDS
 
-__all__ = ["Grid", "GridRow", "evaluate_grid"]
+__all__ = ["KINDS", "Grid", "GridRow", "evaluate_grid"]

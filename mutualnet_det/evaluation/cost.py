@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import StandardROIHeads
+from detectron2.modeling import SemanticSegmentor, StandardROIHeads
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn import jit_handles as handles
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from ..data.views import resized_shape
 from ..slimmable import OperatingPoint, SlimmableLayer, sliced, width_of
 
+# Those of a Mask R-CNN.
 DENSE_PARTS = ("backbone", "neck", "rpn")
 PARTS = (*DENSE_PARTS, "box_head", "mask_head")
 
@@ -47,21 +49,21 @@ class Cost:
     What one image costs, in units of 1e9 multiply-adds (GFLOPs), and the active parameters.
 
     Attributes:
-        gflops: by part, without the mask head; mean over the images counted.
-        mask_head_gflops_per_detection: 0 for a model without a mask head.
+        gflops: by part, of what runs on every image; mean over the images counted.
+        gflops_per_detection: by part, of what runs on every detection: the mask head.
         num_proposals: the number of proposals that the box head is counted for.
         parameters: active parameters by part.
     """
 
     gflops: dict[str, float]
-    mask_head_gflops_per_detection: float
+    gflops_per_detection: dict[str, float]
     num_proposals: int
     parameters: dict[str, int]
 
     def by_part(self, detections_per_image: float) -> dict[str, float]:
-        """GFLOPs of every part, the mask head run on ``detections_per_image`` detections."""
-        mask_head = self.mask_head_gflops_per_detection * detections_per_image
-        return {**self.gflops, "mask_head": mask_head}
+        """GFLOPs of every part, with ``detections_per_image`` detections."""
+        each = self.gflops_per_detection.items()
+        return self.gflops | {part: gflops * detections_per_image for part, gflops in each}
 
     def total(self, detections_per_image: float) -> float:
         """GFLOPs of one image with ``detections_per_image`` detections."""
@@ -69,19 +71,16 @@ class Cost:
 
     def __str__(self) -> str:
         lines = [f"{'part':<28} {'GFLOPs':>10} {'parameters':>12}"]
-        rows = {**self.gflops, "mask_head": self.mask_head_gflops_per_detection}
-        notes = {
-            "box_head": f"box_head, {self.num_proposals} proposals",
-            "mask_head": "mask_head, per detection",
-        }
-        for part, gflops in rows.items():
+        notes = {"box_head": f"box_head, {self.num_proposals} proposals"}
+        notes |= {part: f"{part}, per detection" for part in self.gflops_per_detection}
+        for part, gflops in (self.gflops | self.gflops_per_detection).items():
             lines.append(
                 f"{notes.get(part, part):<28} {gflops:>10.4f} {self.parameters[part]:>12,}"
             )
-        lines.append(
-            f"{'total without mask_head':<28} {self.total(0):>10.4f} "
-            f"{sum(self.parameters.values()) - self.parameters['mask_head']:>12,}"
-        )
+        extra = self.gflops_per_detection
+        parameters = sum(n for part, n in self.parameters.items() if part not in extra)
+        name = f"total without {', '.join(extra)}" if extra else "total"
+        lines.append(f"{name:<28} {self.total(0):>10.4f} {parameters:>12,}")
         return "\n".join(lines)
 
 
@@ -118,8 +117,9 @@ def count_cost(model: nn.Module, sizes: Sequence[Size], num_proposals: int) -> C
 
 class CostCounter:
     """
-    Counts a Detectron2 GeneralizedRCNN with StandardROIHeads, at the width in force when this is
-    made, for any image sizes afterwards.
+    Counts a Detectron2 GeneralizedRCNN with StandardROIHeads (a cascade, a Panoptic FPN too), a
+    RetinaNet or a SemanticSegmentor, at the width in force when this is made, for any image sizes
+    afterwards.
 
     The model itself is not touched. Normalisation statistics do not matter: the width need not be
     calibrated. What stands behind ``backbone.bottom_up`` is the neck.
@@ -127,17 +127,18 @@ class CostCounter:
 
     @torch.no_grad()
     def __init__(self, model: nn.Module) -> None:
-        heads = model.roi_heads
-        if not isinstance(heads, StandardROIHeads) or heads.keypoint_on:
+        heads = getattr(model, "roi_heads", None)
+        if heads is None:
+            if not isinstance(model, DenseDetector | SemanticSegmentor):
+                raise ValueError(f"A {type(model).__name__} is no model whose cost is counted.")
+        elif not isinstance(heads, StandardROIHeads):
             raise ValueError(
-                "A cost is counted for Detectron2's StandardROIHeads with a box and a mask head, "
-                f"got {type(heads).__name__}"
-                f"{' with keypoints' if getattr(heads, 'keypoint_on', False) else ''}."
+                f"A cost is counted for Detectron2's StandardROIHeads, got {type(heads).__name__}."
             )
-        plain = _plain_copy(model)
+        plain = plain_copy(model)
         self._dense = _DenseCounter(plain)
-        self._box_head, self._mask_head = _count_roi_heads(plain)
-        self._parameters = _count_parameters(plain)
+        self._roi = {} if heads is None else _count_roi_heads(plain)
+        self._parameters = _count_parameters(plain, [*self._dense.parts, *self._roi])
 
     @torch.no_grad()
     def count(self, sizes: Sequence[Size], num_proposals: int) -> Cost:
@@ -149,13 +150,17 @@ class CostCounter:
         """
         if not sizes:
             raise ValueError("sizes is empty: a cost needs at least one image size.")
-        sums = dict.fromkeys(DENSE_PARTS, 0)
+        parts = self._dense.parts
+        sums = dict.fromkeys(parts, 0)
         for size, images in Counter(sizes).items():
-            for part, count in zip(DENSE_PARTS, self._dense.count(size), strict=True):
+            for part, count in zip(parts, self._dense.count(size), strict=True):
                 sums[part] += count * images
         gflops = {part: total / len(sizes) / 1e9 for part, total in sums.items()}
-        gflops["box_head"] = self._box_head * num_proposals / 1e9
-        return Cost(gflops, self._mask_head / 1e9, num_proposals, self._parameters)
+        if not self._roi:
+            return Cost(gflops, {}, 0, self._parameters)
+        gflops["box_head"] = self._roi["box_head"] * num_proposals / 1e9
+        per_detection = {p: count / 1e9 for p, count in self._roi.items() if p != "box_head"}
+        return Cost(gflops, per_detection, num_proposals, self._parameters)
 
 
 def count_points(
@@ -196,7 +201,11 @@ class _AnyStatistics:
         return torch.zeros(channels), torch.ones(channels)
 
 
-def _plain_copy(model: nn.Module) -> nn.Module:
+def plain_copy(model: nn.Module) -> nn.Module:
+    """
+    The network that ``model`` is at the width in force, on the CPU in evaluation mode. Its
+    normalisation statistics mean nothing if the model is slimmable.
+    """
     if not any(isinstance(module, SlimmableLayer) for module in model.modules()):
         return copy.deepcopy(model).cpu().eval()
     shared = width_of(model).shared
@@ -208,26 +217,41 @@ def _plain_copy(model: nn.Module) -> nn.Module:
         shared.statistics = statistics
 
 
-def _multiply_adds(module: nn.Module, *inputs: Tensor) -> Counter[str]:
-    """By name of submodule, "" for the whole."""
+def multiply_adds(module: nn.Module, *inputs: Tensor) -> Counter[str]:
+    """Those of one forward pass, by name of submodule, "" for the whole."""
     analysis = FlopCountAnalysis(module, inputs).clear_op_handles().set_op_handle(**_COUNTED)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     return analysis.tracer_warnings("none").by_module()
 
 
 class _DenseNetwork(nn.Module):
-    """What runs on every image whatever is in it: backbone, neck and the RPN's head."""
+    """What runs on every image whatever is in it: backbone, neck and the heads on whole maps."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.backbone = model.backbone
-        self.rpn_head = model.proposal_generator.rpn_head
-        self.in_features = model.proposal_generator.in_features
+        # By part: the head and the levels that it takes as a list.
+        self.heads = nn.ModuleDict()
+        self.in_features: dict[str, Sequence[str]] = {}
+        if hasattr(model, "proposal_generator"):
+            self.heads["rpn"] = model.proposal_generator.rpn_head
+            self.in_features["rpn"] = model.proposal_generator.in_features
+        elif isinstance(model, DenseDetector):
+            self.heads["dense_head"] = model.head
+            self.in_features["dense_head"] = model.head_in_features
+        if hasattr(model, "sem_seg_head"):
+            self.heads["semantic_head"] = _Layers(model.sem_seg_head)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         features = self.backbone(images)
-        logits, deltas = self.rpn_head([features[name] for name in self.in_features])
-        return (*logits, *deltas)
+        outputs = []
+        for part, head in self.heads.items():
+            if part in self.in_features:
+                logits, deltas = head([features[name] for name in self.in_features[part]])
+                outputs += [*logits, *deltas]
+            else:
+                outputs.append(head(features))
+        return tuple(outputs)
 
 
 class _DenseCounter:
@@ -246,12 +270,13 @@ class _DenseCounter:
 
     def __init__(self, model: nn.Module) -> None:
         self._network = _DenseNetwork(model)
+        self.parts = ("backbone", "neck", *self._network.heads)
         self._divisor = model.backbone.size_divisibility
         self._traced: dict[Size, tuple[int, ...]] = {}
         self._coefficients = self._solve() if self._divisor > 1 else None
 
     def count(self, size: Size) -> tuple[int, ...]:
-        """Multiply-adds of one image of padded ``size``, in the order of DENSE_PARTS."""
+        """Multiply-adds of one image of padded ``size``, in the order of ``parts``."""
         if self._coefficients is None or any(side % self._divisor for side in size):
             return self._trace(size)
         return self._evaluate(self._coefficients, size)
@@ -262,11 +287,12 @@ class _DenseCounter:
         return self._traced[size]
 
     def _count_parts(self, size: Size) -> tuple[int, ...]:
-        counts = _multiply_adds(self._network, torch.zeros(1, 3, *size))
+        counts = multiply_adds(self._network, torch.zeros(1, 3, *size))
         backbone = counts["backbone"]
         if hasattr(self._network.backbone, "bottom_up"):
             backbone = counts["backbone.bottom_up"]
-        return backbone, counts["backbone"] - backbone, counts["rpn_head"]
+        heads = (counts[f"heads.{part}"] for part in self._network.heads)
+        return backbone, counts["backbone"] - backbone, *heads
 
     def _solve(self):
         d = self._divisor
@@ -289,8 +315,8 @@ class _DenseCounter:
         )
 
 
-def _count_roi_heads(model: nn.Module) -> tuple[int, int]:
-    """Multiply-adds of the box head per proposal and of the mask head per detection."""
+def _count_roi_heads(model: nn.Module) -> dict[str, int]:
+    """Multiply-adds of the box head per proposal, and of the other heads per detection."""
     heads = model.roi_heads
     smallest = max(model.backbone.size_divisibility, 64)
     features = model.backbone(torch.zeros(1, 3, smallest, smallest))
@@ -301,21 +327,26 @@ def _count_roi_heads(model: nn.Module) -> tuple[int, int]:
     roi = one_roi(heads.box_in_features, heads.box_pooler)
     box_head = 0
     for head, predictor in zip(_stages(heads.box_head), _stages(heads.box_predictor), strict=True):
-        box_head += _multiply_adds(nn.Sequential(head, predictor), roi)[""]
-    if not heads.mask_on:
-        return box_head, 0
-    # The layers alone: forward goes on to paste the result into detections.
-    roi = one_roi(heads.mask_in_features, heads.mask_pooler)
-    return box_head, _multiply_adds(_MaskLayers(heads.mask_head), roi)[""]
+        box_head += multiply_adds(nn.Sequential(head, predictor), roi)[""]
+    counts = {"box_head": box_head, "mask_head": 0}
+    if heads.mask_on:
+        roi = one_roi(heads.mask_in_features, heads.mask_pooler)
+        counts["mask_head"] = multiply_adds(_Layers(heads.mask_head), roi)[""]
+    if heads.keypoint_on:
+        roi = one_roi(heads.keypoint_in_features, heads.keypoint_pooler)
+        counts["keypoint_head"] = multiply_adds(_Layers(heads.keypoint_head), roi)[""]
+    return counts
 
 
-class _MaskLayers(nn.Module):
-    def __init__(self, mask_head: nn.Module) -> None:
+class _Layers(nn.Module):
+    """A head's layers alone: forward goes on to make detections, or a map of the image's size."""
+
+    def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.mask_head = mask_head
+        self.head = head
 
-    def forward(self, rois: Tensor) -> Tensor:
-        return self.mask_head.layers(rois)
+    def forward(self, inputs: Tensor | dict[str, Tensor]) -> Tensor:
+        return self.head.layers(inputs)
 
 
 def _stages(head: nn.Module) -> Sequence[nn.Module]:
@@ -323,7 +354,7 @@ def _stages(head: nn.Module) -> Sequence[nn.Module]:
     return head if isinstance(head, nn.ModuleList) else [head]
 
 
-def _count_parameters(model: nn.Module) -> dict[str, int]:
+def _count_parameters(model: nn.Module, parts: Sequence[str]) -> dict[str, int]:
     neck = "neck" if hasattr(model.backbone, "bottom_up") else "backbone"
     prefixes = {
         "backbone.bottom_up.": "backbone",
@@ -331,8 +362,11 @@ def _count_parameters(model: nn.Module) -> dict[str, int]:
         "proposal_generator.": "rpn",
         "roi_heads.box_": "box_head",
         "roi_heads.mask_": "mask_head",
+        "roi_heads.keypoint_": "keypoint_head",
+        "sem_seg_head.": "semantic_head",
+        "head.": "dense_head",
     }
-    counts = dict.fromkeys(PARTS, 0)
+    counts = dict.fromkeys(parts, 0)
     for name, parameter in model.named_parameters():
         part = next((part for prefix, part in prefixes.items() if name.startswith(prefix)), None)
         if part is not None:

@@ -1,4 +1,4 @@
-"""Charts of a grid: AP against GFLOPs with the frontier, and a width x resolution heat map."""
+"""Charts of a grid: score against GFLOPs with the frontier, and a width x resolution heat map."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..runtime import frontier
 from ..slimmable import OperatingPoint
 from .files import replacing
 from .results import Grid, GridRow
+from .scoring import KINDS
 from .sheet import detection_sheet
 
 DOTS_PER_INCH = 150
@@ -46,23 +47,28 @@ def write_figures(
         ground_truth: COCO ground truth of the same images.
         found: by operating point, ``image_id`` and ``detections`` of every image.
     """
-    figures = {
-        "ap_against_gflops": ap_against_gflops(grid),
-        "heat_map": heat_map(grid),
-        "detections": detection_sheet(grid, records, ground_truth, found),
-    }
-    for name, figure in figures.items():
-        with replacing(folder / f"{name}.png", "wb") as file:
-            figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+    write_charts(grid, folder, "ap_against_gflops")
+    _write(detection_sheet(grid, records, ground_truth, found), folder / "detections.png")
+
+
+def write_charts(grid: Grid, folder: Path, curves: str) -> None:
+    """Write ``heat_map.png`` and, under the name ``curves``, the scores against GFLOPs."""
+    _write(ap_against_gflops(grid), folder / f"{curves}.png")
+    _write(heat_map(grid), folder / "heat_map.png")
+
+
+def _write(figure: Figure, path: Path) -> None:
+    with replacing(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
 
 
 def grid_frontier(grid: Grid, kind: str) -> list[GridRow]:
-    """The rows no cheaper row beats in AP of ``kind`` ("box" or "mask"), cheapest first."""
-    return frontier(grid.rows, lambda row: row.gflops, lambda row: row.ap(kind))
+    """The rows no cheaper row beats in the main metric of ``kind``, cheapest first."""
+    return frontier(grid.rows, lambda row: row.gflops, lambda row: row.score(kind))
 
 
 def _panels(grid: Grid, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """One panel per kind of AP, ``width`` x ``height`` inches each."""
+    """One panel per kind of score, ``width`` x ``height`` inches each."""
     count = len(grid.kinds)
     figure = Figure(figsize=(width * count, height), layout="constrained")
     FigureCanvasAgg(figure)  # text can be measured
@@ -81,7 +87,7 @@ def ap_against_gflops(grid: Grid) -> Figure:
     for axes, kind in zip(panels, grid.kinds, strict=True):
         _style(axes)
         axes.set_xlabel("GFLOPs per image (multiply-adds)")
-        axes.set_ylabel(f"{kind} AP (%)")
+        axes.set_ylabel(f"{KINDS[kind].label} (%)")
         best = _curve(grid_frontier(grid, kind), kind)
         axes.plot(
             *zip(*best, strict=True),
@@ -136,7 +142,7 @@ def ap_against_gflops(grid: Grid) -> Figure:
 
 
 def _curve(rows: Iterable[GridRow], kind: str) -> Curve:
-    return [(row.gflops, row.ap(kind)) for row in rows if row.ap(kind) is not None]
+    return [(row.gflops, row.score(kind)) for row in rows if row.score(kind) is not None]
 
 
 def _width_label(width: float) -> str:
@@ -237,9 +243,9 @@ def heat_map(grid: Grid) -> Figure:
     for axes, kind in zip(panels, grid.kinds, strict=True):
         values = np.full((len(widths), len(resolutions)), np.nan)
         for row in grid.rows:
-            if row.ap(kind) is not None:
+            if row.score(kind) is not None:
                 cell = widths.index(row.point.width), resolutions.index(row.point.resolution)
-                values[cell] = row.ap(kind)
+                values[cell] = row.score(kind)
         image = axes.imshow(values, cmap=COLOURS, aspect="auto", origin="lower")
         axes.set_facecolor("#f2f2f2")  # operating points that were not evaluated
         for (y, x), value in np.ndenumerate(values):
@@ -264,7 +270,7 @@ def heat_map(grid: Grid) -> Figure:
                     clip_on=False,
                 )
             )
-        axes.set_title(f"{kind} AP (%)", fontsize=10.5, color=INK)
+        axes.set_title(f"{KINDS[kind].label} (%)", fontsize=10.5, color=INK)
         axes.set_xticks(range(len(resolutions)), [str(r) for r in resolutions])
         axes.set_yticks(range(len(widths)), [_width_label(w) for w in widths])
         axes.set_xlabel("resolution (short side, px)")

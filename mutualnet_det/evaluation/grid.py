@@ -1,5 +1,5 @@
 """
-Evaluating the grid: COCO AP, cost and time of one set of weights at every operating point.
+Evaluating the grid: score, cost and time of one set of weights at every operating point.
 
 Each image is decoded once for all points. What is done is kept on disk as it goes, and an
 evaluation that was killed continues where it was.
@@ -8,40 +8,36 @@ evaluation that was killed continues where it was.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
 import itertools
 import json
 import logging
 import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.evaluation.evaluator import inference_context
-from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.postprocessing import detector_postprocess
-from pycocotools.coco import COCO
+from detectron2.modeling import PanopticFPN, SemanticSegmentor
+from torch import nn
 
-from ..config import check_points
-from ..data.coco import DatasetError, load_records, renumbered_ground_truth
+from ..config import check_points, is_classification
+from ..data.coco import DatasetError
 from ..errors import UserError
-from ..runtime.device import device_name, wait_for
+from ..runtime.device import device_name
 from ..slimmable import Calibrations, OperatingPoint, UncalibratedError
-from .cost import Cost, count_points
-from .figures import write_figures
+from .classification import ClassificationTask
+from .cost import Cost
+from .detection import DetectionTask
 from .files import replacing
 from .progress import Progress, check_same
 from .results import Grid, GridRow
-from .scoring import coco_results, load_ground_truth, only, score
+from .scoring import KINDS
+from .semantic import SemanticTask
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +51,57 @@ class UncalibratedPointError(UserError, UncalibratedError):
     """An operating point that is to be evaluated has no statistics."""
 
 
-TIMING = (
-    "median over the images of one forward with a batch of 1: normalising, padding and the "
-    "network, up to detections at the network's scale; resizing the image before and pasting the "
-    "masks after are left out"
-)
+class Task(Protocol):
+    """
+    What is evaluated on ``DATASETS.TEST``: made of a config and a model.
+
+    Attributes:
+        records: of the images.
+        facts: what ``grid.json`` says of the data and of how time was measured.
+        identity: what results must share to be one grid, beside weights, points and settings.
+    """
+
+    records: list[dict]
+    facts: dict[str, Any]
+    identity: dict[str, Any]
+
+    def begin(self, output: Path) -> None:
+        """Write what the results will be compared with."""
+
+    def costs(
+        self,
+        points: Sequence[OperatingPoint],
+        at: Callable[[OperatingPoint], AbstractContextManager],
+    ) -> dict[OperatingPoint, Cost]:
+        """What each point costs; ``at`` switches the model to one."""
+
+    def run(
+        self,
+        records: Sequence[dict],
+        points: Sequence[OperatingPoint],
+        at: Callable[[OperatingPoint], AbstractContextManager],
+        on_point: Callable[[OperatingPoint, int], None],
+    ) -> dict[OperatingPoint, list[dict]]:
+        """
+        Args:
+            records: of some of the images.
+            points: by resolution, then width.
+            on_point: told of each point that is through, and on how many images.
+
+        Returns:
+            by point, what was found on each image, as JSON, with ``milliseconds`` or None.
+        """
+
+    def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
+        """Score what was found at a point on all images, and write it."""
+
+    def finish(self, grid: Grid, progress: Progress, output: Path) -> None:
+        """Draw the figures, and remove what an earlier evaluation left."""
 
 
 def evaluate_grid(
     cfg: CfgNode,
-    model: GeneralizedRCNN,
+    model: nn.Module,
     calibrations: Calibrations,
     points: Sequence[OperatingPoint],
     output_dir: str | Path,
@@ -76,13 +113,15 @@ def evaluate_grid(
     Evaluate ``model`` on ``DATASETS.TEST`` at ``points`` and write everything to ``output_dir``.
 
     Args:
+        model: a detector or a classifier, as ``cfg`` says.
         calibrations: of ``model``; anything with their ``at(point)``.
         calibrate: calibrates points that are not yet; called with those of one resolution.
         resume: continue what is in ``output_dir``, if anything, instead of starting afresh.
 
     Returns:
-        the grid, also written: ``grid.json``, ``grid.csv``, the query table, ``ground_truth.json``,
-        ``detections/POINT.bbox.json`` and ``.segm.json`` (COCO results), ``figures/``.
+        the grid, also written: ``grid.json``, ``grid.csv``, the query table, ``figures/``; of a
+        detector also ``ground_truth.json`` and ``detections/POINT.bbox.json`` and ``.segm.json``
+        (COCO results), of a classifier ``predictions/POINT.csv``.
 
     Raises:
         ConfigError: for a point outside the trained range, or given twice.
@@ -97,16 +136,13 @@ def evaluate_grid(
     check_points(points, cfg)
     points = sorted(points)
     dataset = _dataset_name(cfg)
-    records = load_records(cfg, dataset)
-    metadata = MetadataCatalog.get(dataset)
-    ground_truth = renumbered_ground_truth(
-        metadata.json_file,
-        {record["image_id"] for record in records},
-        need_masks=cfg.MODEL.MASK_ON,
-    )
-    if all(annotation["iscrowd"] for annotation in ground_truth["annotations"]):
-        raise DatasetError(f"{metadata.json_file} has no objects to find, so there is no AP.")
-    run = _describe(cfg, model, calibrations, points, dataset, ground_truth)
+    make = DetectionTask
+    if is_classification(cfg):
+        make = ClassificationTask
+    elif isinstance(model, SemanticSegmentor) and not isinstance(model, PanopticFPN):
+        make = SemanticTask
+    task: Task = make(cfg, model, dataset)
+    run = _describe(cfg, model, calibrations, points, dataset, task)
 
     output = Path(output_dir)
     progress_folder = output / "progress"
@@ -117,31 +153,33 @@ def evaluate_grid(
         return finished
     try:
         progress = Progress(progress_folder, run["identity"], points, resume)
-        with replacing(output / "ground_truth.json") as file:
-            json.dump(ground_truth, file)
+        task.begin(output)
     except OSError as error:
         raise OSError(f"The output folder {output} cannot be written: {error}") from error
     if progress.num_images:
-        logger.info("Continuing with %d of %d images done", progress.num_images, len(records))
+        logger.info("Continuing with %d of %d images done", progress.num_images, len(task.records))
 
     with inference_context(model), torch.no_grad():
         _calibrate(calibrations, points, calibrate, progress.folder / "calibrations.pth")
-        image_sizes = [(record["height"], record["width"]) for record in records]
-        costs = count_points(cfg, model, points, image_sizes, calibrations.at)
-        detector = _Detector(cfg, model, calibrations, points, _category_ids(metadata))
-        _detect(detector, records, progress, costs)
+        costs = task.costs(points, calibrations.at)
+        _run(task, points, calibrations.at, progress, costs)
 
-    index = load_ground_truth(str(output / "ground_truth.json"))
-    iou_types = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
     rows = []
     for number, point in enumerate(points, start=1):
-        row = _finish_point(point, costs[point], progress, index, iou_types, output)
+        kept = progress.result(point)
+        if kept is None:
+            kept = task.score(point, costs[point], progress, output).to_dict()
+            progress.keep_result(point, kept)
+        row = GridRow.from_dict(kept)
         rows.append(row)
-        shown = [f"{kind} AP {row.ap(kind):.1f}" for kind in row.kinds]
+        shown = [
+            f"{KINDS[kind].label} {row.score(kind):.1f}"
+            for kind in row.kinds
+            if row.score(kind) is not None
+        ]
         logger.info("Scored %s (%d of %d): %s", point, number, len(points), ", ".join(shown))
     grid = Grid(tuple(rows), run)
-    _remove_other_detections(output, points, iou_types)
-    write_figures(grid, output / "figures", records, ground_truth, progress.records)
+    task.finish(grid, progress, output)
     grid.save(output)
     progress.delete()
     return grid
@@ -156,39 +194,34 @@ def _dataset_name(cfg: CfgNode) -> str:
             f"A grid is evaluated on one data set; DATASETS.TEST is {tuple(cfg.DATASETS.TEST)}."
         )
     (name,) = cfg.DATASETS.TEST
-    if MetadataCatalog.get(name).get("json_file") is None:
-        raise DatasetError(f"The data set {name!r} of DATASETS.TEST is in no COCO format.")
     return name
 
 
 def _describe(
     cfg: CfgNode,
-    model: GeneralizedRCNN,
+    model: nn.Module,
     calibrations: Calibrations,
     points: Sequence[OperatingPoint],
     dataset: str,
-    ground_truth: dict,
+    task: Task,
 ) -> dict[str, Any]:
     """What ``grid.json`` says of a run; ``identity`` is what results must share to be one grid."""
     weights = calibrations.fingerprint()
     device = device_name(model.device)
-    truth = hashlib.sha256(json.dumps(ground_truth, sort_keys=True).encode()).hexdigest()
     packages = ("torch", "torchvision", "detectron2", "numpy", "pycocotools")
     run = {
         "dataset": dataset,
-        "num_images": len(ground_truth["images"]),
-        "num_objects": len(ground_truth["annotations"]),
+        **task.facts,
         "weights": cfg.MODEL.WEIGHTS,
         "weights_fingerprint": weights,
         "device": device,
-        "timing": TIMING,
         "versions": {"python": platform.python_version(), **_versions(packages)},
         "config": cfg.dump(),
         "identity": {
             "weights": weights,
             "points": [str(point) for point in points],
             "data set": dataset,
-            "ground truth": truth,
+            **task.identity,
             "device": device,
             **_settings(cfg),
         },
@@ -224,12 +257,6 @@ def _settings(cfg: CfgNode) -> dict[str, Any]:
             elif name not in ("MODEL.WEIGHTS", "MODEL.DEVICE"):
                 settings[name] = value
     return settings
-
-
-def _category_ids(metadata) -> list[int]:
-    """The data set's own category id of each class, by class index."""
-    by_id = metadata.thing_dataset_id_to_contiguous_id
-    return sorted(by_id, key=by_id.get)
 
 
 # Before the images -------------------------------------------------------------------------------
@@ -269,76 +296,6 @@ def _by_resolution(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
 # The images --------------------------------------------------------------------------------------
 
 
-class _Detector:
-    """Runs a model on images at every operating point."""
-
-    def __init__(
-        self,
-        cfg: CfgNode,
-        model: GeneralizedRCNN,
-        calibrations: Calibrations,
-        points: Sequence[OperatingPoint],
-        category_ids: Sequence[int],
-    ) -> None:
-        self.points = _by_resolution(points)
-        self._format = cfg.INPUT.FORMAT
-        self._max_size = cfg.INPUT.MAX_SIZE_TEST
-        self._model = model
-        self._calibrations = calibrations
-        self._category_ids = category_ids
-
-    def __call__(
-        self, records: Sequence[dict], on_point: Callable[[OperatingPoint, int], None]
-    ) -> dict[OperatingPoint, list[dict]]:
-        """
-        Args:
-            records: of the images, in Detectron2's data set format.
-            on_point: told of each point that is through, and on how many images.
-
-        Returns:
-            by point, for every image: ``image_id``, ``milliseconds`` and ``detections``.
-        """
-        images = [self._read(record) for record in records]
-        found = {}
-        by_resolution = itertools.groupby(self.points, lambda point: point.resolution)
-        for resolution, points in by_resolution:
-            resized = [self._resize(image, resolution) for image in images]
-            for point in points:
-                with self._calibrations.at(point):
-                    found[point] = [
-                        self._detect(image, record)
-                        for image, record in zip(resized, records, strict=True)
-                    ]
-                on_point(point, len(records))
-        return found
-
-    def _read(self, record: dict) -> np.ndarray:
-        try:
-            image = read_image(record["file_name"], format=self._format)
-            check_image_size(record, image)
-        except Exception as error:
-            raise DatasetError(f"Cannot evaluate on {record['file_name']}: {error}") from error
-        return image
-
-    def _resize(self, image: np.ndarray, resolution: int) -> torch.Tensor:
-        resize = T.ResizeShortestEdge(resolution, self._max_size).get_transform(image)
-        return torch.as_tensor(np.ascontiguousarray(resize.apply_image(image).transpose(2, 0, 1)))
-
-    def _detect(self, image: torch.Tensor, record: dict) -> dict:
-        device = self._model.device
-        wait_for(device)
-        start = time.perf_counter()
-        (instances,) = self._model.inference([{"image": image}], do_postprocess=False)
-        wait_for(device)
-        seconds = time.perf_counter() - start
-        instances = detector_postprocess(instances, record["height"], record["width"])
-        return {
-            "image_id": record["image_id"],
-            "milliseconds": round(seconds * 1000, 3),
-            "detections": coco_results(instances, record["image_id"], self._category_ids),
-        }
-
-
 class _Estimate:
     """Logs how far an evaluation is, and how long the rest will take, every few seconds."""
 
@@ -367,67 +324,19 @@ class _Estimate:
         )
 
 
-def _detect(
-    detector: _Detector,
-    records: Sequence[dict],
+def _run(
+    task: Task,
+    points: Sequence[OperatingPoint],
+    at: Callable[[OperatingPoint], AbstractContextManager],
     progress: Progress,
     costs: dict[OperatingPoint, Cost],
 ) -> None:
-    estimate = _Estimate(costs, len(records), progress.num_images)
+    estimate = _Estimate(costs, len(task.records), progress.num_images)
+    ordered = _by_resolution(points)
     chunk = 1
-    while progress.num_images < len(records):
-        part = records[progress.num_images : progress.num_images + chunk]
+    while progress.num_images < len(task.records):
+        part = task.records[progress.num_images : progress.num_images + chunk]
         start = time.perf_counter()
-        progress.commit(detector(part, estimate.on_point))
+        progress.commit(task.run(part, ordered, at, estimate.on_point))
         seconds_per_image = (time.perf_counter() - start) / len(part)
         chunk = min(max(int(COMMIT_PERIOD / seconds_per_image), 1), MAX_CHUNK_IMAGES)
-
-
-# After the images --------------------------------------------------------------------------------
-
-
-def _detections_file(output: Path, point: OperatingPoint, iou_type: str) -> Path:
-    return output / "detections" / f"{point}.{iou_type}.json"
-
-
-def _finish_point(
-    point: OperatingPoint,
-    cost: Cost,
-    progress: Progress,
-    ground_truth: COCO,
-    iou_types: Sequence[str],
-    output: Path,
-) -> GridRow:
-    """Write and score the detections of a point."""
-    kept = progress.result(point)
-    if kept is not None:
-        return GridRow.from_dict(kept)
-    milliseconds, detections = [], []
-    for record in progress.records(point):
-        milliseconds.append(record["milliseconds"])
-        detections += record["detections"]
-    scores: dict[str, dict | None] = {"bbox": None, "segm": None}
-    for iou_type in iou_types:
-        scores[iou_type] = score(ground_truth, detections, iou_type)
-        with replacing(_detections_file(output, point, iou_type)) as file:
-            json.dump(only(iou_type, detections), file)
-    row = GridRow(
-        point,
-        cost,
-        detections_per_image=len(detections) / len(milliseconds),
-        milliseconds=statistics.median(milliseconds),
-        box=scores["bbox"],
-        mask=scores["segm"],
-    )
-    progress.keep_result(point, row.to_dict())
-    return row
-
-
-def _remove_other_detections(
-    output: Path, points: Sequence[OperatingPoint], iou_types: Sequence[str]
-) -> None:
-    """Those of an earlier evaluation in the same folder."""
-    expected = {_detections_file(output, p, iou_type) for p in points for iou_type in iou_types}
-    for path in (output / "detections").glob("*.json"):
-        if path not in expected:
-            path.unlink()

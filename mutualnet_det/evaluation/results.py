@@ -11,11 +11,11 @@ from typing import Any
 from ..errors import UserError
 from ..runtime import QueryEntry, QueryTable
 from ..slimmable import OperatingPoint
-from .cost import PARTS, Cost
+from .cost import Cost
 from .files import replacing
-from .scoring import METRICS
+from .scoring import KINDS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class GridError(UserError, ValueError):
@@ -32,16 +32,16 @@ class GridRow:
         cost: what was counted.
         detections_per_image: the mean number of detections on the grid's images.
         milliseconds: median time of one image.
-        box, mask: what :func:`~mutualnet_det.evaluation.scoring.score` gives; ``mask`` is None for
-            a model without a mask head.
+        scores: by kind ("box" and "mask"; of a classifier "class"), the metrics of
+            :data:`~mutualnet_det.evaluation.scoring.KINDS` in percent; None for "mask" without a
+            mask head.
     """
 
     point: OperatingPoint
     cost: Cost
     detections_per_image: float
     milliseconds: float
-    box: dict[str, Any]
-    mask: dict[str, Any] | None
+    scores: dict[str, dict[str, Any] | None]
 
     @property
     def gflops(self) -> float:
@@ -50,19 +50,21 @@ class GridRow:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of AP there are: "box" and, with a mask head, "mask"."""
-        return ("box",) if self.mask is None else ("box", "mask")
+        """The kinds of scores there are, the one that decides first."""
+        return tuple(kind for kind, found in self.scores.items() if found is not None)
 
-    def ap(self, kind: str) -> float | None:
-        """Box or mask AP in percent, by ``kind`` "box" or "mask"; None where there is none."""
-        scores = getattr(self, kind)
-        return None if scores is None else scores["AP"]
+    def score(self, kind: str) -> float | None:
+        """The main metric of a kind, such as AP, in percent; None where there is none."""
+        return self.scores[kind][KINDS[kind].metrics[0]]
 
     def entry(self) -> QueryEntry:
         """This point as a query table lists it."""
-        return QueryEntry(
-            self.point, self.gflops, self.milliseconds, self.ap("box"), self.ap("mask")
-        )
+        columns = {
+            column: self.scores[kind][metric]
+            for kind in self.kinds
+            for column, metric in KINDS[kind].columns.items()
+        }
+        return QueryEntry(self.point, self.gflops, self.milliseconds, **columns)
 
     def to_dict(self) -> dict[str, Any]:
         """As ``grid.json`` holds it."""
@@ -70,31 +72,31 @@ class GridRow:
         return {
             **self.point._asdict(),
             "gflops": {"total": self.gflops, **self.cost.by_part(self.detections_per_image)},
-            "mask_head_gflops_per_detection": self.cost.mask_head_gflops_per_detection,
+            "gflops_per_detection": self.cost.gflops_per_detection,
             "num_proposals": self.cost.num_proposals,
             "detections_per_image": self.detections_per_image,
             "parameters": {"total": sum(parameters.values()), **parameters},
             "milliseconds": self.milliseconds,
-            "box": self.box,
-            "mask": self.mask,
+            **self.scores,
         }
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> GridRow:
         """The reverse of :meth:`to_dict`."""
+        per_detection = row["gflops_per_detection"]
+        total_of = {"total", *per_detection}
         cost = Cost(
-            gflops={part: row["gflops"][part] for part in PARTS if part != "mask_head"},
-            mask_head_gflops_per_detection=row["mask_head_gflops_per_detection"],
+            gflops={part: n for part, n in row["gflops"].items() if part not in total_of},
+            gflops_per_detection=per_detection,
             num_proposals=row["num_proposals"],
-            parameters={part: row["parameters"][part] for part in PARTS},
+            parameters={part: n for part, n in row["parameters"].items() if part != "total"},
         )
         return cls(
             OperatingPoint(row["width"], row["resolution"]),
             cost,
             row["detections_per_image"],
             row["milliseconds"],
-            row["box"],
-            row["mask"],
+            {kind: row[kind] for kind in KINDS if kind in row},
         )
 
 
@@ -114,27 +116,27 @@ class Grid:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of AP there are, see :attr:`GridRow.kinds`."""
+        """The kinds of scores there are, see :attr:`GridRow.kinds`."""
         return self.rows[0].kinds
 
     def query_table(self) -> QueryTable:
-        """The points that no cheaper point beats in box AP."""
+        """The points that no cheaper point beats in the first kind's main metric."""
         return QueryTable.of(
             (row.entry() for row in self.rows),
-            metric="box_ap",
+            metric=next(iter(KINDS[self.kinds[0]].columns)),
             model=self.run["weights_fingerprint"],
             dataset=self.run["dataset"],
             device=self.run["device"],
         )
 
     def __str__(self) -> str:
-        metrics = METRICS[:3]
+        shown = [(kind, metric) for kind in self.kinds for metric in KINDS[kind].metrics[:3]]
         lines = [
             f"{'point':<10} {'GFLOPs':>9} {'ms':>9} "
-            + " ".join(f"{f'{kind} {metric}':>9}" for kind in self.kinds for metric in metrics)
+            + " ".join(f"{f'{kind} {metric}':>9}" for kind, metric in shown)
         ]
         for row in self.rows:
-            scores = [getattr(row, kind)[metric] for kind in self.kinds for metric in metrics]
+            scores = [row.scores[kind][metric] for kind, metric in shown]
             lines.append(
                 f"{str(row.point):<10} {row.gflops:>9.3f} {row.milliseconds:>9.1f} "
                 + " ".join(f"{'-' if s is None else format(s, '.1f'):>9}" for s in scores)
@@ -145,9 +147,10 @@ class Grid:
         """Write ``grid.json``, ``grid.csv``, ``query_table.json`` and ``query_table.txt``."""
         table = self.query_table()
         with replacing(folder / "grid.csv") as file:
-            writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
+            rows = [_csv_row(row) for row in self.rows]
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(map(_csv_row, self.rows))
+            writer.writerows(rows)
         with replacing(folder / "query_table.json") as file:
             file.write(table.to_json() + "\n")
         with replacing(folder / "query_table.txt") as file:
@@ -171,13 +174,6 @@ class Grid:
             raise GridError(f"{path} is not a grid.json: {error!r}.") from error
 
 
-CSV_COLUMNS = (
-    *("width", "resolution", "gflops", *(f"gflops_{part}" for part in PARTS)),
-    *("parameters", "milliseconds", "detections_per_image"),
-    *(f"{kind}_{metric}" for kind in ("box", "mask") for metric in METRICS),
-)
-
-
 def _csv_row(row: GridRow) -> dict[str, Any]:
     by_part = row.cost.by_part(row.detections_per_image)
     values = {
@@ -188,7 +184,6 @@ def _csv_row(row: GridRow) -> dict[str, Any]:
         "milliseconds": row.milliseconds,
         "detections_per_image": row.detections_per_image,
     }
-    for kind in ("box", "mask"):
-        scores = getattr(row, kind) or {}
-        values |= {f"{kind}_{metric}": scores.get(metric) for metric in METRICS}
+    for kind, found in row.scores.items():
+        values |= {f"{kind}_{metric}": (found or {}).get(metric) for metric in KINDS[kind].metrics}
     return values

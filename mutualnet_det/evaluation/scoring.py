@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,40 @@ from pycocotools.cocoeval import COCOeval
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    What a model is scored on.
+
+    Attributes:
+        label: of its main metric, on charts.
+        metrics: in percent; the first is the main one.
+        columns: of a query table, with the metric that each holds.
+    """
+
+    label: str
+    metrics: tuple[str, ...]
+    columns: dict[str, str]
+
+
+KINDS = {
+    "box": Kind("box AP", METRICS, {"box_ap": "AP"}),
+    "mask": Kind("mask AP", METRICS, {"mask_ap": "AP"}),
+    "keypoint": Kind("keypoint AP", ("AP", "AP50", "AP75", "APm", "APl"), {"keypoint_ap": "AP"}),
+    "semantic": Kind("mean IoU", ("mIoU", "accuracy"), {"semantic_miou": "mIoU"}),
+    "class": Kind("top-1 accuracy", ("top1", "top5"), {"top1": "top1", "top5": "top5"}),
+}
+
 # What a COCO results file of each kind holds. The two kinds are scored apart: beside a box, the
 # area of a mask would not count.
 RESULT_KEYS = {
     "bbox": ("image_id", "category_id", "bbox", "score"),
     "segm": ("image_id", "category_id", "segmentation", "score"),
+    "keypoints": ("image_id", "category_id", "keypoints", "score"),
 }
+# The kind of score that a results file gives.
+KIND_OF = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 
 Detection = dict[str, Any]
 
@@ -32,13 +61,14 @@ def coco_results(
     Detections of one image in the COCO results format.
 
     Args:
-        instances: ``pred_boxes``, ``scores``, ``pred_classes`` and maybe ``pred_masks``, at the
-            size of the image on disk.
+        instances: ``pred_boxes``, ``scores``, ``pred_classes`` and maybe ``pred_masks`` and
+            ``pred_keypoints``, at the size of the image on disk.
         category_ids: the data set's own category id of each class, by the model's class index.
 
     Returns:
         list[dict]: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in px), ``score``
-        and, with masks, ``segmentation`` (compressed RLE); empty without detections.
+        with masks ``segmentation`` (compressed RLE), with keypoints ``keypoints`` (x, y and score
+        of each); empty without detections.
     """
     results = instances_to_coco_json(instances.to("cpu"), image_id)
     for result in results:
@@ -47,7 +77,7 @@ def coco_results(
 
 
 def only(iou_type: str, detections: Iterable[Detection]) -> list[Detection]:
-    """The detections as a COCO results file of one kind holds them: "bbox" or "segm"."""
+    """The detections as a COCO results file of one type holds them, see ``RESULT_KEYS``."""
     return [{key: detection[key] for key in RESULT_KEYS[iou_type]} for detection in detections]
 
 
@@ -65,7 +95,10 @@ def load_ground_truth(ground_truth: dict | str) -> COCO:
 
 
 def score(
-    ground_truth: COCO | dict, detections: Iterable[Detection], iou_type: str
+    ground_truth: COCO | dict,
+    detections: Iterable[Detection],
+    iou_type: str,
+    keypoint_sigmas: Sequence[float] = (),
 ) -> dict[str, Any]:
     """
     COCO AP by pycocotools, as it comes when run by hand on the same files.
@@ -73,10 +106,12 @@ def score(
     Args:
         ground_truth: annotation ids must start at 1: pycocotools takes a match with id 0 for none.
         detections: COCO results; may be empty.
-        iou_type: "bbox" or "segm".
+        iou_type: "bbox", "segm" or "keypoints".
+        keypoint_sigmas: of the object keypoint similarity, one per keypoint; COCO's, of people, if
+            there are none.
 
     Returns:
-        dict: AP, AP50, AP75, APs, APm, APl in percent, None where there is nothing to find (no
+        dict: the metrics that ``KINDS`` lists in percent, None where there is nothing to find (no
         object of that area); ``per_class``: AP by name of the category.
     """
     if isinstance(ground_truth, dict):
@@ -88,12 +123,15 @@ def score(
         else:  # loadRes takes no empty list
             predictions = load_ground_truth({**ground_truth.dataset, "annotations": []})
         evaluation = COCOeval(ground_truth, predictions, iou_type)
+        if keypoint_sigmas:
+            evaluation.params.kpt_oks_sigmas = np.asarray(keypoint_sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+    metrics = KINDS[KIND_OF[iou_type]].metrics
     scores: dict[str, Any] = {
         metric: _percent(value)
-        for metric, value in zip(METRICS, evaluation.stats[: len(METRICS)], strict=True)
+        for metric, value in zip(metrics, evaluation.stats[: len(metrics)], strict=True)
     }
     # (IoU thresholds, recalls, categories, areas: all first, detections per image: 100 last)
     precision = evaluation.eval["precision"][:, :, :, 0, -1]

@@ -43,7 +43,7 @@ def detection_sheet(
         ground_truth: COCO ground truth of the same images.
         found: by operating point, ``image_id`` and ``detections`` (COCO results) of every image.
     """
-    best = frontier(grid.rows, lambda row: row.gflops, lambda row: row.ap("box"))
+    best = frontier(grid.rows, lambda row: row.gflops, lambda row: row.score("box"))
     shown = _evenly(best, MAX_POINTS)
     truth: dict[int, list[dict]] = {record["image_id"]: [] for record in records}
     for annotation in ground_truth["annotations"]:

@@ -1,8 +1,9 @@
 """
 What a sub-network learns on the shared ROI heads: from the ground truth and from the teacher.
 
-Shapes: R proposals of a batch, F of them foreground, K classes, M the side of a mask (28). No
-gradient reaches a teacher's tensor. Every distillation loss is 0 where student and teacher agree,
+Shapes: R proposals of a batch, F of them foreground, V of those with a visible keypoint in them, K
+classes, P keypoints, M the side of a mask (28), S that of a heatmap (56). No gradient reaches a
+teacher's tensor. Every distillation loss is 0 where student and teacher agree,
 and 0, still attached to the student, where there is nothing to learn from.
 """
 
@@ -100,3 +101,78 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.numel() == 0:
         return logits.sum() * 0
     return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def with_visible_keypoints(instances: Instances) -> Instances:
+    """
+    The proposals with a labelled keypoint inside, which a keypoint head learns from (Mask R-CNN,
+    arXiv 1703.06870; the choice is Detectron2's).
+
+    Args:
+        instances: foreground proposals of an image, with ``proposal_boxes`` and ``gt_keypoints`` at
+            one scale; without the latter if there are none.
+    """
+    if len(instances) == 0:
+        return instances
+    x, y, visibility = instances.gt_keypoints.tensor.unbind(dim=2)
+    left, top, right, bottom = instances.proposal_boxes.tensor[:, None].unbind(dim=2)
+    inside = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+    return instances[(inside & (visibility > 0)).any(dim=1)]
+
+
+def keypoint_targets(
+    instances: list[Instances], num_keypoints: int, side: int
+) -> tuple[Tensor, Tensor]:
+    """
+    Where in its proposal's heatmap each keypoint lies, whatever the scale of the image.
+
+    Args:
+        instances: proposals with ``proposal_boxes`` and ``gt_keypoints``, per image.
+
+    Returns:
+        positions (V, P) among the heatmap's ``side`` * ``side``, row by row, and whether there is
+        one (V, P): the keypoint is labelled and inside its proposal.
+    """
+    found = [x.gt_keypoints.to_heatmap(x.proposal_boxes.tensor, side) for x in instances if len(x)]
+    if not found:
+        none = torch.zeros(0, num_keypoints, device=instances[0].proposal_boxes.device)
+        return none.long(), none.bool()
+    positions, valid = zip(*found, strict=True)
+    return torch.cat(positions), torch.cat(valid).bool()
+
+
+def keypoint_loss(
+    logits: Tensor, positions: Tensor, valid: Tensor, normalizer: float | None = None
+) -> Tensor:
+    """
+    Cross-entropy over the positions of each heatmap, summed over the valid keypoints and divided by
+    ``normalizer``, or by their number if it is None.
+
+    Args:
+        logits: (V, P, S, S).
+        positions, valid: (V, P), from :func:`keypoint_targets`.
+    """
+    heatmaps = logits.flatten(2)[valid]
+    if len(heatmaps) == 0:
+        return logits.sum() * 0
+    loss = F.cross_entropy(heatmaps, positions[valid], reduction="sum")
+    return loss / (len(heatmaps) if normalizer is None else normalizer)
+
+
+def keypoint_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """
+    KL divergence between the distributions of a keypoint over the positions of its heatmap,
+    averaged over the valid keypoints.
+
+    Args:
+        student, teacher: logits (V, P, S, S).
+        valid: (V, P), from :func:`keypoint_targets`.
+    """
+    if not valid.any():
+        return student.sum() * 0
+    return F.kl_div(
+        F.log_softmax(student.flatten(2)[valid], dim=1),
+        F.log_softmax(teacher.detach().flatten(2)[valid], dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )

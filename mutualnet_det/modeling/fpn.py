@@ -6,7 +6,7 @@ import math
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
 from ..slimmable import Channels
@@ -61,13 +61,38 @@ class SlimmableFPN(FPN):
 @BACKBONE_REGISTRY.register()
 def build_slimmable_fpn_backbone(cfg, input_shape: ShapeSpec) -> SlimmableFPN:
     """A slimmable FPN over the backbone that ``MODEL.FPN.BOTTOM_UP`` names."""
-    bottom_up = BACKBONE_REGISTRY.get(cfg.MODEL.FPN.BOTTOM_UP)(cfg, input_shape)
+    return _build_fpn(cfg, _build_bottom_up(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_slimmable_retinanet_fpn_backbone(cfg, input_shape: ShapeSpec) -> SlimmableFPN:
+    """
+    The same with RetinaNet's levels p6 and p7, convolutions on top of p5.
+
+    They hang on p5, not on the backbone's last feature as in Detectron2's default: that one slims
+    under every scope, the pyramid's outputs under the scope "heads" only.
+    """
+    bottom_up = _build_bottom_up(cfg, input_shape)
+    dim = Channels(cfg.MODEL.FPN.OUT_CHANNELS)
+    full = dim.at(bottom_up.width.maximum)
+    top_block = LastLevelP6P7(full, full, in_feature="p5")
+    if cfg.MUTUALNET.SCOPE == "heads":
+        top_block.p6 = slimmed(top_block.p6, dim, dim, bottom_up.width)
+        top_block.p7 = slimmed(top_block.p7, dim, dim, bottom_up.width)
+    return _build_fpn(cfg, bottom_up, top_block)
+
+
+def _build_bottom_up(cfg, input_shape: ShapeSpec) -> Backbone:
+    return BACKBONE_REGISTRY.get(cfg.MODEL.FPN.BOTTOM_UP)(cfg, input_shape)
+
+
+def _build_fpn(cfg, bottom_up: Backbone, top_block: nn.Module) -> SlimmableFPN:
     return SlimmableFPN(
         bottom_up,
         cfg.MODEL.FPN.IN_FEATURES,
         cfg.MODEL.FPN.OUT_CHANNELS,
         scope=cfg.MUTUALNET.SCOPE,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
+        top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )

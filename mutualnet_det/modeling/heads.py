@@ -1,9 +1,9 @@
 """
-Slimmable RPN, box and mask heads: Detectron2's own, with their hidden dimensions slimmed.
+Slimmable RPN, box, mask and keypoint heads: Detectron2's own, with their hidden dimensions slimmed.
 
-Predictions (objectness, classes, boxes, masks) keep their outputs. Names in the state dict are
-Detectron2's. Under the scopes "backbone" and "neck" the heads stay as Detectron2 builds them, so
-one set of names in a config serves every scope.
+Predictions (objectness, classes, boxes, masks, keypoints) keep their outputs. Names in the state
+dict are Detectron2's. Under the scopes "backbone" and "neck" the heads stay as Detectron2 builds
+them, so one set of names in a config serves every scope.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from detectron2.config import configurable
 from detectron2.modeling import (
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
     RPN_HEAD_REGISTRY,
     StandardROIHeads,
 )
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
+from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import nn
 
@@ -194,6 +197,71 @@ class SlimmableMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
         return args
 
 
+@ROI_KEYPOINT_HEAD_REGISTRY.register()
+class SlimmableKRCNNConvDeconvUpsampleHead(KRCNNConvDeconvUpsampleHead):
+    """
+    Detectron2's keypoint head, slimmed; all but the heatmaps it ends with.
+
+    Args:
+        in_dim: the dimension of the pyramid's levels; None leaves the head plain.
+        conv_dims: channels at width 1 of the convolutions.
+        width: the handle to share.
+
+    Input (R, C, 14, 14), output (R, P, 56, 56), where P is the number of keypoints.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape,
+        *,
+        num_keypoints: int,
+        conv_dims: list[int],
+        in_dim: Channels | None = None,
+        width: Width | None = None,
+        **kwargs,
+    ):
+        if in_dim is None:
+            super().__init__(
+                input_shape, num_keypoints=num_keypoints, conv_dims=conv_dims, **kwargs
+            )
+            return
+        super().__init__(
+            input_shape,
+            num_keypoints=num_keypoints,
+            conv_dims=[Channels(c).at(width.maximum) for c in conv_dims],
+            **kwargs,
+        )
+        dims: dict[str, tuple[Channels, Channels]] = {}
+        current = in_dim
+        for k, base in enumerate(conv_dims, start=1):
+            dims[f"conv_fcn{k}"] = (current, Channels(base))
+            current = Channels(base)
+        dims["score_lowres"] = (current, Channels.fixed(num_keypoints))
+        _slim_children(self, dims, width)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        args = super().from_config(cfg, input_shape)
+        if _heads_slim(cfg):
+            args["in_dim"] = Channels(cfg.MODEL.FPN.OUT_CHANNELS)
+            args["width"] = Width(*cfg.MUTUALNET.WIDTH_RANGE)
+        return args
+
+
+def _slim_box_predictor(cfg, box_head: nn.Module, predictor: FastRCNNOutputLayers) -> None:
+    check_slimmable(box_head, "MODEL.ROI_BOX_HEAD.NAME")
+    hidden = box_head.out_dim
+    _slim_children(
+        predictor,
+        {
+            "cls_score": (hidden, Channels.fixed(predictor.cls_score.out_features)),
+            "bbox_pred": (hidden, Channels.fixed(predictor.bbox_pred.out_features)),
+        },
+        Width(*cfg.MUTUALNET.WIDTH_RANGE),
+    )
+
+
 @ROI_HEADS_REGISTRY.register()
 class SlimmableROIHeads(StandardROIHeads):
     """Detectron2's standard ROI heads whose box predictor takes a slimmed input."""
@@ -202,15 +270,18 @@ class SlimmableROIHeads(StandardROIHeads):
     def _init_box_head(cls, cfg, input_shape):
         parts = super()._init_box_head(cfg, input_shape)
         if _heads_slim(cfg):
-            check_slimmable(parts["box_head"], "MODEL.ROI_BOX_HEAD.NAME")
-            predictor: FastRCNNOutputLayers = parts["box_predictor"]
-            hidden = parts["box_head"].out_dim
-            _slim_children(
-                predictor,
-                {
-                    "cls_score": (hidden, Channels.fixed(predictor.cls_score.out_features)),
-                    "bbox_pred": (hidden, Channels.fixed(predictor.bbox_pred.out_features)),
-                },
-                Width(*cfg.MUTUALNET.WIDTH_RANGE),
-            )
+            _slim_box_predictor(cfg, parts["box_head"], parts["box_predictor"])
+        return parts
+
+
+@ROI_HEADS_REGISTRY.register()
+class SlimmableCascadeROIHeads(CascadeROIHeads):
+    """Detectron2's ROI heads of Cascade R-CNN whose box predictors take slimmed inputs."""
+
+    @classmethod
+    def _init_box_head(cls, cfg, input_shape):
+        parts = super()._init_box_head(cfg, input_shape)
+        if _heads_slim(cfg):
+            for head, predictor in zip(parts["box_heads"], parts["box_predictors"], strict=True):
+                _slim_box_predictor(cfg, head, predictor)
         return parts

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,16 @@ from ..errors import UserError
 from ..slimmable import OperatingPoint
 
 SCHEMA_VERSION = 1
-METRICS = {"box_ap": "box AP", "mask_ap": "mask AP"}
+METRICS = {
+    "box_ap": "box AP",
+    "mask_ap": "mask AP",
+    "keypoint_ap": "keypoint AP",
+    "semantic_miou": "mean IoU",
+    "top1": "top-1",
+    "top5": "top-5",
+}
+# What a table holds even where there is none of it.
+DETECTION_METRICS = ("box_ap", "mask_ap")
 
 Entry = TypeVar("Entry")
 
@@ -55,7 +64,10 @@ class QueryEntry:
         point: the operating point.
         gflops: multiply-adds per image, in units of 1e9.
         milliseconds: median time of one image on the table's device, None if not measured.
-        box_ap, mask_ap: COCO AP in percent, None where there is none (a model without masks).
+        box_ap, mask_ap, keypoint_ap: COCO AP in percent, None where there is none (a model without
+            masks).
+        semantic_miou: mean intersection over union of the pixels' classes, in percent.
+        top1, top5: accuracies of a classifier in percent.
     """
 
     point: OperatingPoint
@@ -63,6 +75,10 @@ class QueryEntry:
     milliseconds: float | None = None
     box_ap: float | None = None
     mask_ap: float | None = None
+    keypoint_ap: float | None = None
+    semantic_miou: float | None = None
+    top1: float | None = None
+    top5: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,8 +129,17 @@ class QueryTable:
         kept = frontier(entries, lambda e: e.gflops, lambda e: getattr(e, metric))
         return cls(tuple(kept), metric, model, dataset, device)
 
+    def _columns(self) -> list[str]:
+        """The metrics to show: those that an entry has, and of a detector box and mask AP."""
+        always = DETECTION_METRICS if self.metric in DETECTION_METRICS else ()
+        return [
+            name
+            for name in METRICS
+            if name in always or any(getattr(entry, name) is not None for entry in self.entries)
+        ]
+
     def ap(self, entry: QueryEntry) -> float | None:
-        """The AP of ``entry`` that this table goes by."""
+        """The AP, or accuracy, of ``entry`` that this table goes by."""
         return getattr(entry, self.metric)
 
     def lookup(self, *, gflops: float) -> QueryEntry:
@@ -137,9 +162,9 @@ class QueryTable:
         """The table as ``query_table.json`` holds it."""
         rows = []
         for entry in self.entries:
-            row = asdict(entry)
-            del row["point"]
-            rows.append(entry.point._asdict() | row)
+            row = entry.point._asdict()
+            row |= {"gflops": entry.gflops, "milliseconds": entry.milliseconds}
+            rows.append(row | {name: getattr(entry, name) for name in self._columns()})
         return json.dumps(
             {
                 "schema": SCHEMA_VERSION,
@@ -182,6 +207,8 @@ class QueryTable:
                 )
             )
         entries = []
+        metric = _field(table, "metric", str)
+        needed = set(DETECTION_METRICS if metric in DETECTION_METRICS else (metric,))
         for index, row in enumerate(_field(table, "entries", list)):
             where = f"entries[{index}]."
             if not isinstance(row, dict):
@@ -199,8 +226,11 @@ class QueryTable:
                     point,
                     gflops=_number(row, "gflops", where, positive=True),
                     milliseconds=_number(row, "milliseconds", where, positive=True, null=True),
-                    box_ap=_number(row, "box_ap", where, null=True),
-                    mask_ap=_number(row, "mask_ap", where, null=True),
+                    **{
+                        n: _number(row, n, where, null=True)
+                        for n in METRICS
+                        if n in needed | set(row)
+                    },
                 )
             )
         names = (_field(table, name, str) for name in ("metric", "model", "dataset", "device"))
@@ -210,12 +240,13 @@ class QueryTable:
         lines = [
             f"Query table of {self.dataset}: the points no cheaper point beats in "
             f"{METRICS[self.metric]}",
-            f"{'point':<10} {'GFLOPs':>9} {'ms':>9} {'box AP':>7} {'mask AP':>8}",
+            f"{'point':<10} {'GFLOPs':>9} {'ms':>9}"
+            + "".join(f" {METRICS[name]:>8}" for name in self._columns()),
         ]
         for entry in self.entries:
             lines.append(
-                f"{str(entry.point):<10} {entry.gflops:>9.3f} {_shown(entry.milliseconds):>9} "
-                f"{_shown(entry.box_ap):>7} {_shown(entry.mask_ap):>8}"
+                f"{str(entry.point):<10} {entry.gflops:>9.4g} {_shown(entry.milliseconds):>9}"
+                + "".join(f" {_shown(getattr(entry, n)):>8}" for n in self._columns())
             )
         lines.append(f"ms: median of one image on {self.device}")
         return "\n".join(lines)

@@ -20,6 +20,13 @@ def _leading(counts: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(slice(count) for count in counts)
 
 
+def layout(parameter: Tensor) -> torch.memory_format:
+    """Channels-last for a weight that is stored so, else contiguous."""
+    if parameter.is_contiguous() or parameter.dim() != 4:
+        return torch.contiguous_format
+    return torch.channels_last
+
+
 class SliceCache:
     """
     Contiguous slices of a layer's parameters, for passes without gradients.
@@ -36,7 +43,7 @@ class SliceCache:
         key = (name, counts)
         entry = self._entries.get(key)
         if entry is None or not entry[0].is_of(parameter):
-            piece = parameter.detach()[_leading(counts)].contiguous()
+            piece = parameter.detach()[_leading(counts)].contiguous(memory_format=layout(parameter))
             entry = self._entries[key] = (Version(parameter), piece)
         return entry[1]
 

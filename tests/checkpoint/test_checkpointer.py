@@ -15,6 +15,7 @@ from mutualnet_det.checkpoint import (
     CheckpointError,
     MutualCheckpointer,
     find_weights,
+    import_backbone,
     load_detector,
 )
 from mutualnet_det.config import grid_points
@@ -226,11 +227,10 @@ def mobilenet():
 def test_torchvisions_backbone(tiny_cfg, folder, mobilenet, prefix):
     path = folder / "mobilenet_v2.pth"
     torch.save({f"{prefix}{name}": value for name, value in mobilenet.state_dict().items()}, path)
+    tiny_cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = True
     model = build(tiny_cfg)
     before = snapshot(model)
-    checkpointer = MutualCheckpointer(model, tiny_cfg)
-    checkpointer.load(str(path))
-    assert checkpointer.is_backbone_only
+    MutualCheckpointer(model, tiny_cfg).load(str(path))
     source = mobilenet.state_dict()
     for name, value in model.state_dict().items():
         if name.startswith("backbone.bottom_up."):
@@ -244,6 +244,104 @@ def test_torchvisions_backbone(tiny_cfg, folder, mobilenet, prefix):
         for name, stop in (("res2", 4), ("res3", 7), ("res4", 14), ("res5", 18)):
             expected = mobilenet.eval().features[:stop](image)
             torch.testing.assert_close(features[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_state_dict_of_others_is_of_one_width(tiny_cfg, folder, mobilenet, caplog):
+    path = folder / "mobilenet_v2.pth"
+    torch.save(mobilenet.state_dict(), path)
+    texts = ["does not say which widths", "at width 1.0 alone", "(0.25, 1.0)"]
+    refuse(tiny_cfg, path, *texts, "MUTUALNET.ALLOW_UNTRAINED_WIDTHS True")
+    tiny_cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = True
+    MutualCheckpointer(build(tiny_cfg), tiny_cfg).load(str(path))
+    assert "Widths below 1.0 start untrained" in caplog.text
+    caplog.clear()
+    tiny_cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = False
+    tiny_cfg.MUTUALNET.WIDTH_RANGE = (1.0, 1.0)
+    MutualCheckpointer(build(tiny_cfg), tiny_cfg).load(str(path))
+    assert "untrained" not in caplog.text
+
+
+def backbone_cfg(cfg, builder, **keys):
+    """``cfg`` with another backbone."""
+    cfg.MODEL.FPN.BOTTOM_UP = f"build_slimmable_{builder}_backbone"
+    cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = True
+    cfg.merge_from_list([item for pair in keys.items() for item in pair])
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "builder, name", [("mobilenet_v2", "mobilenet_v2"), ("resnet", "resnet50"), ("vgg16_bn", "")]
+)
+def test_imported_backbone(tiny_cfg, folder, builder, name):
+    network = torchvision.models.get_model(name or "vgg16_bn", num_classes=3)
+    state = network.state_dict()
+    if builder == "vgg16_bn":  # its classifier is 9/10 of it
+        state = {key: value for key, value in state.items() if key.startswith("features")}
+    torch.save(state, folder / "source.pth")
+    import_backbone(str(folder / "source.pth"), str(folder / "imported.pth"))
+    cfg = backbone_cfg(tiny_cfg, builder)
+    for path in ("source.pth", "imported.pth"):
+        model = build(cfg)
+        MutualCheckpointer(model, cfg).load(str(folder / path))
+        for key, value in model.backbone.bottom_up.state_dict().items():
+            assert torch.equal(value, state[key])
+    cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = False
+    texts = ["imported.pth was trained at width 1.0 alone", "(0.25, 1.0)", "ALLOW_UNTRAINED_WIDTHS"]
+    refuse(cfg, folder / "imported.pth", *texts)
+
+
+def test_public_backbone_with_calibrations(tiny_cfg, folder, public_mobilenet_v1):
+    path = folder / "imported.pth"
+    images = torch.randn(2, 3, 64, 64)
+    public_mobilenet_v1.save(folder / "source.pt", [0.25, 1.0], [images])
+    import_backbone(str(folder / "source.pt"), str(path))
+    cfg = backbone_cfg(tiny_cfg, "mobilenet_v1")
+    cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = False
+    model = build(cfg)
+    MutualCheckpointer(model, cfg).load(str(path))
+    expected = torch.load(path, weights_only=True)["model"]["features.5.1.1.running_var"]
+    assert torch.equal(model.backbone.bottom_up.features[5][1][1].running_var, expected)
+    cfg.MUTUALNET.WIDTH_RANGE = (0.2, 1.0)
+    refuse(cfg, path, "trained at widths 0.25 to 1.0", "(0.2, 1.0)", "ALLOW_UNTRAINED_WIDTHS")
+    cfg.MUTUALNET.WIDTH_RANGE = (0.25, 1.0)
+    cfg.INPUT.FORMAT = "BGR"
+    refuse(cfg, path, "INPUT.FORMAT RGB, the config has BGR")
+
+
+def test_imported_classifier(tiny_cfg, folder, public_mobilenet_v1):
+    """It evaluates as it is, calibrations included."""
+    images = torch.randn(2, 3, 64, 64)
+    public_mobilenet_v1.save(folder / "source.pt", [0.25, 1.0], [images])
+    import_backbone(str(folder / "source.pt"), str(folder / "imported.pth"))
+    tiny_cfg.MODEL.META_ARCHITECTURE = "MutualClassifier"
+    tiny_cfg.MODEL.BACKBONE.NAME = "build_slimmable_mobilenet_v1_backbone"
+    tiny_cfg.MODEL.BACKBONE.NUM_CLASSES = 10
+    model, calibrations = load_detector(tiny_cfg, str(folder / "imported.pth"))
+    assert sorted(map(str, calibrations)) == ["0.25x224", "1.00x224"]
+    image = torch.rand(3, 64, 64) * 255
+    with torch.no_grad(), calibrations.at(sorted(calibrations)[0]):
+        found = model([{"image": image}])[0]["scores"]
+        inputs = (image - model.pixel_mean) / model.pixel_std
+        expected = public_mobilenet_v1.at(0.25, [images])(inputs[None])[-1].softmax(1)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_deeper_resnet(tiny_cfg, folder):
+    torch.save(torchvision.models.resnet101().state_dict(), folder / "source.pth")
+    import_backbone(str(folder / "source.pth"), str(folder / "imported.pth"))
+    cfg = backbone_cfg(tiny_cfg, "resnet", **{"MODEL.RESNETS.DEPTH": 50})
+    refuse(cfg, folder / "source.pth", "another architecture", "layer3.6.conv1.weight is unknown")
+    refuse(cfg, folder / "imported.pth", "MODEL.RESNETS.DEPTH 101, the config has 50")
+
+
+def test_backbone_in_other_names(tiny_cfg, folder, public_mobilenet_v1):
+    public_mobilenet_v1.save(folder / "a.pt", [0.25, 1.0], [])
+    refuse(
+        backbone_cfg(tiny_cfg, "mobilenet_v1"),
+        folder / "a.pt",
+        "It is MobileNetV1 of the public MutualNet and US-Net code",
+        "tools/import_backbone.py",
+    )
 
 
 def test_backbone_with_a_missing_layer(tiny_cfg, folder, mobilenet):
@@ -334,5 +432,5 @@ def test_detectron2s_predictor_runs_the_full_network(trained):
     resized = predictor.aug.get_transform(image).apply_image(image[:, :, ::-1])
     tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
     expected = ours.inference([{"image": tensor, "height": 96, "width": 96}])[0]["instances"]
-    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
-    assert torch.equal(found.scores, expected.scores)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    torch.testing.assert_close(found.scores, expected.scores)

@@ -57,5 +57,64 @@ def test_resolutions_may_differ(tiny_cfg):
     check_provenance(saved, tiny_cfg, "weights.pth")
 
 
+def classification(cfg):
+    cfg.MODEL.META_ARCHITECTURE = "MutualClassifier"
+    cfg.MODEL.BACKBONE.NAME = cfg.MODEL.FPN.BOTTOM_UP
+    cfg.MODEL.BACKBONE.NUM_CLASSES = 5
+    return cfg
+
+
+def test_classifiers_say_their_backbone_and_no_scope(tiny_cfg):
+    saved = provenance(classification(tiny_cfg))
+    assert saved["architecture"] == {"MODEL.BACKBONE.NAME": "build_slimmable_mobilenet_v2_backbone"}
+
+
+def test_backbone_of_a_classifier_against_a_detector(tiny_cfg):
+    saved = provenance(classification(tiny_cfg.clone()))
+    tiny_cfg.MUTUALNET.SCOPE = "neck"
+    check_provenance(saved, tiny_cfg, "weights.pth")
+    tiny_cfg.MODEL.FPN.BOTTOM_UP = "build_slimmable_resnet_backbone"
+    with pytest.raises(ValueError, match="weights.pth .*BOTTOM_UP build_.*_mobilenet_v2_backbone"):
+        check_provenance(saved, tiny_cfg, "weights.pth")
+
+
+def test_depth_of_a_resnet(tiny_cfg):
+    tiny_cfg.MODEL.FPN.BOTTOM_UP = "build_slimmable_resnet_backbone"
+    saved = provenance(tiny_cfg)
+    tiny_cfg.MODEL.RESNETS.DEPTH = 101
+    with pytest.raises(ValueError, match="MODEL.RESNETS.DEPTH 50, the config has 101"):
+        check_provenance(saved, tiny_cfg, "weights.pth")
+
+
+def test_untrained_widths_may_be_allowed(tiny_cfg, caplog):
+    saved = provenance(tiny_cfg)
+    tiny_cfg.MUTUALNET.WIDTH_RANGE = (0.125, 1.0)
+    with pytest.raises(ValueError, match="MUTUALNET.ALLOW_UNTRAINED_WIDTHS True"):
+        check_provenance(saved, tiny_cfg, "weights.pth")
+    tiny_cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = True
+    check_provenance(saved, tiny_cfg, "weights.pth")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    for text in ("weights.pth", "0.25 to 1.0", "(0.125, 1.0)", "below 0.25 start untrained"):
+        assert text in record.getMessage()
+    # The largest width is a matter of shapes.
+    tiny_cfg.MUTUALNET.WIDTH_RANGE = (0.125, 1.25)
+    with pytest.raises(ValueError, match="largest width must be the same"):
+        check_provenance(saved, tiny_cfg, "weights.pth")
+
+
 def test_files_of_others_say_nothing(tiny_cfg):
     check_provenance({}, tiny_cfg, "weights.pth")
+
+
+def test_what_a_method_does_not_train_is_not_claimed(tiny_cfg):
+    tiny_cfg.MUTUALNET.METHOD = "us_net"
+    assert provenance(tiny_cfg)["resolutions"] == [64]
+    assert provenance(tiny_cfg)["width_range"] == [0.25, 1.0]
+    tiny_cfg.MUTUALNET.METHOD = "independent"
+    alone = provenance(tiny_cfg)
+    assert alone["resolutions"] == [64] and alone["width_range"] == [1.0, 1.0]
+    check_provenance(alone, tiny_cfg, "weights.pth")
+    tiny_cfg.MUTUALNET.METHOD = "mutual"
+    with pytest.raises(ValueError, match=r"weights.pth was trained at width 1.0 alone"):
+        check_provenance(alone, tiny_cfg, "weights.pth")

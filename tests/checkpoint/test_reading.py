@@ -1,9 +1,12 @@
 """Reading checkpoint files: no code runs, and what cannot be read is named."""
 
 import pickle
+import sys
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mutualnet_det.checkpoint import CheckpointError, read_checkpoint
 from mutualnet_det.errors import UserError
@@ -124,11 +127,62 @@ def test_missing_file_and_folder(tmp_path):
         read_checkpoint(str(tmp_path))
 
 
-def test_pickle_file_is_refused(tmp_path):
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("suffix", ["pkl", "pth"])
+def test_pickle_of_arrays(tmp_path, protocol, suffix):
+    path = tmp_path / f"R-50.{suffix}"
+    arrays = {
+        "conv.weight": np.arange(6.0).reshape(2, 3).T,
+        "big": np.arange(3, dtype=">f4"),
+        "steps": np.int64(7),
+    }
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}, protocol=protocol))
+    found = read_checkpoint(str(path))
+    assert found["__author__"] == "x" and found["model"].keys() == arrays.keys()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(found["model"][key].numpy(), array)
+
+
+def test_pickle_of_python_2(tmp_path):
+    """Its texts are bytes, arrays' contents among them: as written by Python 2.7, protocol 2."""
+    text = b"U\x08\xcd\xcc\x8c?\x00\x00\x00@"  # of 8 bytes: the floats 1.1 and 2
+    dtype = b"cnumpy\ndtype\n(U\x02f4K\x00K\x01tR(K\x03U\x01<NNN"
+    dtype += b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
+    state = b"(K\x01(K\x02t" + dtype + b"\x89" + text + b"tb"
     path = tmp_path / "R-50.pkl"
-    path.write_bytes(pickle.dumps({"model": {}}))
-    with pytest.raises(CheckpointError, match="R-50.pkl is a pickle.*\\.pth"):
+    path.write_bytes(b"\x80\x02}U\x07conv1_w" + array + state + b"s.")
+    found = read_checkpoint(str(path))["model"]
+    torch.testing.assert_close(found, {"conv1_w": torch.tensor([1.1, 2.0])})
+
+
+def test_pickled_arrays_of_objects_are_refused(tmp_path):
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"weight": np.array([{}, None])}))
+    with pytest.raises(CheckpointError, match="'weight' is a ndarray; expected a tensor"):
         read_checkpoint(str(path))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_safetensors(tmp_path, suffix):
+    path = tmp_path / f"model.{suffix}"
+    save_file(STATE, path, metadata={"format": "pt"})
+    assert_same_state(read_checkpoint(str(path))["model"])
+
+
+def test_safetensors_without_the_package(tmp_path, monkeypatch):
+    save_file(STATE, tmp_path / "model.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(CheckpointError, match="pip install safetensors"):
+        read_checkpoint(str(tmp_path / "model.safetensors"))
+
+
+def test_state_dict_among_other_things(tmp_path):
+    path = tmp_path / "a.pth.tar"
+    torch.save({"state_dict": STATE, "epoch": 3}, path)
+    found = read_checkpoint(str(path))
+    assert_same_state(found["model"])
+    assert found["epoch"] == 3 and "state_dict" not in found
 
 
 @pytest.mark.parametrize(
@@ -138,7 +192,9 @@ def test_pickle_file_is_refused(tmp_path):
         ([STATE], "holds a list"),
         ({"model": None}, "NoneType as 'model'"),
         ({"model": torch.zeros(2)}, "Tensor as 'model'"),
-        ({"state_dict": STATE, "epoch": 3}, "'state_dict' is a dict"),
+        ({"weights": STATE, "epoch": 3}, "'weights' is a dict"),
+        ({"state_dict": 3}, "int as 'model'"),
+        ({3: torch.zeros(2)}, "a key is 3; expected the name"),
         ({"model": {"weight": 1.5}}, "'weight' is a float"),
     ],
 )

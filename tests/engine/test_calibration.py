@@ -86,7 +86,7 @@ def test_images_of_like_shape_share_a_batch(cfg, monkeypatch):
 def test_statistics_of_a_point(cfg):
     model = build_model(cfg)
     calibrations = Calibrations(model)
-    calibrate_points(cfg, calibrations, [POINT])
+    calibrate_points(cfg, calibrations.model, calibrations, [POINT])
 
     seen = []
     norm = model.backbone.bottom_up.features[0][1]
@@ -111,13 +111,13 @@ def test_the_model_is_left_as_it_was(cfg):
     expected = torch.rand(3)
     torch.manual_seed(5)
     calibrations = Calibrations(model)
-    calibrate_points(cfg, calibrations, [POINT, OperatingPoint(1.0, 32)])
+    calibrate_points(cfg, calibrations.model, calibrations, [POINT, OperatingPoint(1.0, 32)])
     assert torch.equal(torch.rand(3), expected)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert set(calibrations) == {POINT, OperatingPoint(1.0, 32)}
     model.eval()
-    calibrate_points(cfg, calibrations, [OperatingPoint(0.25, 32)])
+    calibrate_points(cfg, calibrations.model, calibrations, [OperatingPoint(0.25, 32)])
     assert not model.training
 
 
@@ -125,7 +125,7 @@ def test_norms_in_the_heads_are_calibrated_too(cfg):
     cfg.MODEL.ROI_MASK_HEAD.NORM = "BN"
     model = build_model(cfg)
     calibrations = Calibrations(model)
-    calibrate_points(cfg, calibrations, [POINT])
+    calibrate_points(cfg, calibrations.model, calibrations, [POINT])
     norms = [n for n, m in model.named_modules() if isinstance(m, SlimmableBatchNorm2d)]
     assert any(name.startswith("roi_heads.mask_head") for name in norms)
     assert set(calibrations.state_dict()["points"][str(POINT)]) == set(norms)

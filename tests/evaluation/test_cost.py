@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.layers import Conv2d
 from torch import nn
 
+from mutualnet_det import add_mutualnet_config
 from mutualnet_det.evaluation import cost as cost_module
 from mutualnet_det.evaluation.cost import PARTS, CostCounter, count_cost, padded_sizes
 from mutualnet_det.slimmable import Calibrations, OperatingPoint, at_width, sliced
@@ -80,13 +82,13 @@ def test_box_head_scales_with_proposals_and_mask_head_with_detections(make_confi
     ten, thousand = (counter.count([(64, 64)], n) for n in (10, 1000))
     assert thousand.gflops["box_head"] == pytest.approx(100 * ten.gflops["box_head"])
     assert thousand.gflops["rpn"] == ten.gflops["rpn"]
-    assert ten.total(3) - ten.total(1) == pytest.approx(2 * ten.mask_head_gflops_per_detection)
+    assert ten.total(3) - ten.total(1) == pytest.approx(2 * ten.gflops_per_detection["mask_head"])
 
 
 def test_many_sizes_take_few_traces(make_config, make_model, monkeypatch):
     counter = CostCounter(make_model(make_config()))
     traced = []
-    monkeypatch.setattr(cost_module, "_multiply_adds", lambda *args: traced.append(args))
+    monkeypatch.setattr(cost_module, "multiply_adds", lambda *args: traced.append(args))
     counter.count([(32 * h, 32 * w) for h in range(1, 20) for w in range(1, 20)], 20)
     assert traced == []
 
@@ -120,7 +122,7 @@ def test_without_a_mask_head(make_config, make_model):
     with_masks = count_cost(make_model(make_config()), [(64, 64)], 20)
     without = count_cost(make_model(make_config("MODEL.MASK_ON", False)), [(64, 64)], 20)
     assert without.gflops == with_masks.gflops
-    assert without.mask_head_gflops_per_detection == 0 and without.parameters["mask_head"] == 0
+    assert without.gflops_per_detection["mask_head"] == 0 and without.parameters["mask_head"] == 0
     assert without.total(100) == without.total(0)
 
 
@@ -179,6 +181,52 @@ def test_prints_every_part(make_config, make_model):
 
 
 def test_refuses_what_it_cannot_count(make_config, make_model):
-    cfg = make_config("MODEL.KEYPOINT_ON", True, "MODEL.MASK_ON", False)
-    with pytest.raises(ValueError, match="StandardROIHeads with keypoints"):
-        count_cost(make_model(cfg), [(64, 64)], 20)
+    model = make_model(make_config())
+    model.roi_heads = torch.nn.Identity()
+    with pytest.raises(ValueError, match="StandardROIHeads, got Identity"):
+        count_cost(model, [(64, 64)], 20)
+    with pytest.raises(ValueError, match="A Linear is no model"):
+        count_cost(torch.nn.Linear(1, 1), [(64, 64)], 20)
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        ("mutual_keypointrcnn_mbv2", {"rpn": "proposal_generator", "box_head": "roi_heads.box"}),
+        ("mutual_cascade_maskrcnn_mbv2", {"rpn": "proposal_generator"}),
+        ("mutual_panoptic_fpn_mbv2", {"rpn": "proposal_generator", "semantic_head": "sem_seg"}),
+        ("mutual_retinanet_mbv2", {"dense_head": "head"}),
+        ("mutual_semantic_fpn_mbv2", {"semantic_head": "sem_seg"}),
+    ],
+)
+def test_counts_every_kind_of_head(make_model, config, parts):
+    cfg = get_cfg()
+    add_mutualnet_config(cfg)
+    cfg.merge_from_file(f"configs/{config}.yaml")
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
+            *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [32], "MODEL.ROI_MASK_HEAD.CONV_DIM", 32),
+            *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 16, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+            *("MODEL.RPN.POST_NMS_TOPK_TEST", 20, "TEST.DETECTIONS_PER_IMAGE", 7),
+        ]
+    )
+    model = make_model(cfg)
+    tally = Tally(unhooked := copy.deepcopy(model))
+    proposals = []
+    heads = getattr(unhooked, "roi_heads", None)
+    if heads is not None:
+        first = heads.box_head[0] if isinstance(heads.box_head, nn.ModuleList) else heads.box_head
+        first.register_forward_pre_hook(lambda m, x: proposals.append(len(x[0])))
+    with torch.no_grad():
+        (found,) = unhooked([{"image": torch.zeros(3, 96, 160), "height": 96, "width": 160}])
+    detections = len(found["instances"]) if heads is not None else 0
+    cost = count_cost(model, [(96, 160)], proposals[0] if proposals else 0)
+    by_part = cost.by_part(detections)
+    names = {"backbone": "backbone.bottom_up", "neck": ("backbone.fpn", "backbone.top"), **parts}
+    for part, prefixes in names.items():
+        prefixes = (prefixes,) if isinstance(prefixes, str) else prefixes
+        assert by_part[part] == pytest.approx(tally.under(*prefixes) / 1e9), part
+    assert cost.total(detections) == pytest.approx(tally.under("") / 1e9)
+    own = sum(p.numel() for p in model.parameters())
+    assert sum(cost.parameters.values()) == own

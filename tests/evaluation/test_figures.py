@@ -38,9 +38,9 @@ def make_grid(points=None, *, masks=True, ap=None):
         dense = {
             part: gflops * share for part, share in zip(DENSE_PARTS, (0.1, 0.3, 0.4), strict=True)
         }
-        cost = Cost({**dense, "box_head": gflops * 0.2}, 0.0, 1000, dict.fromkeys(PARTS, 1000))
-        mask = scores(0.9 * box) if masks else None
-        rows.append(GridRow(point, cost, 10.0, 50.0 * gflops, scores(box), mask))
+        cost = Cost({**dense, "box_head": gflops * 0.2}, {}, 1000, dict.fromkeys(PARTS, 1000))
+        found = {"box": scores(box)} | ({"mask": scores(0.9 * box)} if masks else {})
+        rows.append(GridRow(point, cost, 10.0, 50.0 * gflops, found))
     return Grid(tuple(rows), {})
 
 
@@ -58,7 +58,7 @@ def test_every_point_is_drawn_at_its_cost_and_ap(masks):
     panels = ap_against_gflops(grid).axes
     assert [axes.get_ylabel() for axes in panels] == ["box AP (%)", "mask AP (%)"][: 1 + masks]
     for axes, kind in zip(panels, grid.kinds, strict=True):
-        assert {(row.gflops, row.ap(kind)) for row in grid.rows} == drawn_points(axes)
+        assert {(row.gflops, row.score(kind)) for row in grid.rows} == drawn_points(axes)
         assert "GFLOPs" in axes.get_xlabel()
     legend = [text.get_text() for text in panels[-1].get_legend().get_texts()]
     assert legend == ["frontier", "width 0.25", "width 0.50", "width 0.75", "width 1.00"]
@@ -77,7 +77,7 @@ def test_the_frontier_is_labelled_without_overlap():
         }
         assert set(names) == {str(row.point) for row in best}
         for row in best:  # each label at its own point
-            assert names[str(row.point)].xy == (row.gflops, row.ap(kind))
+            assert names[str(row.point)].xy == (row.gflops, row.score(kind))
         boxes = [text.get_window_extent() for text in texts(axes)]
         assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
@@ -97,7 +97,7 @@ def test_heat_map_has_each_number_in_its_cell():
         shown = {text.get_position(): text.get_text() for text in texts(axes)}
         for row in grid.rows:
             cell = RESOLUTIONS.index(row.point.resolution), WIDTHS.index(row.point.width)
-            assert shown[cell] == f"{row.ap(kind):.1f}"
+            assert shown[cell] == f"{row.score(kind):.1f}"
         frames = [p for p in axes.patches if isinstance(p, Rectangle)]
         centres = {(f.get_x() + 0.46, f.get_y() + 0.46) for f in frames}
         assert centres == {

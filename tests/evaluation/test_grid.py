@@ -23,6 +23,7 @@ import mutualnet_det.evaluation.cost as cost_module
 from mutualnet_det.config import ConfigError
 from mutualnet_det.data.coco import DatasetError, register_coco
 from mutualnet_det.evaluation import Grid, evaluate_grid
+from mutualnet_det.evaluation import detection as detection_module
 from mutualnet_det.evaluation import grid as grid_module
 from mutualnet_det.evaluation.cost import PARTS, Cost, count_cost, padded_sizes
 from mutualnet_det.evaluation.progress import ProgressError
@@ -89,14 +90,16 @@ class QuickCounter:
     def count(self, sizes, num_proposals):
         cost = self.width * math.prod(sizes[0]) / 1e9
         gflops = dict.fromkeys(("backbone", "neck", "rpn", "box_head"), cost)
-        return Cost(gflops, cost, num_proposals, dict.fromkeys(PARTS, int(1000 * self.width)))
+        return Cost(
+            gflops, {"mask_head": cost}, num_proposals, dict.fromkeys(PARTS, int(1000 * self.width))
+        )
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """No counting and no pictures."""
     monkeypatch.setattr(cost_module, "CostCounter", QuickCounter)
-    monkeypatch.setattr(grid_module, "write_figures", lambda *args: None)
+    monkeypatch.setattr(detection_module, "write_figures", lambda *args: None)
 
 
 @pytest.fixture
@@ -222,7 +225,7 @@ def test_ap_equals_detectron2s_evaluator(quick, setting, tmp_path, dataset):
         results = inference_on_dataset(model, loader, evaluator)
     for kind, expected in (("box", results["bbox"]), ("mask", results["segm"])):
         for metric in METRICS:
-            found = getattr(grid.rows[0], kind)[metric]
+            found = grid.rows[0].scores[kind][metric]
             assert (math.nan if found is None else found) == pytest.approx(
                 expected[metric], nan_ok=True
             )
@@ -251,7 +254,7 @@ def test_tables(setting, tmp_path):
         assert parts == [row.cost.gflops[p] for p in ("backbone", "neck", "rpn")]
         assert int(text["parameters"]) == sum(row.cost.parameters.values())
         assert float(text["milliseconds"]) == row.milliseconds > 0
-        assert float(text["mask_AP75"]) == row.mask["AP75"] and text["box_APl"] == ""
+        assert float(text["mask_AP75"]) == row.scores["mask"]["AP75"] and text["box_APl"] == ""
     table = QueryTable.load(tmp_path / "grid" / "query_table.json")
     assert table == grid.query_table() and table.model == setting()[2].fingerprint()
     assert (tmp_path / "grid" / "query_table.txt").read_text() == f"{table}\n"
@@ -267,8 +270,8 @@ def test_each_image_is_decoded_once(quick, setting, tmp_path, monkeypatch):
         read.append(file_name)
         return original(file_name, format)
 
-    original = grid_module.read_image
-    monkeypatch.setattr(grid_module, "read_image", reading)
+    original = detection_module.read_image
+    monkeypatch.setattr(detection_module, "read_image", reading)
     evaluate(setting(), tmp_path / "grid")
     assert len(read) == len(set(read)) == len(SIZES)
 
@@ -312,7 +315,7 @@ def test_a_killed_evaluation_resumed_equals_an_undisturbed_one(
 
 def test_killed_while_scoring(quick, setting, tmp_path, monkeypatch):
     evaluate(setting(), tmp_path / "undisturbed")
-    original, scored = grid_module.score, []
+    original, scored = detection_module.score, []
 
     def score(*args):
         scored.append(args[2])
@@ -320,7 +323,7 @@ def test_killed_while_scoring(quick, setting, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(grid_module, "score", score)
+    monkeypatch.setattr(detection_module, "score", score)
     with pytest.raises(KeyboardInterrupt):
         evaluate(setting(), tmp_path / "killed")
     Oracle.forwards = 0
@@ -392,7 +395,7 @@ def test_an_image_of_another_size_is_named(quick, setting, tmp_path):
 
 def test_without_masks(quick, setting, tmp_path):
     grid = evaluate(setting("MODEL.MASK_ON", False), tmp_path / "grid")
-    assert grid.kinds == ("box",) and all(row.mask is None for row in grid.rows)
+    assert grid.kinds == ("box",) and all(row.scores["mask"] is None for row in grid.rows)
     assert {path.suffixes[-2] for path in (tmp_path / "grid" / "detections").iterdir()} == {".bbox"}
     assert grid.query_table().entries[0].mask_ap is None
     with open(tmp_path / "grid" / "grid.csv") as file:
@@ -405,7 +408,7 @@ def test_no_detection_at_all(quick, setting, tmp_path, monkeypatch):
     for path in (tmp_path / "images").iterdir():  # nothing in the pictures
         Image.new("RGB", Image.open(path).size).save(path)
     grid = evaluate((cfg, model, calibrations, calibrate), tmp_path / "grid")
-    assert all(row.box["AP"] == 0 and row.mask["AP"] == 0 for row in grid.rows)
+    assert all(row.score(kind) == 0 for row in grid.rows for kind in ("box", "mask"))
     assert [entry.point for entry in grid.query_table().entries] == [POINTS[0]]
 
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -144,3 +145,41 @@ def test_results_have_the_data_sets_own_categories(detections):
     assert detections[0]["bbox"] == [10, 10, 40, 40] and detections[0]["image_id"] == 5
     assert isinstance(detections[0]["segmentation"]["counts"], str)
     assert coco_results(instances((10, 10), [], [], []), 1, [3]) == []
+
+
+def test_keypoint_ap_is_pycocotools_with_the_given_sigmas():
+    """Two objects: one found exactly, one with keypoints off by a known distance."""
+    sigma, area, offset = 0.05, 10000.0, 12.0
+    boxes = [[0.0, 0.0, 100.0, 100.0], [200.0, 0.0, 100.0, 100.0]]
+    points = [[10.0, 10.0, 50.0, 80.0], [210.0, 10.0, 250.0, 80.0]]
+    ground_truth = {
+        "images": [{"id": 1, "width": 400, "height": 200}],
+        "categories": [{"id": 1, "name": "a", "keypoints": ["p", "q"], "skeleton": []}],
+        "annotations": [
+            {
+                **{"id": i + 1, "image_id": 1, "category_id": 1, "bbox": boxes[i], "area": area},
+                **{"iscrowd": 0, "num_keypoints": 2},
+                "keypoints": [points[i][0], points[i][1], 2, points[i][2], points[i][3], 2],
+            }
+            for i in range(2)
+        ],
+    }
+    detections = [
+        {
+            **{"image_id": 1, "category_id": 1, "bbox": boxes[i], "score": 0.9 - 0.1 * i},
+            "keypoints": [
+                *(points[i][0] + i * offset, points[i][1], 1.0),
+                *(points[i][2] + i * offset, points[i][3], 1.0),
+            ],
+        }
+        for i in range(2)
+    ]
+    # The object keypoint similarity of COCO's evaluation page.
+    similarity = math.exp(-(offset**2) / (2 * area * (2 * sigma) ** 2))
+    assert 0.45 < similarity < 0.5  # at no threshold a match
+    found = score(ground_truth, detections, "keypoints", [sigma] * 2)
+    # Half of the objects found, with the higher score: precision 1 up to recall 0.5.
+    assert found["AP"] == pytest.approx(100 * 51 / 101)
+    assert score(ground_truth, detections, "keypoints", [2 * sigma] * 2)["AP50"] == 100
+    assert set(found) == {"AP", "AP50", "AP75", "APm", "APl", "per_class"}
+    assert found["APm"] is None

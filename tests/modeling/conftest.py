@@ -19,6 +19,11 @@ from torchvision.models._utils import _make_divisible
 # Of Detectron2's features, where MobileNetV2 is tapped: stride, last block and channels at width 1.
 TAPS = {"res2": (4, 3, 24), "res3": (8, 6, 32), "res4": (16, 13, 96), "res5": (32, 17, 320)}
 
+PLAIN_ROI_HEADS = {
+    "SlimmableROIHeads": "StandardROIHeads",
+    "SlimmableCascadeROIHeads": "CascadeROIHeads",
+}
+
 
 class TorchvisionMobileNetV2(Backbone):
     """torchvision's network of one width, up to its last block."""
@@ -58,8 +63,9 @@ def torchvision_backbone():
 @pytest.fixture
 def build_plain():
     """
-    ``build_plain(cfg, width)``: Detectron2's own Mask R-CNN over torchvision's MobileNetV2, at the
-    channel counts that the config's scope has at a width. Nothing of the project is in it.
+    ``build_plain(cfg, width)``: Detectron2's own R-CNN, with the config's heads, over torchvision's
+    MobileNetV2, at the channel counts that the config's scope has at a width. Nothing of the
+    project is in it.
     """
 
     def build(cfg, width):
@@ -82,15 +88,18 @@ def build_plain():
         cfg.merge_from_list(
             [
                 *("MODEL.RPN.HEAD_NAME", "StandardRPNHead"),
-                *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+                *("MODEL.ROI_HEADS.NAME", PLAIN_ROI_HEADS[cfg.MODEL.ROI_HEADS.NAME]),
                 *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
                 *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+                *("MODEL.ROI_KEYPOINT_HEAD.NAME", "KRCNNConvDeconvUpsampleHead"),
             ]
         )
         if scope == "heads":
             box, mask = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
             box.FC_DIM, box.CONV_DIM = channels(box.FC_DIM, width), channels(box.CONV_DIM, width)
             mask.CONV_DIM = channels(mask.CONV_DIM, width)
+            keypoint = cfg.MODEL.ROI_KEYPOINT_HEAD
+            keypoint.CONV_DIMS = [channels(c, width) for c in keypoint.CONV_DIMS]
         shapes = backbone.output_shape()
         return GeneralizedRCNN(
             backbone=backbone,
@@ -120,7 +129,9 @@ def build_random():
                 nn.init.normal_(module.bias, std=0.2)
             elif getattr(module, "bias", None) is not None:
                 nn.init.normal_(module.bias, std=0.1)
-            if name.endswith(("objectness_logits", "cls_score", "mask_head.predictor")):
+            if name.endswith(
+                ("objectness_logits", "cls_score", "mask_head.predictor", "score_lowres")
+            ):
                 nn.init.normal_(module.weight, std=0.2)
             elif name.endswith(("anchor_deltas", "bbox_pred")):
                 nn.init.normal_(module.weight, std=0.02)

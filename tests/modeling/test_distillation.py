@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling.roi_heads.keypoint_head import keypoint_rcnn_loss
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss
-from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.modeling.roi_heads.roi_heads import select_proposals_with_visible_keypoints
+from detectron2.structures import Boxes, Instances, Keypoints, PolygonMasks
 from detectron2.utils.events import EventStorage
 
 from mutualnet_det.modeling import distillation
@@ -15,6 +17,10 @@ from mutualnet_det.modeling import distillation
 def logits(*shape, seed=0):
     torch.manual_seed(seed)
     return torch.randn(shape, requires_grad=True)
+
+
+NAMES = ["class", "box", "box, agnostic", "mask", "keypoint"]
+VALID = torch.tensor([[True, False, True], [False, False, True]])
 
 
 def losses(student, teacher):
@@ -31,6 +37,7 @@ def losses(student, teacher):
             distillation.masks_of_classes(student[2], masks),
             distillation.masks_of_classes(teacher[2], masks),
         ),
+        "keypoint": distillation.keypoint_distillation(student[3], teacher[3], VALID),
     }
 
 
@@ -39,10 +46,11 @@ def predictions(seed):
         logits(6, 4, seed=seed),
         logits(6, 12, seed=seed + 1),
         logits(4, 3, 28, 28, seed=seed + 2),
+        logits(2, 3, 56, 56, seed=seed + 3),
     )
 
 
-@pytest.mark.parametrize("name", ["class", "box", "box, agnostic", "mask"])
+@pytest.mark.parametrize("name", NAMES)
 def test_student_gets_a_gradient_and_the_teacher_none(name):
     student, teacher = predictions(0), predictions(10)
     loss = losses(student, teacher)[name]
@@ -52,7 +60,7 @@ def test_student_gets_a_gradient_and_the_teacher_none(name):
     assert all(x.grad is None for x in teacher)
 
 
-@pytest.mark.parametrize("name", ["class", "box", "box, agnostic", "mask"])
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_to_learn_where_they_agree(name):
     student, teacher = predictions(0), predictions(0)
     loss = losses(student, teacher)[name]
@@ -115,7 +123,8 @@ def test_masks_of_classes():
 
 
 def test_without_proposals_losses_are_zero_and_attached():
-    student = logits(0, 4), logits(0, 12), logits(0, 28, 28)
+    student = logits(0, 4), logits(0, 12), logits(0, 28, 28), logits(0, 5, 56, 56)
+    keypoints = torch.zeros(0, 5, dtype=torch.long), torch.zeros(0, 5, dtype=torch.bool)
     none = torch.zeros(0, dtype=torch.long)
     for loss in (
         distillation.class_distillation(student[0], torch.zeros(0, 4)),
@@ -123,6 +132,8 @@ def test_without_proposals_losses_are_zero_and_attached():
         distillation.box_distillation(student[1][:, :4], torch.zeros(0, 4), none, 3),
         distillation.mask_distillation(student[2], torch.zeros(0, 28, 28)),
         distillation.mask_loss(student[2], torch.zeros(0, 28, 28)),
+        distillation.keypoint_loss(student[3], *keypoints),
+        distillation.keypoint_distillation(student[3], torch.zeros(0, 5, 56, 56), keypoints[1]),
     ):
         assert loss == 0
         loss.backward()
@@ -174,3 +185,61 @@ def test_mask_loss_is_detectron2s():
         distillation.masks_of_classes(predicted, classes), distillation.mask_targets(instances, 28)
     )
     torch.testing.assert_close(found, expected)
+
+
+def test_keypoint_distillation_is_the_kl_divergence_over_the_heatmaps_of_valid_keypoints():
+    student, teacher = logits(2, 3, 8, 8), logits(2, 3, 8, 8, seed=1)
+    p, q = teacher.flatten(2).softmax(2), student.flatten(2).softmax(2)
+    expected = (p * (p / q).log()).sum(2)[VALID].mean()
+    found = distillation.keypoint_distillation(student, teacher, VALID)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert student.grad[~VALID].abs().max() == 0
+
+
+def with_keypoints():
+    """Three images: none, two and one proposals, of 2 keypoints; one has none inside."""
+    one = Instances((64, 64))
+    one.proposal_boxes = Boxes(torch.tensor([[10.0, 10, 50, 50], [20, 20, 60, 60]]))
+    one.gt_keypoints = Keypoints([[[12.0, 13, 2], [49, 20, 1]], [[5, 5, 2], [30, 30, 0]]])
+    two = Instances((64, 64))
+    two.proposal_boxes = Boxes(torch.tensor([[0.0, 0, 56, 28]]))
+    two.gt_keypoints = Keypoints([[[0.0, 0, 0], [7.5, 7.5, 2]]])
+    none = Instances((64, 64))
+    none.proposal_boxes = Boxes(torch.zeros(0, 4))
+    return [none, one, two]
+
+
+def test_keypoint_targets_are_positions_in_the_heatmap():
+    positions, valid = distillation.keypoint_targets(with_keypoints(), 2, 56)
+    assert valid.tolist() == [[True, True], [False, False], [False, True]]
+    # (12, 13) in a box of 40 px from (10, 10); (49, 20) in it; (7.5, 7.5) in one of 56 x 28 px.
+    expected = [4 * 56 + 2, 14 * 56 + 54, 15 * 56 + 7]
+    assert positions[valid].tolist() == expected
+    empty = distillation.keypoint_targets(with_keypoints()[:1], 2, 56)
+    assert [(x.shape, x.dtype) for x in empty] == [
+        ((0, 2), positions.dtype),
+        ((0, 2), valid.dtype),
+    ]
+
+
+def test_a_proposal_without_a_visible_keypoint_inside_is_left_out():
+    instances = with_keypoints()
+    found = [distillation.with_visible_keypoints(x) for x in instances]
+    assert [len(x) for x in found] == [0, 1, 1]
+    with EventStorage():
+        expected = select_proposals_with_visible_keypoints(instances)
+    for left, right in zip(found, expected, strict=True):
+        assert left.proposal_boxes.tensor.tolist() == right.proposal_boxes.tensor.tolist()
+
+
+@pytest.mark.parametrize("normalizer", [None, 7.0])
+def test_keypoint_loss_is_detectron2s(normalizer):
+    instances = [distillation.with_visible_keypoints(x) for x in with_keypoints()]
+    predicted = logits(2, 2, 56, 56)
+    with EventStorage():
+        expected = keypoint_rcnn_loss(predicted, instances, normalizer)
+    targets = distillation.keypoint_targets(instances, 2, 56)
+    torch.testing.assert_close(
+        distillation.keypoint_loss(predicted, *targets, normalizer), expected
+    )

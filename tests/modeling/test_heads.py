@@ -1,15 +1,20 @@
-"""Slimmable RPN, box and mask heads against Detectron2's own at the sliced channel counts."""
+"""Slimmable RPN, box, mask and keypoint heads against Detectron2's at the sliced channel counts."""
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
-from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
+from detectron2.modeling.roi_heads import (
+    FastRCNNConvFCHead,
+    KRCNNConvDeconvUpsampleHead,
+    MaskRCNNConvUpsampleHead,
+)
 from torch import nn
 
 from mutualnet_det.modeling import (
     SlimmableFastRCNNConvFCHead,
+    SlimmableKRCNNConvDeconvUpsampleHead,
     SlimmableMaskRCNNConvUpsampleHead,
     SlimmableRPNHead,
 )
@@ -48,6 +53,16 @@ def mask_head(conv_dims=(48, 48, 32), conv_norm="", in_dim=LEVEL):
         num_classes=5,
         conv_dims=list(conv_dims),
         conv_norm=conv_norm,
+        in_dim=in_dim,
+        width=Width(),
+    )
+
+
+def keypoint_head(conv_dims=(48, 32), in_dim=LEVEL):
+    return SlimmableKRCNNConvDeconvUpsampleHead(
+        ShapeSpec(channels=64, height=14, width=14),
+        num_keypoints=5,
+        conv_dims=list(conv_dims),
         in_dim=in_dim,
         width=Width(),
     )
@@ -110,6 +125,24 @@ def test_mask_head_is_detectron2s_of_that_width(width, conv_dims):
         assert head.layers(pooled).shape == (3, 5, 28, 28)
 
 
+@pytest.mark.parametrize("conv_dims", [(48, 32), ()])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_keypoint_head_is_detectron2s_of_that_width(width, conv_dims):
+    head = randomise(keypoint_head(conv_dims))
+    count = LEVEL.at(width)
+    expected = KRCNNConvDeconvUpsampleHead(
+        ShapeSpec(channels=count, height=14, width=14),
+        num_keypoints=5,
+        conv_dims=[Channels(c).at(width) for c in conv_dims],
+    )
+    pooled = torch.randn(3, count, 14, 14)
+    with torch.no_grad(), at_width(head, width):
+        expected.load_state_dict(sliced(head).state_dict(), strict=True)
+        assert (head.layers(pooled) - expected.layers(pooled)).abs().max() < 1e-5
+        assert head.layers(pooled).shape == (3, 5, 56, 56)
+        assert head.layers(pooled[:0]).shape == (0, 5, 56, 56)
+
+
 @pytest.mark.parametrize("make", [box_head, mask_head])
 def test_norms_in_heads_slim(make):
     head = randomise(make((32, 48), conv_norm="BN"))
@@ -143,8 +176,9 @@ def test_no_proposals_are_no_problem(make, training):
         (rpn_head(), rpn_head(in_dim=None)),
         (box_head((32, 48)), box_head((32, 48), in_dim=None)),
         (mask_head(), mask_head(in_dim=None)),
+        (keypoint_head(), keypoint_head(in_dim=None)),
     ],
-    ids=["rpn", "box", "mask"],
+    ids=["rpn", "box", "mask", "keypoint"],
 )
 def test_state_dict_is_detectron2s(slimmable, plain):
     assert not any(isinstance(m, SlimmableLayer) for m in plain.modules())
@@ -179,9 +213,21 @@ def test_box_head_without_linear_layer_is_an_error(tiny_cfg):
 HEADS = ["proposal_generator", "roi_heads"]
 
 
+CASCADE = [
+    *("MODEL.ROI_HEADS.NAME", "SlimmableCascadeROIHeads"),
+    *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+]
+KEYPOINT = [
+    *("MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [32, 32]),
+    *("MODEL.ROI_KEYPOINT_HEAD.NAME", "SlimmableKRCNNConvDeconvUpsampleHead"),
+]
+
+
+@pytest.mark.parametrize("overrides", [[], CASCADE + KEYPOINT], ids=["standard", "cascade"])
 @pytest.mark.parametrize("scope", ["backbone", "neck", "heads"])
-def test_only_the_scope_heads_slims_heads(tiny_cfg, scope):
+def test_only_the_scope_heads_slims_heads(tiny_cfg, scope, overrides):
     tiny_cfg.MUTUALNET.SCOPE = scope
+    tiny_cfg.merge_from_list(overrides)
     model = build_model(tiny_cfg)
     for part in HEADS:
         layers = [
@@ -219,11 +265,14 @@ def test_predictions_keep_their_outputs(tiny_cfg, width):
     [
         ("MODEL.RPN.HEAD_NAME", "StandardRPNHead"),
         ("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+        ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+        ("MODEL.ROI_KEYPOINT_HEAD.NAME", "KRCNNConvDeconvUpsampleHead"),
         ("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
         ("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
     ],
 )
 def test_plain_head_under_scope_heads_is_an_error(tiny_cfg, key, name):
+    tiny_cfg.merge_from_list([*KEYPOINT, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True])
     tiny_cfg.merge_from_list([key, name])
     with pytest.raises(ValueError, match=f"SCOPE is 'heads', but {key} builds a"):
         build_model(tiny_cfg)

@@ -13,6 +13,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from mutualnet_det.data.views import view_at
+from mutualnet_det.modeling import roi
 from mutualnet_det.slimmable import (
     Calibrations,
     OperatingPoint,
@@ -266,13 +267,12 @@ def test_teach_has_detectron2s_losses(training_model, training_batch, batch, pro
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
 def test_rpn_losses_are_the_rpns_own(training_model, training_batch, batch):
     model = training_model()
-    images, instances = model._inputs(training_batch(**batch))
     with at_width(model, 0.4):
-        features = model.backbone(images.tensor)
+        seen = model._see(training_batch(**batch))
         torch.manual_seed(2)
-        _, expected = run(model.proposal_generator, images, features, instances)
+        _, expected = run(model.proposal_generator, seen.images, seen.features, seen.instances)
         torch.manual_seed(2)
-        found = run(model._rpn_losses, features, instances)
+        found = run(model._rpn_losses, seen.features, seen.instances)
     assert found.keys() == expected.keys() == RPN_LOSSES
     for name, loss in expected.items():
         torch.testing.assert_close(found[name], loss, rtol=0, atol=0)
@@ -373,7 +373,9 @@ def test_a_term_teaches_the_student_and_not_the_teacher(
     model = training_model(proposals, **others)
     batch = training_batch()
     full_losses, teacher = teach(model, batch)
-    tensors = [*vars(teacher.predictions).values(), *(teacher.features or {}).values()]
+    (stage,) = teacher.predictions.stages
+    tensors = [*vars(stage).values(), teacher.predictions.mask_logits]
+    tensors += (teacher.features or {}).values()
     assert not any(tensor.requires_grad for tensor in tensors)
 
     losses = study(model, view_at(batch, 48, 128, "cpu"), teacher)
@@ -477,7 +479,7 @@ def test_teachers_proposals_are_scaled_by_the_actual_ratio(
 
 
 def boxes_of(teacher):
-    return [x.proposal_boxes for x in teacher.targets.proposals]
+    return [x.proposal_boxes for x in teacher.targets.stages[0]]
 
 
 def test_own_proposals_are_scaled_to_the_teacher(training_model, training_batch, monkeypatch):
@@ -486,7 +488,7 @@ def test_own_proposals_are_scaled_to_the_teacher(training_model, training_batch,
     batch = training_batch(sizes=UNEVEN, objects=(2, 3))
     _, teacher = teach(model, batch)
     study(model, view_at(batch, 48, 75, "cpu"), teacher)
-    _, (large, at_teacher), (small, own) = calls
+    _, (small, own), (large, at_teacher) = calls
     assert (tuple(large[-2:]), tuple(small[-2:])) == ((32, 32), (24, 24))
     for boxes, found, x, y in (
         (own[0], at_teacher[0], 125 / 75, 64 / 38),
@@ -496,15 +498,21 @@ def test_own_proposals_are_scaled_to_the_teacher(training_model, training_batch,
 
 
 @pytest.mark.parametrize("proposals", ["teacher", "own"])
-def test_targets_do_not_depend_on_the_students_scale(training_model, training_batch, proposals):
+def test_targets_do_not_depend_on_the_students_scale(
+    training_model, training_batch, proposals, monkeypatch
+):
     """A perfect student at half the size has the same deltas and masks to learn."""
     model = training_model(proposals)
     batch = training_batch(sizes=((64, 96), (64, 96)))
     _, teacher = teach(model, batch)
     seen = []
-    original = model._roi_losses
-    model._roi_losses = lambda predictions, targets: (
-        seen.append(targets) or original(predictions, targets)
+    original = roi.ground_truth_losses
+    monkeypatch.setattr(
+        roi,
+        "ground_truth_losses",
+        lambda heads, predictions, targets: (
+            seen.append(targets) or original(heads, predictions, targets)
+        ),
     )
     study(model, view_at(batch, 32, 128, "cpu"), teacher)
     (targets,) = seen
@@ -574,12 +582,10 @@ def test_a_model_without_width_is_an_error(tiny_cfg):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["MODEL.KEYPOINT_ON", True], "MODEL.KEYPOINT_ON is True"),
         (["MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True], "TRAIN_ON_PRED_BOXES is True"),
         (
-            ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"]
-            + ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True],
-            "MODEL.ROI_HEADS.NAME builds a CascadeROIHeads",
+            ["MODEL.ROI_HEADS.NAME", "Res5ROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", ["p5"]],
+            "MODEL.ROI_HEADS.NAME builds a Res5ROIHeads",
         ),
         (
             ["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"],

@@ -80,7 +80,10 @@ def test_prints_every_entry_and_the_device():
     [
         (lambda t: t.update(schema=99), "schema is 99.*Update"),
         (lambda t: t.pop("schema"), "schema is missing"),
-        (lambda t: t.update(metric="ap"), "metric must be one of box_ap, mask_ap, got 'ap'"),
+        (
+            lambda t: t.update(metric="ap"),
+            "metric must be one of box_ap, mask_ap, .*top5, got 'ap'",
+        ),
         (lambda t: t.update(entries={}), "entries must be a list"),
         (lambda t: t.update(entries=[]), "entries must hold at least one"),
         (lambda t: t.update(model=3), "model must be a text, got 3"),

@@ -1,0 +1,290 @@
+"""
+Image classification: folders of classes, CIFAR's own files, and what a training image goes through.
+
+A record is ``{"file_name", "label"}``; of CIFAR also ``"row"``, the image's place in the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from torch import Tensor
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import functional as TF
+
+from ..safe_pickle import load_pickle
+from .coco_check import DatasetError
+from .views import resize_image
+
+EVALUATOR = "classification"
+
+# Principal components of ImageNet's RGB values in 0-1: the standard deviations along them and their
+# directions (Krizhevsky et al., NIPS 2012, section 4.1; the values of the fb.resnet.torch recipe).
+LIGHTING_DEVIATIONS = (0.2175, 0.0188, 0.0045)
+LIGHTING_DIRECTIONS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+
+
+# Data sets ---------------------------------------------------------------------------------------
+
+
+def register_image_folder(name: str, folder: str, *, generate=None) -> None:
+    """
+    Register a folder with one subfolder of images per class; the same again does nothing.
+
+    Args:
+        generate: makes the files if they are not there; called before they are first read.
+
+    Raises:
+        DatasetError: if the name is taken by another data set.
+    """
+    _register(name, folder, functools.partial(_folder_records, name), generate)
+
+
+def register_cifar(name: str, folder: str, split: str) -> None:
+    """
+    Register CIFAR-10 or CIFAR-100 in their files for Python.
+
+    Args:
+        folder: the unpacked ``cifar-10-batches-py`` or ``cifar-100-python``.
+        split: "train" or "test".
+    """
+    _register(name, folder, functools.partial(_cifar_records, name, split), None)
+
+
+def _register(name: str, folder: str, load, generate) -> None:
+    if name in DatasetCatalog:
+        taken = MetadataCatalog.get(name).get("image_folder")
+        if taken != folder:
+            raise DatasetError(f"The data set name {name!r} is taken; choose another for {folder}.")
+        return
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(image_folder=folder, evaluator_type=EVALUATOR, generate=generate)
+
+
+def register_builtin(root: str) -> None:
+    """Register ImageNet and CIFAR where they usually lie below ``root``."""
+    for split in ("train", "val"):
+        register_image_folder(f"imagenet_{split}", os.path.join(root, "imagenet", split))
+    for split in ("train", "test"):
+        for name, folder in (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")):
+            register_cifar(f"{name}_{split}", os.path.join(root, folder), split)
+
+
+def register_image_folders(declarations: Sequence[Sequence[str]]) -> None:
+    """Register the data sets of ``DATASETS.IMAGE_FOLDERS``: [name, folder] each."""
+    for index, entry in enumerate(declarations):
+        key = f"DATASETS.IMAGE_FOLDERS[{index}]"
+        if (
+            not isinstance(entry, list | tuple)
+            or len(entry) != 2
+            or not all(isinstance(text, str) and text for text in entry)
+        ):
+            raise DatasetError(f"{key} is {entry!r}; expected [name, folder].")
+        register_image_folder(*entry)
+
+
+def load_classification_records(name: str) -> list[dict]:
+    """
+    The records of a data set; its ``MetadataCatalog`` then has ``classes``, the names by label.
+
+    Raises:
+        DatasetError: for a folder that is not there or holds no classes, a class without images, or
+            a CIFAR file that is missing or damaged.
+    """
+    if MetadataCatalog.get(name).get("evaluator_type") != EVALUATOR:
+        raise DatasetError(
+            f"The data set {name!r} is not one for classification. Declare a folder with one "
+            "subfolder per class in DATASETS.IMAGE_FOLDERS as [name, folder]."
+        )
+    return DatasetCatalog.get(name)
+
+
+def check_classification_datasets(cfg: CfgNode) -> None:
+    """
+    Check all of ``DATASETS.TRAIN`` and ``DATASETS.TEST``, before any long work.
+
+    Raises:
+        DatasetError: see :func:`load_classification_records`; also for an unknown name, for another
+            number of classes than ``MODEL.BACKBONE.NUM_CLASSES``, and for data sets whose classes
+            differ, naming the first.
+    """
+    register_image_folders(cfg.DATASETS.IMAGE_FOLDERS)
+    first: tuple[str, list[str]] | None = None
+    for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        if name not in DatasetCatalog:
+            raise DatasetError(
+                f"DATASETS names {name!r}, and there is no such data set. Declare a folder with "
+                "one subfolder per class in DATASETS.IMAGE_FOLDERS as [name, folder]."
+            )
+        load_classification_records(name)
+        classes = MetadataCatalog.get(name).classes
+        if first is None:
+            first = name, classes
+        elif classes != first[1]:
+            odd = sorted(set(classes) ^ set(first[1]))[0]
+            there = first[0] if odd in first[1] else name
+            raise DatasetError(
+                f"The classes of {name!r} ({len(classes)}) are not those of {first[0]!r} "
+                f"({len(first[1])}): {odd!r} is in {there!r} alone."
+            )
+        if len(classes) != cfg.MODEL.BACKBONE.NUM_CLASSES:
+            raise DatasetError(
+                f"The data set {name!r} has {len(classes)} classes, but "
+                f"MODEL.BACKBONE.NUM_CLASSES is {cfg.MODEL.BACKBONE.NUM_CLASSES}."
+            )
+
+
+def _folder(name: str) -> str:
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("generate") is not None:
+        metadata.generate()
+    if not os.path.isdir(metadata.image_folder):
+        raise DatasetError(
+            f"The data set {name!r} is not there: no folder "
+            f"{os.path.abspath(metadata.image_folder)}. Data sets with names of their own lie in "
+            "the folder that the environment variable DETECTRON2_DATASETS names; others are "
+            "declared in DATASETS.IMAGE_FOLDERS."
+        )
+    return metadata.image_folder
+
+
+def _folder_records(name: str) -> list[dict]:
+    folder = _folder(name)
+    try:
+        found = ImageFolder(folder)
+    except FileNotFoundError as error:  # no class, or a class without images, which it names
+        raise DatasetError(f"The data set {name!r} in {folder}: {error}") from error
+    MetadataCatalog.get(name).classes = found.classes
+    return [{"file_name": path, "label": label} for path, label in found.samples]
+
+
+def _cifar_records(name: str, split: str) -> list[dict]:
+    folder = Path(_folder(name))
+    hundred = (folder / "meta").is_file()
+    meta = _read_cifar(str(folder / ("meta" if hundred else "batches.meta")))
+    files = [split] if hundred else [f"{split}_batch"]
+    if not hundred and split == "train":
+        files = [f"data_batch_{number}" for number in range(1, 6)]
+    key = "fine_labels" if hundred else "labels"
+    records = []
+    for file in files:
+        path = str(folder / file)
+        content = _read_cifar(path)
+        if key not in content or np.shape(content.get("data")) != (len(content[key]), 3072):
+            raise DatasetError(f"{path} is not a file of CIFAR: no (N, 3072) data with {key!r}.")
+        records += [
+            {"file_name": path, "row": row, "label": int(label)}
+            for row, label in enumerate(content[key])
+        ]
+    MetadataCatalog.get(name).classes = list(meta["fine_label_names" if hundred else "label_names"])
+    return records
+
+
+@functools.lru_cache(maxsize=8)
+def _read_cifar(path: str) -> dict:
+    """The content of one of CIFAR's pickles, read without running code from it."""
+    content = load_pickle(path, encoding="latin1")
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} is not a file of CIFAR: it holds a {type(content).__name__}.")
+    return content
+
+
+# Images ------------------------------------------------------------------------------------------
+
+
+def read_classification_image(record: dict, image_format: str) -> np.ndarray:
+    """The image (H, W, 3) of a record, in uint8."""
+    if "row" not in record:
+        return read_image(record["file_name"], format=image_format)
+    pixels = _read_cifar(record["file_name"])["data"][record["row"]]
+    image = pixels.reshape(3, 32, 32).transpose(1, 2, 0)
+    return image if image_format == "RGB" else image[..., ::-1]
+
+
+def evaluation_images(
+    cfg: CfgNode, images: Sequence[np.ndarray], resolution: int
+) -> Iterator[Tensor]:
+    """
+    What evaluation sees of images (H, W, 3): their middle, as (3, R, R) in float, 0-255.
+
+    The crop keeps ``CLASSIFICATION.TEST_CROP`` of the short side. It is resized to the largest
+    resolution and from there to R, as the views of a training image are.
+    """
+    side = cfg.MUTUALNET.RESOLUTIONS[0]
+    for image in images:
+        pixels = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        keep = max(1, round(min(pixels.shape[1:]) * cfg.MUTUALNET.CLASSIFICATION.TEST_CROP))
+        largest = resize_image(TF.center_crop(pixels, [keep, keep]), (side, side))
+        yield resize_image(largest, (resolution, resolution))
+
+
+class ClassificationMapper:
+    """
+    Makes a training input of a record: a random crop, flipped or not, with the colours varied.
+
+    Args:
+        cfg: a classification config.
+
+    The input is {"image": (3, S, S), "label", "file_name"}, where S is the largest resolution; the
+    image is in units of 0-255.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        node = cfg.MUTUALNET.CLASSIFICATION
+        side = cfg.MUTUALNET.RESOLUTIONS[0]
+        self._format = cfg.INPUT.FORMAT
+        if node.PADDING:
+            crop = [
+                transforms.Resize([side, side], antialias=True),
+                transforms.RandomCrop(side, padding=node.PADDING),
+            ]
+        else:
+            crop = [transforms.RandomResizedCrop(side, tuple(node.CROP_SCALE), antialias=True)]
+        steps = [*crop, transforms.RandomHorizontalFlip()]
+        if node.COLOR_JITTER:
+            strength = node.COLOR_JITTER
+            steps.append(transforms.ColorJitter(strength, strength, strength))
+        if node.LIGHTING:
+            steps.append(Lighting(node.LIGHTING, self._format))
+        self._transform = transforms.Compose(steps)
+
+    def __call__(self, record: dict) -> dict:
+        image = read_classification_image(record, self._format)
+        pixels = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return {
+            "image": self._transform(pixels),
+            "label": record["label"],
+            "file_name": record["file_name"],
+        }
+
+
+class Lighting:
+    """
+    Shift all pixels along the principal components of ImageNet's colours (Krizhevsky et al., NIPS
+    2012, section 4.1), each by a normal deviate times ``strength`` times its standard deviation.
+
+    Input (3, H, W) in 0-255; output the same in float.
+    """
+
+    def __init__(self, strength: float, image_format: str) -> None:
+        self._scale = strength * torch.tensor(LIGHTING_DEVIATIONS)
+        self._directions = torch.tensor(LIGHTING_DIRECTIONS)
+        if image_format == "BGR":
+            self._directions = self._directions.flip(0)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        shift = self._directions @ (self._scale * torch.randn(3))
+        return (image.float() + 255 * shift.view(3, 1, 1)).clamp(0, 255)

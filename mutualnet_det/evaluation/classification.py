@@ -1,0 +1,152 @@
+"""Evaluating a classifier: top-1 and top-5 accuracy at every operating point."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from ..data.classification import (
+    evaluation_images,
+    load_classification_records,
+    read_classification_image,
+)
+from ..data.coco import DatasetError
+from ..modeling.classifier import MutualClassifier
+from ..runtime.device import wait_for
+from ..slimmable import OperatingPoint
+from .classification_cost import count_classification_cost
+from .cost import Cost
+from .figures import write_charts
+from .files import replacing
+from .progress import Progress
+from .results import Grid, GridRow
+
+# Images that are timed one by one; all are classified in batches.
+NUM_TIMED = 32
+TIMING = (
+    f"median over {NUM_TIMED} images of one forward with a batch of 1: normalising and the "
+    "network; cropping and resizing the image before are left out"
+)
+
+At = Callable[[OperatingPoint], AbstractContextManager]
+
+
+class ClassificationTask:
+    """Accuracy of a classifier; see :class:`grid.Task`."""
+
+    def __init__(self, cfg: CfgNode, model: MutualClassifier, dataset: str) -> None:
+        self._cfg = cfg
+        self._model = model
+        self.records = [
+            {**record, "index": index}
+            for index, record in enumerate(load_classification_records(dataset))
+        ]
+        self.facts = {"num_images": len(self.records), "timing": TIMING}
+        labels = json.dumps([(r["file_name"], r["label"]) for r in self.records])
+        self.identity = {
+            "ground truth": hashlib.sha256(labels.encode()).hexdigest(),
+            "MUTUALNET.RESOLUTIONS": list(cfg.MUTUALNET.RESOLUTIONS),
+            "MUTUALNET.CLASSIFICATION.TEST_CROP": cfg.MUTUALNET.CLASSIFICATION.TEST_CROP,
+        }
+
+    def begin(self, output: Path) -> None:
+        """The ground truth is the names of the folders: nothing to write."""
+
+    def costs(self, points: Sequence[OperatingPoint], at: At) -> dict[OperatingPoint, Cost]:
+        costs = {}
+        for point in points:
+            cost = count_classification_cost(self._model.backbone, point)
+            costs[point] = Cost({"network": cost.mflops / 1e3}, {}, 0, {"network": cost.parameters})
+        return costs
+
+    def run(
+        self,
+        records: Sequence[dict],
+        points: Sequence[OperatingPoint],
+        at: At,
+        on_point: Callable[[OperatingPoint, int], None],
+    ) -> dict[OperatingPoint, list[dict]]:
+        """By point, for every image: ``top5``, the labels by falling score, ``milliseconds``."""
+        images = [self._read(record) for record in records]
+        found = {}
+        for resolution, group in itertools.groupby(points, lambda point: point.resolution):
+            views = list(evaluation_images(self._cfg, images, resolution))
+            for point in group:
+                with at(point):
+                    best = self._classify(views)
+                    times = [
+                        self._time(view) if record["index"] < NUM_TIMED else None
+                        for view, record in zip(views, records, strict=True)
+                    ]
+                found[point] = [
+                    {"top5": labels, "milliseconds": milliseconds}
+                    for labels, milliseconds in zip(best, times, strict=True)
+                ]
+                on_point(point, len(records))
+        return found
+
+    def _read(self, record: dict) -> np.ndarray:
+        try:
+            return read_classification_image(record, self._cfg.INPUT.FORMAT)
+        except Exception as error:
+            raise DatasetError(f"Cannot evaluate on {record['file_name']}: {error}") from error
+
+    def _classify(self, views: Sequence[Tensor]) -> list[list[int]]:
+        size = self._cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE
+        best: list[list[int]] = []
+        for start in range(0, len(views), size):
+            logits = self._model.logits([{"image": v} for v in views[start : start + size]])
+            best += logits.topk(min(5, logits.shape[1])).indices.tolist()
+        return best
+
+    def _time(self, view: Tensor) -> float:
+        wait_for(self._model.device)
+        start = time.perf_counter()
+        self._model.logits([{"image": view}])
+        wait_for(self._model.device)
+        return round((time.perf_counter() - start) * 1000, 3)
+
+    def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
+        found = list(progress.records(point))
+        pairs = [(r["label"], f["top5"]) for r, f in zip(self.records, found, strict=True)]
+        accuracy = {
+            "top1": _percent([label == best[0] for label, best in pairs]),
+            "top5": _percent([label in best for label, best in pairs]),
+        }
+        with replacing(output / "predictions" / f"{point}.csv") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("file_name", "row", "label", "top5"))
+            for record, (label, best) in zip(self.records, pairs, strict=True):
+                row = record.get("row", "")
+                writer.writerow((record["file_name"], row, label, " ".join(map(str, best))))
+        return GridRow(
+            point,
+            cost,
+            detections_per_image=0.0,
+            milliseconds=statistics.median(
+                f["milliseconds"] for f in found if f["milliseconds"] is not None
+            ),
+            scores={"class": accuracy},
+        )
+
+    def finish(self, grid: Grid, progress: Progress, output: Path) -> None:
+        expected = {output / "predictions" / f"{row.point}.csv" for row in grid.rows}
+        for path in (output / "predictions").glob("*.csv"):
+            if path not in expected:
+                path.unlink()
+        write_charts(grid, output / "figures", "accuracy_against_gflops")
+
+
+def _percent(hits: Sequence[bool]) -> float:
+    return 100 * sum(hits) / len(hits)

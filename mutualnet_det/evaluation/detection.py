@@ -1,0 +1,204 @@
+"""
+Evaluating a detector: detections of every image at every operating point, scored as COCO AP; of a
+Panoptic FPN also its semantic segmentation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import check_image_size, read_image
+from detectron2.modeling import PanopticFPN
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
+from detectron2.structures import Instances
+from torch import nn
+
+from ..data.coco import DatasetError, load_records, renumbered_ground_truth
+from ..runtime.device import wait_for
+from ..slimmable import OperatingPoint
+from .cost import Cost, count_points
+from .figures import write_figures
+from .files import replacing
+from .progress import Progress
+from .results import Grid, GridRow
+from .scoring import KIND_OF, coco_results, load_ground_truth, only, score
+from .semantic import SemanticScorer
+
+TIMING = (
+    "median over the images of one forward with a batch of 1: normalising, padding and the "
+    "network, up to detections at the network's scale; resizing the image before and pasting the "
+    "masks after are left out"
+)
+
+At = Callable[[OperatingPoint], AbstractContextManager]
+
+
+class DetectionTask:
+    """Box AP of a detector, mask and keypoint AP if it has the heads; see :class:`grid.Task`."""
+
+    def __init__(self, cfg: CfgNode, model: nn.Module, dataset: str) -> None:
+        metadata = MetadataCatalog.get(dataset)
+        if metadata.get("json_file") is None:
+            raise DatasetError(f"The data set {dataset!r} of DATASETS.TEST is in no COCO format.")
+        self._cfg = cfg
+        self._model = model
+        self._iou_types = ["bbox"]
+        if cfg.MODEL.MASK_ON and not isinstance(model, DenseDetector):
+            self._iou_types.append("segm")
+        if cfg.MODEL.KEYPOINT_ON:
+            self._iou_types.append("keypoints")
+        self.records = load_records(cfg, dataset)
+        self._ground_truth = renumbered_ground_truth(
+            metadata.json_file,
+            {record["image_id"] for record in self.records},
+            need_masks="segm" in self._iou_types,
+        )
+        annotations = self._ground_truth["annotations"]
+        if all(annotation["iscrowd"] for annotation in annotations):
+            raise DatasetError(f"{metadata.json_file} has no objects to find, so there is no AP.")
+        # The data set's own category id of each class, by class index.
+        by_id = metadata.thing_dataset_id_to_contiguous_id
+        self._category_ids = sorted(by_id, key=by_id.get)
+        self._semantic = None
+        if isinstance(model, PanopticFPN):
+            self._semantic = SemanticScorer(cfg, dataset)
+        self._index = None
+        self.facts = {
+            "num_images": len(self._ground_truth["images"]),
+            "num_objects": len(annotations),
+            "timing": TIMING,
+        }
+        digest = hashlib.sha256(json.dumps(self._ground_truth, sort_keys=True).encode())
+        self.identity = {"ground truth": digest.hexdigest()}
+
+    def begin(self, output: Path) -> None:
+        with replacing(output / "ground_truth.json") as file:
+            json.dump(self._ground_truth, file)
+
+    def costs(self, points: Sequence[OperatingPoint], at: At) -> dict[OperatingPoint, Cost]:
+        image_sizes = [(record["height"], record["width"]) for record in self.records]
+        return count_points(self._cfg, self._model, points, image_sizes, at)
+
+    def run(
+        self,
+        records: Sequence[dict],
+        points: Sequence[OperatingPoint],
+        at: At,
+        on_point: Callable[[OperatingPoint, int], None],
+    ) -> dict[OperatingPoint, list[dict]]:
+        """By point, for every image: ``image_id``, ``milliseconds`` and ``detections``."""
+        images = [self._read(record) for record in records]
+        found = {}
+        for resolution, group in itertools.groupby(points, lambda point: point.resolution):
+            resized = [self._resize(image, resolution) for image in images]
+            for point in group:
+                with at(point):
+                    found[point] = [
+                        self._detect(image, record)
+                        for image, record in zip(resized, records, strict=True)
+                    ]
+                on_point(point, len(records))
+        return found
+
+    def _read(self, record: dict) -> np.ndarray:
+        try:
+            image = read_image(record["file_name"], format=self._cfg.INPUT.FORMAT)
+            check_image_size(record, image)
+        except Exception as error:
+            raise DatasetError(f"Cannot evaluate on {record['file_name']}: {error}") from error
+        return image
+
+    def _resize(self, image: np.ndarray, resolution: int) -> torch.Tensor:
+        shortest_edge = T.ResizeShortestEdge(resolution, self._cfg.INPUT.MAX_SIZE_TEST)
+        resized = shortest_edge.get_transform(image).apply_image(image)
+        return torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+    def _detect(self, image: torch.Tensor, record: dict) -> dict:
+        device = self._model.device
+        wait_for(device)
+        start = time.perf_counter()
+        instances, logits = _infer(self._model, image)
+        wait_for(device)
+        seconds = time.perf_counter() - start
+        size = record["height"], record["width"]
+        found = {
+            "image_id": record["image_id"],
+            "milliseconds": round(seconds * 1000, 3),
+            "detections": coco_results(
+                detector_postprocess(instances, *size), record["image_id"], self._category_ids
+            ),
+        }
+        if self._semantic is not None:
+            classes = sem_seg_postprocess(logits, tuple(image.shape[-2:]), *size).argmax(dim=0)
+            found["confusion"] = self._semantic.confusion(classes, record)
+        return found
+
+    def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
+        if self._index is None:
+            self._index = load_ground_truth(str(output / "ground_truth.json"))
+        milliseconds, detections, confusions = [], [], []
+        for record in progress.records(point):
+            milliseconds.append(record["milliseconds"])
+            detections += record["detections"]
+            confusions.append(record.get("confusion"))
+        scores: dict[str, dict[str, Any] | None] = {"box": None, "mask": None}
+        for iou_type in self._iou_types:
+            sigmas = self._cfg.TEST.KEYPOINT_OKS_SIGMAS if iou_type == "keypoints" else ()
+            scores[KIND_OF[iou_type]] = score(self._index, detections, iou_type, sigmas)
+            with replacing(_detections_file(output, point, iou_type)) as file:
+                json.dump(only(iou_type, detections), file)
+        if self._semantic is not None:
+            scores["semantic"] = self._semantic.score(confusions)
+        return GridRow(
+            point,
+            cost,
+            detections_per_image=len(detections) / len(milliseconds),
+            milliseconds=statistics.median(milliseconds),
+            scores=scores,
+        )
+
+    def finish(self, grid: Grid, progress: Progress, output: Path) -> None:
+        expected = {
+            _detections_file(output, row.point, iou_type)
+            for row in grid.rows
+            for iou_type in self._iou_types
+        }
+        for path in (output / "detections").glob("*.json"):
+            if path not in expected:
+                path.unlink()
+        figures = output / "figures"
+        write_figures(grid, figures, self.records, self._ground_truth, progress.records)
+
+
+def _infer(model: nn.Module, image: torch.Tensor) -> tuple[Instances, torch.Tensor | None]:
+    """Detections at the network's scale, and of a Panoptic FPN the pixels' logits (K, H, W)."""
+    inputs = [{"image": image}]
+    if isinstance(model, DenseDetector):
+        images = model.preprocess_image(inputs)
+        maps = model.backbone(images.tensor)
+        features = [maps[name] for name in model.head_in_features]
+        predictions = model.head(features)
+        return model.forward_inference(images, features, predictions)[0], None
+    found = model.inference(inputs, do_postprocess=False)
+    if isinstance(model, PanopticFPN):
+        (instances,), (logits,) = found
+        return instances, logits
+    return found[0], None
+
+
+def _detections_file(output: Path, point: OperatingPoint, iou_type: str) -> Path:
+    return output / "detections" / f"{point}.{iou_type}.json"

@@ -1,0 +1,187 @@
+"""Evaluating semantic segmentation: mean intersection over union at every operating point."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import check_image_size, read_image
+from detectron2.modeling import SemanticSegmentor
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from PIL import Image
+
+from ..data.coco import DatasetError, load_records
+from ..runtime.device import wait_for
+from ..slimmable import OperatingPoint
+from .cost import Cost, count_points
+from .figures import write_charts
+from .progress import Progress
+from .results import Grid, GridRow
+
+TIMING = (
+    "median over the images of one forward with a batch of 1: normalising, padding and the "
+    "network, up to logits at the network's scale; resizing before and after is left out"
+)
+
+At = Callable[[OperatingPoint], AbstractContextManager]
+# Pixels by (true class, predicted class), where there are any.
+Confusion = list[tuple[int, int, int]]
+
+
+class SemanticScorer:
+    """
+    Compares the pixels' classes with those of a data set.
+
+    Args:
+        cfg: its ``MODEL.SEM_SEG_HEAD`` says how many classes there are and which label to ignore.
+        dataset: in Detectron2's semantic format.
+    """
+
+    def __init__(self, cfg: CfgNode, dataset: str) -> None:
+        self._num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        self._ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        names = MetadataCatalog.get(dataset).get("stuff_classes")
+        self._names = names or [str(index) for index in range(self._num_classes)]
+
+    def confusion(self, classes: torch.Tensor, record: dict) -> Confusion:
+        """What was found on one image: (true class, predicted class, number of pixels) each."""
+        with Image.open(record["sem_seg_file_name"]) as file:
+            truth = np.asarray(file)
+        found = classes.cpu().numpy()
+        if truth.shape != found.shape:
+            raise DatasetError(
+                f"{record['sem_seg_file_name']} is {truth.shape[1]} x {truth.shape[0]} px, its "
+                f"image {found.shape[1]} x {found.shape[0]}."
+            )
+        counted = truth != self._ignored
+        pairs = truth[counted].astype(np.int64) * self._num_classes + found[counted]
+        values, counts = np.unique(pairs, return_counts=True)
+        return [
+            (*divmod(int(value), self._num_classes), int(count))
+            for value, count in zip(values, counts, strict=True)
+        ]
+
+    def score(self, confusions: Iterable[Confusion]) -> dict[str, Any]:
+        """
+        Returns:
+            dict: in percent ``mIoU``, the mean over the classes that are there of intersection over
+            union (as in Detectron2 and PASCAL VOC), the ``accuracy`` of all pixels, and
+            ``per_class``: the IoU by name, None for a class that is not there.
+        """
+        matrix = np.zeros((self._num_classes, self._num_classes), np.int64)
+        for confusion in confusions:
+            for true, found, count in confusion:
+                matrix[true, found] += count
+        hits, truth, found = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+        union = truth + found - hits
+        present = truth > 0
+        ratios = 100 * hits / np.maximum(union, 1)
+        return {
+            "mIoU": float(ratios[present].mean()) if present.any() else None,
+            "accuracy": float(100 * hits.sum() / matrix.sum()) if matrix.sum() else None,
+            "per_class": {
+                name: float(ratio) if there else None
+                for name, ratio, there in zip(self._names, ratios, present, strict=True)
+            },
+        }
+
+
+def _with_size(record: dict) -> dict:
+    """A record with height and width, which Detectron2's own semantic data sets leave out."""
+    if "height" in record:
+        return record
+    try:
+        with Image.open(record["file_name"]) as file:
+            return {**record, "width": file.width, "height": file.height}
+    except OSError as error:
+        raise DatasetError(f"Cannot evaluate on {record['file_name']}: {error}") from error
+
+
+class SemanticTask:
+    """Mean IoU of a semantic segmentor; see :class:`grid.Task`."""
+
+    def __init__(self, cfg: CfgNode, model: SemanticSegmentor, dataset: str) -> None:
+        self._cfg = cfg
+        self._model = model
+        self.records = [_with_size(record) for record in load_records(cfg, dataset)]
+        self._scorer = SemanticScorer(cfg, dataset)
+        self.facts = {"num_images": len(self.records), "timing": TIMING}
+        names = json.dumps([(r["file_name"], r["sem_seg_file_name"]) for r in self.records])
+        self.identity = {"ground truth": hashlib.sha256(names.encode()).hexdigest()}
+
+    def begin(self, output: Path) -> None:
+        """The ground truth lies beside the images: nothing to write."""
+
+    def costs(self, points: Sequence[OperatingPoint], at: At) -> dict[OperatingPoint, Cost]:
+        image_sizes = [(record["height"], record["width"]) for record in self.records]
+        return count_points(self._cfg, self._model, points, image_sizes, at)
+
+    def run(
+        self,
+        records: Sequence[dict],
+        points: Sequence[OperatingPoint],
+        at: At,
+        on_point: Callable[[OperatingPoint, int], None],
+    ) -> dict[OperatingPoint, list[dict]]:
+        """By point, for every image: ``confusion`` and ``milliseconds``."""
+        images = [self._read(record) for record in records]
+        found = {}
+        for resolution, group in itertools.groupby(points, lambda point: point.resolution):
+            shortest_edge = T.ResizeShortestEdge(resolution, self._cfg.INPUT.MAX_SIZE_TEST)
+            resized = [shortest_edge.get_transform(x).apply_image(x) for x in images]
+            inputs = [torch.as_tensor(np.ascontiguousarray(x.transpose(2, 0, 1))) for x in resized]
+            for point in group:
+                with at(point):
+                    found[point] = [
+                        self._segment(image, record)
+                        for image, record in zip(inputs, records, strict=True)
+                    ]
+                on_point(point, len(records))
+        return found
+
+    def _read(self, record: dict) -> np.ndarray:
+        try:
+            image = read_image(record["file_name"], format=self._cfg.INPUT.FORMAT)
+            check_image_size(record, image)
+        except Exception as error:
+            raise DatasetError(f"Cannot evaluate on {record['file_name']}: {error}") from error
+        return image
+
+    def _segment(self, image: torch.Tensor, record: dict) -> dict:
+        wait_for(self._model.device)
+        start = time.perf_counter()
+        images = self._model.preprocess_image([{"image": image}])
+        logits, _ = self._model.sem_seg_head(self._model.backbone(images.tensor))
+        wait_for(self._model.device)
+        seconds = time.perf_counter() - start
+        size = record["height"], record["width"]
+        classes = sem_seg_postprocess(logits[0], images.image_sizes[0], *size).argmax(dim=0)
+        return {
+            "confusion": self._scorer.confusion(classes, record),
+            "milliseconds": round(seconds * 1000, 3),
+        }
+
+    def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
+        found = list(progress.records(point))
+        return GridRow(
+            point,
+            cost,
+            detections_per_image=0.0,
+            milliseconds=statistics.median(record["milliseconds"] for record in found),
+            scores={"semantic": self._scorer.score(record["confusion"] for record in found)},
+        )
+
+    def finish(self, grid: Grid, progress: Progress, output: Path) -> None:
+        write_charts(grid, output / "figures", "iou_against_gflops")

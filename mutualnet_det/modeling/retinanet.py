@@ -1,0 +1,362 @@
+"""
+MutualRetinaNet: Detectron2's RetinaNet with two more training passes, and its slimmable head.
+
+Between resolutions predictions correspond by size, not by level: an anchor of 32 px at half the
+resolution sees what one of 64 px sees at full resolution, a level higher. So each of the student's
+anchors is scaled by its image's own ratio of sizes and taught by the full network's anchor that it
+overlaps most, on whichever level: by that one's scores, and by its box, decoded and scaled back.
+(Shifting the whole pyramid by size, as in "Multi-Scale Aligned Distillation for Low-Resolution
+Detection", arXiv 2109.06875, fits ratios of 2 only. There, both pair the same cells.)
+
+Shapes: N images, R anchors of an image on all levels, A of them per cell, K classes. Sizes are
+(height, width) in pixels, before padding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.meta_arch import RetinaNet
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..data.views import scale_boxes, scale_ratio
+from ..slimmable import Channels, Width, width_of
+from .layers import slimmed
+
+Losses = dict[str, Tensor]
+Sizes = list[tuple[int, int]]
+
+# Overlap from which one anchor stands for another: that from which RetinaNet's own (arXiv
+# 1708.02002, section 4) stands for an object. Others have no teacher.
+MIN_IOU = 0.5
+
+
+class SlimmableRetinaNetHead(RetinaNetHead):
+    """
+    Detectron2's RetinaNet head, slimmed; classes and boxes keep their outputs.
+
+    Args:
+        in_dim: the dimension of the pyramid's levels and of the hidden convolutions.
+        width: the handle to share.
+        norm: "": the head's norms, of each level their own, do not slim.
+        others: as for :class:`RetinaNetHead`.
+    """
+
+    @configurable
+    def __init__(self, *, in_dim: Channels, width: Width, norm: str = "", **kwargs) -> None:
+        if norm:
+            raise ValueError(
+                f"MODEL.RETINANET.NORM is {norm!r}; under MUTUALNET.SCOPE 'heads' the head slims, "
+                "and takes ''."
+            )
+        super().__init__(norm=norm, **kwargs)
+        for subnet in (self.cls_subnet, self.bbox_subnet):
+            for index, layer in enumerate(subnet):
+                if isinstance(layer, nn.Conv2d):
+                    subnet[index] = slimmed(layer, in_dim, in_dim, width)
+        for name in ("cls_score", "bbox_pred"):
+            layer = getattr(self, name)
+            predictions = Channels.fixed(layer.out_channels)
+            setattr(self, name, slimmed(layer, in_dim, predictions, width))
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        args = super().from_config(cfg, input_shape)
+        args["in_dim"] = Channels(cfg.MODEL.FPN.OUT_CHANNELS)
+        args["width"] = Width(*cfg.MUTUALNET.WIDTH_RANGE)
+        return args
+
+
+# What the teacher says ---------------------------------------------------------------------------
+
+
+@dataclass
+class DenseTeacher:
+    """
+    The full network's detached output in one iteration.
+
+    Attributes:
+        image_sizes: (height, width) per image, in pixels, before padding.
+        grid_sizes: (height, width) in cells of each level, as padded.
+        class_logits: (N, R, K).
+        boxes: decoded, (N, R, 4).
+    """
+
+    image_sizes: Sizes
+    grid_sizes: Sizes
+    class_logits: Tensor
+    boxes: Tensor
+
+
+@dataclass
+class DensePredictions:
+    """
+    What the head predicts in one pass.
+
+    Attributes:
+        image_sizes, grid_sizes: as in :class:`DenseTeacher`.
+        anchors, class_logits, box_deltas: per level, (R', 4), (N, R', K) and (N, R', 4), where R'
+            is the number of the level's anchors.
+    """
+
+    image_sizes: Sizes
+    grid_sizes: Sizes
+    anchors: list[Boxes]
+    class_logits: list[Tensor]
+    box_deltas: list[Tensor]
+
+
+def corresponding_anchors(
+    generator: DefaultAnchorGenerator,
+    boxes: Tensor,
+    image_size: tuple[int, int],
+    grid_sizes: Sizes,
+) -> tuple[Tensor, Tensor]:
+    """
+    For each box, the anchor of an image that overlaps it most, on whichever level.
+
+    An image's own anchors find themselves, if no two levels have anchors of one size.
+
+    Args:
+        generator: of the anchors.
+        boxes: (R, 4) in the image.
+        image_size: cells of its padding are left out.
+        grid_sizes: (height, width) in cells of each level, as padded.
+
+    Returns:
+        indices into the anchors of all levels (R,), and the IoUs with them (R,).
+    """
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    best_iou = boxes.new_full((len(boxes),), -1.0)
+    best_index = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
+    first = 0
+    levels = zip(generator.cell_anchors, generator.strides, grid_sizes, strict=True)
+    for shapes, stride, grid_size in levels:
+        # Of the anchors of one shape, that of the nearest cell overlaps a box most.
+        column, row = (
+            (centres[:, axis] / stride - generator.offset)
+            .round()
+            .clamp(0, max(math.ceil(image_size[1 - axis] / stride - generator.offset), 1) - 1)
+            for axis in (0, 1)
+        )
+        cells = (torch.stack([column, row], dim=1) + generator.offset) * stride
+        iou = _iou(boxes[:, None], cells.repeat(1, 2)[:, None] + shapes)
+        iou, shape = iou.max(dim=1)
+        index = first + ((row * grid_size[1] + column).long() * len(shapes)) + shape
+        best_index = torch.where(iou > best_iou, index, best_index)
+        best_iou = torch.maximum(iou, best_iou)
+        first += grid_size[0] * grid_size[1] * len(shapes)
+    return best_index, best_iou
+
+
+def _iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU of boxes (..., 4) that stand at the same place in both, broadcast."""
+    overlap = torch.minimum(boxes[..., 2:], others[..., 2:]) - torch.maximum(
+        boxes[..., :2], others[..., :2]
+    )
+    overlap = overlap.clamp(min=0).prod(dim=-1)
+    areas = [(b[..., 2:] - b[..., :2]).prod(dim=-1) for b in (boxes, others)]
+    return overlap / (areas[0] + areas[1] - overlap)
+
+
+def score_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """
+    Quality focal loss (arXiv 2006.04388) of the student's scores with the teacher's for targets,
+    times the squared temperature, summed.
+
+    It takes each class for a yes or no, as RetinaNet's own focal loss does and as suits the
+    distillation of such scores (arXiv 2308.14286), and is 0 where the two agree.
+
+    Args:
+        student, teacher: logits of the same shape.
+    """
+    student, teacher = student.float() / temperature, teacher.detach().float() / temperature
+    target = teacher.sigmoid()
+    focus = (student.sigmoid() - target).square()
+    cross_entropy = F.binary_cross_entropy_with_logits(student, target, reduction="none")
+    return temperature**2 * (focus * cross_entropy).sum()
+
+
+# Meta-architecture -------------------------------------------------------------------------------
+
+
+@META_ARCH_REGISTRY.register()
+class MutualRetinaNet(RetinaNet):
+    """
+    Detectron2's RetinaNet that teaches its sub-networks.
+
+    Args:
+        temperature: of the distilled scores.
+        loss_weights: of a student's losses, by "GROUND_TRUTH", "CLASS" and "BOX".
+        others: as for :class:`RetinaNet`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        loss_weights: dict[str, float] | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(self.anchor_generator, DefaultAnchorGenerator):
+            raise ValueError(
+                f"MODEL.ANCHOR_GENERATOR.NAME builds a {type(self.anchor_generator).__name__}; "
+                "MutualRetinaNet takes a DefaultAnchorGenerator."
+            )
+        self.temperature = temperature
+        self.loss_weights = dict(loss_weights or dict.fromkeys(("GROUND_TRUTH", "CLASS", "BOX"), 1))
+        width_of(self)  # joins the handles of the parts
+
+    @classmethod
+    def from_config(cls, cfg):
+        args = super().from_config(cfg)
+        if cfg.MUTUALNET.SCOPE == "heads":
+            # RetinaNet has no registry of heads to name another one in.
+            shapes = args["backbone"].output_shape()
+            levels = [shapes[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
+            args["head"] = SlimmableRetinaNetHead(cfg, levels)
+        args["temperature"] = cfg.MUTUALNET.TEMPERATURE
+        args["loss_weights"] = dict(cfg.MUTUALNET.LOSS_WEIGHTS)
+        return args
+
+    def teach(self, batched_inputs: list[dict]) -> tuple[Losses, DenseTeacher]:
+        """
+        One training pass of the full network, with Detectron2's losses.
+
+        Args:
+            batched_inputs: Detectron2's training inputs, or a resolution view of them: see
+                :func:`mutualnet_det.data.views.view_at`.
+
+        Returns:
+            the losses, by Detectron2's names, and what the sub-networks learn from.
+        """
+        predictions = self._predict(batched_inputs)
+        losses = self._ground_truth_losses(predictions, *self._targets(predictions, batched_inputs))
+        deltas = torch.cat(predictions.box_deltas, dim=1).detach()
+        anchors = Boxes.cat(predictions.anchors).tensor
+        boxes = [self.box2box_transform.apply_deltas(x, anchors) for x in deltas]
+        return losses, DenseTeacher(
+            predictions.image_sizes,
+            predictions.grid_sizes,
+            torch.cat(predictions.class_logits, dim=1).detach(),
+            torch.stack(boxes),
+        )
+
+    def study(self, batched_inputs: list[dict], teacher: DenseTeacher) -> Losses:
+        """
+        One training pass of the sub-network whose width is in force.
+
+        Args:
+            batched_inputs: the teacher's batch at this pass's resolution.
+            teacher: from :meth:`teach` on the same batch.
+
+        Returns:
+            the weighted losses: Detectron2's names for those of the ground truth,
+            ``loss_distill_class`` and ``loss_distill_box`` for the teacher's. A loss of weight 0 is
+            neither computed nor returned.
+        """
+        weights = self.loss_weights
+        predictions = self._predict(batched_inputs)
+        labels, boxes = self._targets(predictions, batched_inputs)
+        losses: Losses = {}
+        if weights["GROUND_TRUTH"] > 0:
+            found = self._ground_truth_losses(predictions, labels, boxes)
+            losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in found.items()}
+        if weights["CLASS"] > 0 or weights["BOX"] > 0:
+            losses |= self._distillation_losses(predictions, labels, teacher)
+        return losses
+
+    def _ema_update(self, name, value, initial_value, momentum=0.9):
+        """
+        What Detectron2 divides the losses by: here the number of positive anchors of the pass alone
+        (RetinaNet's own rule, arXiv 1708.02002, section 4.1). Its average over iterations would mix
+        the passes, and a run that is resumed would start without it.
+        """
+        return value
+
+    def _predict(self, batched_inputs: list[dict]) -> DensePredictions:
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        levels = [features[name] for name in self.head_in_features]
+        logits, deltas = self._transpose_dense_predictions(self.head(levels), [self.num_classes, 4])
+        return DensePredictions(
+            images.image_sizes,
+            [tuple(level.shape[-2:]) for level in levels],
+            self.anchor_generator(levels),
+            logits,
+            deltas,
+        )
+
+    def _targets(
+        self, predictions: DensePredictions, batched_inputs: list[dict]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Classes (R,) and boxes (R, 4) of each image's anchors: see Detectron2's RetinaNet."""
+        instances: list[Instances] = [x["instances"].to(self.device) for x in batched_inputs]
+        return self.label_anchors(predictions.anchors, instances)
+
+    def _ground_truth_losses(
+        self, predictions: DensePredictions, labels: list[Tensor], boxes: list[Tensor]
+    ) -> Losses:
+        return self.losses(
+            predictions.anchors, predictions.class_logits, labels, predictions.box_deltas, boxes
+        )
+
+    def _distillation_losses(
+        self, predictions: DensePredictions, labels: list[Tensor], teacher: DenseTeacher
+    ) -> Losses:
+        """
+        Weighted: the student's scores on all of its anchors that have a counterpart, against the
+        counterpart's, and its box deltas on the positive ones, against those that lead to the
+        counterpart's box (L1). Both are divided by the number of positive anchors, as the losses
+        from the ground truth are.
+        """
+        weights, losses = self.loss_weights, {}
+        anchors = Boxes.cat(predictions.anchors)
+        sizes = list(zip(predictions.image_sizes, teacher.image_sizes, strict=True))
+        pairs = [self._counterparts(anchors, *both, teacher.grid_sizes) for both in sizes]
+        positives = [(x >= 0) & (x != self.num_classes) for x in labels]
+        divisor = max(int(sum(x.sum() for x in positives)), 1)
+        if weights["CLASS"] > 0:
+            logits = torch.cat(predictions.class_logits, dim=1)
+            found = sum(
+                score_distillation(one[has], other[index[has]], self.temperature)
+                for one, other, (index, has) in zip(
+                    logits, teacher.class_logits, pairs, strict=True
+                )
+            )
+            losses["loss_distill_class"] = weights["CLASS"] * found / divisor
+        if weights["BOX"] > 0:
+            deltas = torch.cat(predictions.box_deltas, dim=1)
+            found = 0
+            for image, ((index, has), (size, full_size)) in enumerate(
+                zip(pairs, sizes, strict=True)
+            ):
+                taught = has & positives[image]
+                boxes = Boxes(teacher.boxes[image][index[taught]])
+                targets = self.box2box_transform.get_deltas(
+                    anchors.tensor[taught], scale_boxes(boxes, scale_ratio(full_size, size)).tensor
+                )
+                found = found + (deltas[image][taught] - targets).abs().sum()
+            losses["loss_distill_box"] = weights["BOX"] * found / divisor
+        return losses
+
+    @torch.no_grad()
+    def _counterparts(
+        self, anchors: Boxes, size: tuple[int, int], full_size: tuple[int, int], grid_sizes: Sizes
+    ) -> tuple[Tensor, Tensor]:
+        """The teacher's anchor for each of the student's (R,), and which of them do have one."""
+        at_full = scale_boxes(anchors, scale_ratio(size, full_size)).tensor
+        found, iou = corresponding_anchors(self.anchor_generator, at_full, full_size, grid_sizes)
+        # Centres of rounded corners are off by less than this.
+        x, y = (anchors.get_centers() + 0.01).unbind(dim=1)
+        return found, (iou >= MIN_IOU) & (x < size[1]) & (y < size[0])

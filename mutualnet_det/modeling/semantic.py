@@ -1,0 +1,323 @@
+"""
+Semantic segmentation: a slimmable head, what a sub-network learns from the teacher's pixels, and
+MutualSemanticSegmentor.
+
+Shapes: N images, K classes, h x w the grid of a padded batch at the head's stride. Sizes are
+(height, width) in pixels, before padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling.meta_arch import SemanticSegmentor
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from ..slimmable import Channels, Width, width_of
+from .layers import check_slimmable, slimmed
+
+Losses = dict[str, Tensor]
+Sizes = list[tuple[int, int]]
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class SlimmableSemSegFPNHead(SemSegFPNHead):
+    """
+    Detectron2's semantic head of Panoptic FPN, slimmed; all but the predictor's outputs.
+
+    Args:
+        conv_dims: channels at width 1 of the convolutions.
+        norm: "" or "BN" where the head slims; group normalisation does not.
+        in_dim: the dimension of the pyramid's levels; None leaves the head plain.
+        width: the handle to share.
+        others: as for :class:`SemSegFPNHead`.
+
+    Input: levels (N, C, H / stride, W / stride) by name; :meth:`layers` gives logits (N, K, h, w).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape,
+        *,
+        conv_dims: int,
+        norm: str | None = None,
+        in_dim: Channels | None = None,
+        width: Width | None = None,
+        **kwargs,
+    ) -> None:
+        if in_dim is None:
+            super().__init__(input_shape, conv_dims=conv_dims, norm=norm, **kwargs)
+            return
+        if norm not in (None, "", "BN"):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NORM is {norm!r}; under MUTUALNET.SCOPE 'heads' the head "
+                "slims, and of the norms '' and 'BN' do."
+            )
+        hidden = Channels(conv_dims)
+        super().__init__(input_shape, conv_dims=hidden.at(width.maximum), norm=norm, **kwargs)
+        for layers in self.scale_heads:
+            current = in_dim
+            for index, layer in enumerate(layers):
+                if isinstance(layer, nn.Conv2d):
+                    layers[index] = slimmed(layer, current, hidden, width)
+                    current = hidden
+        num_classes = Channels.fixed(self.predictor.out_channels)
+        self.predictor = slimmed(self.predictor, hidden, num_classes, width)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        args = super().from_config(cfg, input_shape)
+        if cfg.MUTUALNET.SCOPE == "heads":
+            args["in_dim"] = Channels(cfg.MODEL.FPN.OUT_CHANNELS)
+            args["width"] = Width(*cfg.MUTUALNET.WIDTH_RANGE)
+        return args
+
+
+# Losses ------------------------------------------------------------------------------------------
+
+
+def semantic_logits(head: SemSegFPNHead, features: dict[str, Tensor]) -> Tensor:
+    """What the head predicts before upsampling: logits (N, K, h, w) at its stride, 4 px."""
+    return head.layers(features)
+
+
+def semantic_ground_truth(batched_inputs: list[dict], sizes: Sizes) -> list[Tensor]:
+    """
+    The class of each pixel of a view, taken from the nearest pixel of the source.
+
+    Args:
+        batched_inputs: inputs with "sem_seg" (H, W), at the source's scale.
+        sizes: of the view's images.
+
+    Returns:
+        classes (H', W') per image, of its size.
+    """
+    return [_nearest(x["sem_seg"], *size) for x, size in zip(batched_inputs, sizes, strict=True)]
+
+
+def _nearest(labels: Tensor, height: int, width: int) -> Tensor:
+    # By pixel centres; F.interpolate's "nearest-exact" takes no integers.
+    rows, columns = (
+        ((torch.arange(target, device=labels.device) + 0.5) * source / target).long()
+        for source, target in zip(labels.shape, (height, width), strict=True)
+    )
+    return labels[rows[:, None], columns]
+
+
+def semantic_losses(head: SemSegFPNHead, logits: Tensor, ground_truth: list[Tensor]) -> Losses:
+    """
+    Detectron2's loss of the semantic head, ``loss_sem_seg``; 0, still attached to the logits, where
+    no pixel has a class.
+
+    Args:
+        logits: (N, K, h, w) from :func:`semantic_logits`.
+        ground_truth: classes (H, W) per image, unpadded; the head's ``ignore_value`` for none.
+    """
+    height, width = (side * head.common_stride for side in logits.shape[-2:])
+    targets = torch.stack(
+        [
+            F.pad(
+                labels.to(logits.device),
+                (0, width - labels.shape[1], 0, height - labels.shape[0]),
+                value=head.ignore_value,
+            )
+            for labels in ground_truth
+        ]
+    )
+    if (targets == head.ignore_value).all():
+        return {"loss_sem_seg": logits.sum() * 0}
+    return head.losses(logits, targets)
+
+
+def semantic_distillation(
+    student: Tensor,
+    teacher: Tensor,
+    student_sizes: Sizes,
+    teacher_sizes: Sizes,
+    *,
+    temperature: float = 1.0,
+    stride: int = 4,
+) -> Tensor:
+    """
+    KL divergence between the pixels' class distributions, times the squared temperature, averaged
+    over the student's pixels at ``stride``. Padding does not count; pixels without a class in the
+    ground truth do, like all others.
+
+    Where the teacher saw the image at another size, its probabilities (not its logits: they would
+    not average to a distribution that anybody predicted) are averaged over the area of each of the
+    student's pixels.
+
+    Args:
+        student, teacher: logits (N, K, h, w) of padded batches of the same images.
+        student_sizes, teacher_sizes: the images' sizes in either.
+        stride: px of the image per pixel of the logits.
+    """
+    divergences, count = [], 0
+    for one, other, size, full_size in zip(
+        student.float(), teacher.detach().float(), student_sizes, teacher_sizes, strict=True
+    ):
+        probabilities = (other / temperature).softmax(dim=0)
+        rows, columns = (
+            _area_weights(target, source, stride).to(probabilities)
+            for target, source in zip(size, full_size, strict=True)
+        )
+        height, width = len(rows), len(columns)
+        probabilities = probabilities[:, : rows.shape[1], : columns.shape[1]]
+        target = rows @ probabilities @ columns.T
+        found = (one[:, :height, :width] / temperature).log_softmax(dim=0)
+        divergences.append(F.kl_div(found, target, reduction="sum"))
+        count += height * width
+    return temperature**2 * sum(divergences) / count
+
+
+def _area_weights(target: int, source: int, stride: int) -> Tensor:
+    """
+    How much of each cell of one grid lies in each of another's, along an axis of an image that is
+    ``target`` px long in one and ``source`` px in the other.
+
+    Returns:
+        weights (T, S) whose rows add up to 1, for the cells of ``stride`` px that show the image;
+        the last ones may do so in part.
+    """
+
+    def edges(length: int) -> Tensor:
+        cells = torch.arange(0, length + stride, stride, dtype=torch.float64)
+        return cells[: -(-length // stride) + 1].clamp(max=length) / length
+
+    one, other = edges(target), edges(source)
+    overlap = torch.minimum(one[1:, None], other[1:]) - torch.maximum(one[:-1, None], other[:-1])
+    overlap = overlap.clamp(min=0)
+    return overlap / overlap.sum(dim=1, keepdim=True)
+
+
+# Meta-architecture -------------------------------------------------------------------------------
+
+
+@dataclass
+class SemanticTeacher:
+    """
+    The full network's detached output in one iteration.
+
+    Attributes:
+        image_sizes: (height, width) per image, in pixels, before padding.
+        logits: (N, K, h, w) at the head's stride.
+    """
+
+    image_sizes: Sizes
+    logits: Tensor
+
+
+@META_ARCH_REGISTRY.register()
+class MutualSemanticSegmentor(SemanticSegmentor):
+    """
+    Detectron2's semantic segmentor that teaches its sub-networks.
+
+    Args:
+        temperature: of the distilled class distributions.
+        loss_weights: of a student's losses, by "GROUND_TRUTH" and "SEGMENTATION".
+        others: as for :class:`SemanticSegmentor`; the head is Detectron2's of Panoptic FPN or
+            slimmable.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        loss_weights: dict[str, float] | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.temperature = temperature
+        self.loss_weights = dict(loss_weights or {"GROUND_TRUTH": 1.0, "SEGMENTATION": 1.0})
+        width_of(self)  # joins the handles of the parts
+
+    @classmethod
+    def from_config(cls, cfg):
+        args = super().from_config(cfg)
+        check_semantic_head(args["sem_seg_head"], cfg.MUTUALNET.SCOPE)
+        args["temperature"] = cfg.MUTUALNET.TEMPERATURE
+        args["loss_weights"] = dict(cfg.MUTUALNET.LOSS_WEIGHTS)
+        return args
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalise, pad and batch the images, as :class:`SemanticSegmentor` does in passing."""
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        return ImageList.from_tensors(
+            [(x - self.pixel_mean) / self.pixel_std for x in images],
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+
+    def teach(self, batched_inputs: list[dict]) -> tuple[Losses, SemanticTeacher]:
+        """
+        One training pass of the full network, with Detectron2's loss.
+
+        Args:
+            batched_inputs: Detectron2's training inputs, or a resolution view of them: see
+                :func:`mutualnet_det.data.views.view_at`.
+
+        Returns:
+            the loss, by Detectron2's name, and what the sub-networks learn from.
+        """
+        logits, sizes = self._predict(batched_inputs)
+        losses = self._ground_truth_losses(batched_inputs, logits, sizes)
+        return losses, SemanticTeacher(sizes, logits.detach())
+
+    def study(self, batched_inputs: list[dict], teacher: SemanticTeacher) -> Losses:
+        """
+        One training pass of the sub-network whose width is in force.
+
+        Args:
+            batched_inputs: the teacher's batch at this pass's resolution.
+            teacher: from :meth:`teach` on the same batch.
+
+        Returns:
+            the weighted losses: ``loss_sem_seg`` for the ground truth's, ``loss_distill_sem_seg``
+            for the teacher's. A loss of weight 0 is neither computed nor returned.
+        """
+        weights = self.loss_weights
+        logits, sizes = self._predict(batched_inputs)
+        losses: Losses = {}
+        if weights["GROUND_TRUTH"] > 0:
+            found = self._ground_truth_losses(batched_inputs, logits, sizes)
+            losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in found.items()}
+        if weights["SEGMENTATION"] > 0:
+            losses["loss_distill_sem_seg"] = weights["SEGMENTATION"] * semantic_distillation(
+                logits,
+                teacher.logits,
+                sizes,
+                teacher.image_sizes,
+                temperature=self.temperature,
+                stride=self.sem_seg_head.common_stride,
+            )
+        return losses
+
+    def _predict(self, batched_inputs: list[dict]) -> tuple[Tensor, Sizes]:
+        images = self.preprocess_image(batched_inputs)
+        logits = semantic_logits(self.sem_seg_head, self.backbone(images.tensor))
+        return logits, images.image_sizes
+
+    def _ground_truth_losses(
+        self, batched_inputs: list[dict], logits: Tensor, sizes: Sizes
+    ) -> Losses:
+        ground_truth = semantic_ground_truth(batched_inputs, sizes)
+        return semantic_losses(self.sem_seg_head, logits, ground_truth)
+
+
+def check_semantic_head(head: nn.Module, scope: str) -> None:
+    """ValueError for a semantic head that gives no logits to learn from, or does not slim."""
+    if not isinstance(head, SemSegFPNHead):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NAME builds a {type(head).__name__}; a sub-network is taught by a "
+            "SemSegFPNHead or a SlimmableSemSegFPNHead."
+        )
+    if scope == "heads":
+        check_slimmable(head, "MODEL.SEM_SEG_HEAD.NAME")

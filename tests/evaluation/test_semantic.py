@@ -1,0 +1,83 @@
+"""Mean IoU, against Detectron2's own evaluator and by hand."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
+from PIL import Image
+
+from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.evaluation.semantic import SemanticScorer
+
+NAME = "scored_masks"
+CLASSES = ["background", "a", "b", "never there"]
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Masks of three classes, with ignored pixels, registered in Detectron2's semantic format."""
+    generator = np.random.default_rng(0)
+    found = []
+    for index, size in enumerate([(6, 8), (5, 5), (9, 4)]):
+        truth = generator.integers(0, 3, size, dtype=np.uint8)
+        truth[0, :2] = 255
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(truth).save(path)
+        image = str(tmp_path / f"{index}.jpg")
+        found.append({"file_name": image, "sem_seg_file_name": str(path), "image_id": index})
+    DatasetCatalog.register(NAME, lambda: found)
+    MetadataCatalog.get(NAME).set(stuff_classes=CLASSES, ignore_label=255)
+    yield found
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+@pytest.fixture
+def scorer(tiny_cfg, records):
+    tiny_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
+    return SemanticScorer(tiny_cfg, NAME)
+
+
+def predictions(records):
+    generator = torch.Generator().manual_seed(1)
+    for record in records:
+        width, height = Image.open(record["sem_seg_file_name"]).size
+        yield torch.randint(0, 4, (height, width), generator=generator)
+
+
+def test_equals_detectron2s_evaluator(scorer, records, tmp_path):
+    evaluator = SemSegEvaluator(
+        NAME,
+        distributed=False,
+        output_dir=str(tmp_path / "out"),
+        # Its default does not work with NumPy 2.
+        sem_seg_loading_fn=lambda path, dtype: np.asarray(Image.open(path)).astype(dtype),
+    )
+    evaluator.reset()
+    confusions = []
+    for record, classes in zip(records, predictions(records), strict=True):
+        logits = torch.nn.functional.one_hot(classes, 4).permute(2, 0, 1).float()
+        evaluator.process([record], [{"sem_seg": logits}])
+        confusions.append(scorer.confusion(classes, record))
+    expected = evaluator.evaluate()["sem_seg"]
+    found = scorer.score(confusions)
+    assert found["mIoU"] == pytest.approx(expected["mIoU"])
+    assert found["accuracy"] == pytest.approx(expected["pACC"])
+    for name in CLASSES[:3]:
+        assert found["per_class"][name] == pytest.approx(expected[f"IoU-{name}"])
+    assert found["per_class"]["never there"] is None
+
+
+def test_by_hand(scorer):
+    # Class 0: 3 of 4 hit and 1 too many; class 1: 1 of 2 hit and 1 too many.
+    found = scorer.score([[(0, 0, 2), (0, 1, 1)], [(0, 0, 1), (1, 1, 1), (1, 0, 1)]])
+    assert found["per_class"]["background"] == pytest.approx(100 * 3 / 5)
+    assert found["per_class"]["a"] == pytest.approx(100 * 1 / 3)
+    assert found["mIoU"] == pytest.approx((60 + 100 / 3) / 2)
+    assert found["accuracy"] == pytest.approx(100 * 4 / 6)
+
+
+def test_a_mask_of_another_size_is_named(scorer, records):
+    with pytest.raises(DatasetError, match="0.png is 8 x 6 px, its image 6 x 6"):
+        scorer.confusion(torch.zeros(6, 6, dtype=torch.int64), records[0])
