@@ -1,6 +1,6 @@
 """
 Evaluating a detector: detections of every image at every operating point, scored as COCO AP; of a
-Panoptic FPN also its semantic segmentation.
+Panoptic FPN also its semantic and panoptic segmentation.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ..slimmable import OperatingPoint
 from .cost import Cost, count_points
 from .figures import write_figures
 from .files import replacing
+from .panoptic import PanopticScorer
 from .progress import Progress
 from .results import Grid, GridRow
 from .scoring import KIND_OF, coco_results, load_ground_truth, only, score
@@ -73,9 +74,11 @@ class DetectionTask:
         # The data set's own category id of each class, by class index.
         by_id = metadata.thing_dataset_id_to_contiguous_id
         self._category_ids = sorted(by_id, key=by_id.get)
-        self._semantic = None
+        self._semantic = self._panoptic = None
         if isinstance(model, PanopticFPN):
             self._semantic = SemanticScorer(cfg, dataset)
+            ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+            self._panoptic = PanopticScorer(model, dataset, ignored)
         self._index = None
         self.facts = {
             "num_images": len(self._ground_truth["images"]),
@@ -135,27 +138,31 @@ class DetectionTask:
         wait_for(device)
         seconds = time.perf_counter() - start
         size = record["height"], record["width"]
+        instances = detector_postprocess(instances, *size)
         found = {
             "image_id": record["image_id"],
             "milliseconds": round(seconds * 1000, 3),
-            "detections": coco_results(
-                detector_postprocess(instances, *size), record["image_id"], self._category_ids
-            ),
+            "detections": coco_results(instances, record["image_id"], self._category_ids),
         }
-        if self._semantic is not None:
+        if self._panoptic is not None:
             classes = sem_seg_postprocess(logits, tuple(image.shape[-2:]), *size).argmax(dim=0)
             found["confusion"] = self._semantic.confusion(classes, record)
+            found["matches"] = self._panoptic.matches(instances, classes, record)
         return found
 
     def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
         if self._index is None:
             self._index = load_ground_truth(str(output / "ground_truth.json"))
-        milliseconds, detections, confusions = [], [], []
+        milliseconds, detections, confusions, matches = [], [], [], []
         for record in progress.records(point):
             milliseconds.append(record["milliseconds"])
             detections += record["detections"]
             confusions.append(record.get("confusion"))
-        scores: dict[str, dict[str, Any] | None] = {"box": None, "mask": None}
+            matches.append(record.get("matches"))
+        scores: dict[str, dict[str, Any] | None] = {}
+        if self._panoptic is not None:
+            scores["panoptic"] = self._panoptic.score(matches)
+        scores |= {"box": None, "mask": None}
         for iou_type in self._iou_types:
             sigmas = self._cfg.TEST.KEYPOINT_OKS_SIGMAS if iou_type == "keypoints" else ()
             scores[KIND_OF[iou_type]] = score(self._index, detections, iou_type, sigmas)

@@ -33,7 +33,9 @@ class Kind:
     columns: dict[str, str]
 
 
+# Where a model is scored on several, the first decides which operating points are worth using.
 KINDS = {
+    "panoptic": Kind("PQ", ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"), {"panoptic_pq": "PQ"}),
     "box": Kind("box AP", METRICS, {"box_ap": "AP"}),
     "mask": Kind("mask AP", METRICS, {"mask_ap": "AP"}),
     "keypoint": Kind("keypoint AP", ("AP", "AP50", "AP75", "APm", "APl"), {"keypoint_ap": "AP"}),

@@ -15,6 +15,7 @@ from ..slimmable import OperatingPoint
 
 SCHEMA_VERSION = 1
 METRICS = {
+    "panoptic_pq": "PQ",
     "box_ap": "box AP",
     "mask_ap": "mask AP",
     "keypoint_ap": "keypoint AP",
@@ -66,6 +67,7 @@ class QueryEntry:
         milliseconds: median time of one image on the table's device, None if not measured.
         box_ap, mask_ap, keypoint_ap: COCO AP in percent, None where there is none (a model without
             masks).
+        panoptic_pq: panoptic quality in percent.
         semantic_miou: mean intersection over union of the pixels' classes, in percent.
         top1, top5: accuracies of a classifier in percent.
     """
@@ -76,6 +78,7 @@ class QueryEntry:
     box_ap: float | None = None
     mask_ap: float | None = None
     keypoint_ap: float | None = None
+    panoptic_pq: float | None = None
     semantic_miou: float | None = None
     top1: float | None = None
     top5: float | None = None

@@ -71,7 +71,7 @@ CONFIGS = {
     ),
     "mutual_panoptic_fpn_mbv2": (
         "panoptic",
-        ("box", "mask", "semantic"),
+        ("panoptic", "box", "mask", "semantic"),
         {"loss_sem_seg", "loss_distill_sem_seg", "loss_distill_mask"},
     ),
     "mutual_retinanet_mbv2": ("instances", ("box",), {"loss_distill_class", "loss_distill_box"}),

@@ -285,3 +285,16 @@ def test_cache_is_not_copied(copied):
             torch.testing.assert_close(twin(x), reference(twin, 0.4, x))
     with at_width(layer, 0.4), torch.no_grad():
         torch.testing.assert_close(layer(x), reference(layer, 0.4, x))
+
+
+def test_a_cached_slice_keeps_the_layout_of_its_weight():
+    x = torch.randn(1, 16, 5, 5)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        layer = SlimmableConv2d(Channels(16), Channels(32), 3).to(memory_format=layout)
+        with torch.no_grad(), at_width(layer, 0.5):
+            found.append(layer(x[:, :8]))
+            (_, piece), *_ = layer._slices._entries.values()
+        assert piece.shape == (16, 8, 3, 3) and piece.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(*found)
