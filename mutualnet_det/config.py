@@ -110,6 +110,8 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.CLASSIFICATION.COLOR_JITTER = 0.0
     cfg.MUTUALNET.CLASSIFICATION.LIGHTING = 0.0
     cfg.MUTUALNET.CLASSIFICATION.LABEL_SMOOTHING = 0.0
+    # Of the classifier's inputs. The published recipes have none: it would make the teacher noisy.
+    cfg.MUTUALNET.CLASSIFICATION.DROPOUT = 0.0
     # Decay per iteration of the moving average of the weights that a training ends with. 0: it ends
     # with the weights themselves.
     cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY = 0.0
@@ -247,12 +249,17 @@ def check_config(cfg: CfgNode) -> None:
 
 def _check_classification(cfg: CfgNode) -> None:
     node, key = cfg.MUTUALNET.CLASSIFICATION, "MUTUALNET.CLASSIFICATION"
+    _check_choice("INPUT.FORMAT", cfg.INPUT.FORMAT, ("RGB", "BGR"))
     if cfg.MODEL.BACKBONE.NUM_CLASSES < 1:
         _fail("MODEL.BACKBONE.NUM_CLASSES", cfg.MODEL.BACKBONE.NUM_CLASSES, "at least 1")
     scale = node.CROP_SCALE
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         _fail(f"{key}.CROP_SCALE", scale, "(smallest, largest) with 0 < smallest <= largest <= 1")
-    for name, low, high in (("LABEL_SMOOTHING", 0, 1), ("EMA_DECAY", 0, 1)):
+    for name, low, high in (
+        ("LABEL_SMOOTHING", 0, 1),
+        ("DROPOUT", 0, 1),
+        ("EMA_DECAY", 0, 1),
+    ):
         if not low <= node[name] < high:
             _fail(f"{key}.{name}", node[name], f"a number from {low} to below {high}")
     for name in ("PADDING", "COLOR_JITTER", "LIGHTING"):

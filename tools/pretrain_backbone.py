@@ -11,6 +11,7 @@ import argparse
 import os
 
 from detectron2.engine import default_argument_parser, launch
+from detectron2.utils import comm
 
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import ConfigError, check_num_gpus, is_classification, test_point
@@ -28,6 +29,8 @@ def main(args: argparse.Namespace) -> None:
                 "'MutualClassifier'. Detectors are trained by tools/train_net.py."
             )
         if args.eval_only:
+            if not comm.is_main_process():
+                return
             model, calibrations = load_detector(cfg, find_weights(cfg, args.resume))
             output = os.path.join(cfg.OUTPUT_DIR, "eval")
             print(evaluate_grid(cfg, model, calibrations, [test_point(cfg)], output))

@@ -13,6 +13,7 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, launch
+from detectron2.utils import comm
 
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import check_num_gpus, test_point
@@ -32,6 +33,8 @@ def main(args: argparse.Namespace) -> None:
     with reported():
         cfg = setup(args)
         if args.eval_only:
+            if not comm.is_main_process():
+                return
             print(evaluate(cfg, args.resume))
             return
         trainer = MutualTrainer(cfg)

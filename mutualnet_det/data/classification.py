@@ -101,8 +101,8 @@ def load_classification_records(name: str) -> list[dict]:
     The records of a data set; its ``MetadataCatalog`` then has ``classes``, the names by label.
 
     Raises:
-        DatasetError: for a folder that is not there or holds no classes, a class without images, or
-            a CIFAR file that is missing or damaged.
+        UserError: for a folder that is not there or holds no classes, a class without images, or a
+            CIFAR file that is missing or damaged.
     """
     if MetadataCatalog.get(name).get("evaluator_type") != EVALUATOR:
         raise DatasetError(
@@ -134,11 +134,12 @@ def check_classification_datasets(cfg: CfgNode) -> None:
         if first is None:
             first = name, classes
         elif classes != first[1]:
-            odd = sorted(set(classes) ^ set(first[1]))[0]
-            there = first[0] if odd in first[1] else name
+            odd = sorted(set(classes) ^ set(first[1]))
+            there = first[0] if odd and odd[0] in first[1] else name
+            difference = f"{odd[0]!r} is in {there!r} alone" if odd else "their order differs"
             raise DatasetError(
                 f"The classes of {name!r} ({len(classes)}) are not those of {first[0]!r} "
-                f"({len(first[1])}): {odd!r} is in {there!r} alone."
+                f"({len(first[1])}): {difference}."
             )
         if len(classes) != cfg.MODEL.BACKBONE.NUM_CLASSES:
             raise DatasetError(
@@ -174,7 +175,10 @@ def _folder_records(name: str) -> list[dict]:
 def _cifar_records(name: str, split: str) -> list[dict]:
     folder = Path(_folder(name))
     hundred = (folder / "meta").is_file()
-    meta = _read_cifar(str(folder / ("meta" if hundred else "batches.meta")))
+    meta_file = str(folder / ("meta" if hundred else "batches.meta"))
+    names = _read_cifar(meta_file).get("fine_label_names" if hundred else "label_names")
+    if not isinstance(names, list):
+        raise DatasetError(f"{meta_file} is not a file of CIFAR: it has no names of the classes.")
     files = [split] if hundred else [f"{split}_batch"]
     if not hundred and split == "train":
         files = [f"data_batch_{number}" for number in range(1, 6)]
@@ -185,11 +189,13 @@ def _cifar_records(name: str, split: str) -> list[dict]:
         content = _read_cifar(path)
         if key not in content or np.shape(content.get("data")) != (len(content[key]), 3072):
             raise DatasetError(f"{path} is not a file of CIFAR: no (N, 3072) data with {key!r}.")
+        if not all(0 <= label < len(names) for label in content[key]):
+            raise DatasetError(f"{path} has labels outside its {len(names)} classes.")
         records += [
             {"file_name": path, "row": row, "label": int(label)}
             for row, label in enumerate(content[key])
         ]
-    MetadataCatalog.get(name).classes = list(meta["fine_label_names" if hundred else "label_names"])
+    MetadataCatalog.get(name).classes = names
     return records
 
 
@@ -258,14 +264,16 @@ class ClassificationMapper:
             strength = node.COLOR_JITTER
             steps.append(transforms.ColorJitter(strength, strength, strength))
         if node.LIGHTING:
-            steps.append(Lighting(node.LIGHTING, self._format))
+            steps.append(Lighting(node.LIGHTING))
         self._transform = transforms.Compose(steps)
 
     def __call__(self, record: dict) -> dict:
-        image = read_classification_image(record, self._format)
+        # Saturation and lighting know channels by their colour.
+        image = read_classification_image(record, "RGB")
         pixels = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        seen = self._transform(pixels)
         return {
-            "image": self._transform(pixels),
+            "image": seen if self._format == "RGB" else seen.flip(0),
             "label": record["label"],
             "file_name": record["file_name"],
         }
@@ -276,14 +284,12 @@ class Lighting:
     Shift all pixels along the principal components of ImageNet's colours (Krizhevsky et al., NIPS
     2012, section 4.1), each by a normal deviate times ``strength`` times its standard deviation.
 
-    Input (3, H, W) in 0-255; output the same in float.
+    Input (3, H, W), RGB in 0-255; output the same in float.
     """
 
-    def __init__(self, strength: float, image_format: str) -> None:
+    def __init__(self, strength: float) -> None:
         self._scale = strength * torch.tensor(LIGHTING_DEVIATIONS)
         self._directions = torch.tensor(LIGHTING_DIRECTIONS)
-        if image_format == "BGR":
-            self._directions = self._directions.flip(0)
 
     def __call__(self, image: Tensor) -> Tensor:
         shift = self._directions @ (self._scale * torch.randn(3))

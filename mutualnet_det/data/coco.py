@@ -137,6 +137,8 @@ def check_datasets(cfg: CfgNode) -> None:
         if cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "MutualSemanticSegmentor"):
             check_semantic(cfg, name)
             continue
+        if cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "MutualPanopticFPN"):
+            check_semantic(cfg, name)
         if not _is_coco(name):
             continue
         json_file, image_root = _files(name)
@@ -217,11 +219,16 @@ def renumbered_ground_truth(
         kept = set(image_ids)
         images = {id_: image for id_, image in images.items() if id_ in kept}
     annotations = []
+    lengths = [len(annotation.get("keypoints") or ()) for annotation in data["annotations"]]
+    num_keypoints = max(lengths, default=0) // 3
     for annotation in data["annotations"]:
         if annotation["image_id"] not in images:
             continue
         annotation = {**annotation, "id": len(annotations) + 1}
         annotation.setdefault("iscrowd", 0)
+        if num_keypoints:  # pycocotools asks for both, of crowds too
+            points = annotation.setdefault("keypoints", [0] * 3 * num_keypoints)
+            annotation.setdefault("num_keypoints", sum(flag > 0 for flag in points[2::3]))
         area = annotation.get("area")
         if not isinstance(area, int | float) or not math.isfinite(area):
             annotation["area"] = _area(annotation, images[annotation["image_id"]])

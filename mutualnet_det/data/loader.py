@@ -11,7 +11,11 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
-from detectron2.data.build import filter_images_with_only_crowd_annotations, trivial_batch_collator
+from detectron2.data.build import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+    trivial_batch_collator,
+)
 from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
@@ -100,12 +104,18 @@ class TrainingImages(Dataset):
 def training_records(cfg: CfgNode) -> list[dict]:
     """The records of ``DATASETS.TRAIN``, without empty images if the config filters them."""
     if is_classification(cfg):
-        return [r for name in cfg.DATASETS.TRAIN for r in load_classification_records(name)]
+        records = [r for name in cfg.DATASETS.TRAIN for r in load_classification_records(name)]
+        if not records:
+            raise DatasetError("DATASETS.TRAIN is empty.")
+        return records
     records = [record for name in cfg.DATASETS.TRAIN for record in load_records(cfg, name)]
     # Semantic ground truth comes without annotations.
     has_instances = any("annotations" in record for record in records)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and has_instances:
         records = filter_images_with_only_crowd_annotations(records)
+    if cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE > 0:
+        least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        records = filter_images_with_few_keypoints(records, least)
     if not records:
         raise DatasetError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN} holds no image with an instance.")
     return records
@@ -122,6 +132,7 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
     """
     records = training_records(cfg)
     sampler = TrainingBatchSampler(
+        # Records without a size: square crops of classification, Detectron2's own semantic sets.
         [record.get("width", 0) > record.get("height", 0) for record in records],
         cfg.SOLVER.IMS_PER_BATCH,
         seed,
@@ -129,7 +140,6 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
         comm.get_rank(),
         comm.get_world_size(),
     )
-    # Crops of classification are square, their records hold no size.
     classifies = is_classification(cfg)
     mapper = ClassificationMapper(cfg) if classifies else DatasetMapper(cfg, is_train=True)
     if "SEGMENTATION" in LOSS_TERMS.get(cfg.MODEL.META_ARCHITECTURE, ()):
@@ -143,13 +153,23 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
         ),
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=trivial_batch_collator,
+        collate_fn=_stack if classifies else trivial_batch_collator,
     )
     return _raising(loader)
 
 
-def _raising(batches: Iterable[list]) -> Iterator[list[dict[str, Any]]]:
+def _stack(items: list) -> tuple[torch.Tensor, list[dict[str, Any]]] | list:
+    """All images as one tensor: each tensor that a worker sends takes an open file."""
+    if any(isinstance(item, DatasetError) for item in items):
+        return items
+    return torch.stack([item.pop("image") for item in items]), items
+
+
+def _raising(batches: Iterable) -> Iterator[list[dict[str, Any]]]:
     for batch in batches:
+        if isinstance(batch, tuple):
+            images, items = batch
+            batch = [{"image": image, **item} for image, item in zip(images, items, strict=True)]
         for item in batch:
             if isinstance(item, DatasetError):
                 raise item

@@ -203,7 +203,10 @@ def claim_folder(folder: str, source: dict) -> None:
             "environment variable DETECTRON2_DATASETS to another folder."
         )
     if os.path.exists(marker) and read_json(marker) != source:
-        shutil.rmtree(folder)
+        # Out of the way first: killed while it is deleted, it would have lost its marker.
+        old = f"{folder}.{os.getpid()}{PARTIAL}"
+        os.replace(folder, old)
+        shutil.rmtree(old)
     os.makedirs(folder, exist_ok=True)
     for file in os.listdir(folder):
         if file.endswith(PARTIAL):  # of a process that was killed while it wrote
@@ -262,10 +265,13 @@ def _num_cpus() -> int:
 
 def scene_of(variant: ShapesVariant, seed: int, index: int) -> list[SceneObject]:
     """The objects of image ``index``, from 0, in the order of its annotations."""
-    return sample_scene(variant, _generator(variant, seed, index, 0))
+    return sample_scene(variant, image_generator(variant, seed, index, 0))
 
 
-def _generator(variant: ShapesVariant, seed: int, index: int, stream: int) -> np.random.Generator:
+def image_generator(
+    variant: ShapesVariant, seed: int, index: int, stream: int
+) -> np.random.Generator:
+    """The random stream of an image: 0 for what is in it, 1 for how it looks."""
     return np.random.default_rng([zlib.crc32(variant.name.encode()), seed, index, stream])
 
 
@@ -276,7 +282,7 @@ def _make_image(
     scene = scene_of(variant, seed, index)
     path = os.path.join(image_root, _image_name(index))
     if not os.path.exists(path):
-        pixels = render_scene(variant, scene, _generator(variant, seed, index, 1))
+        pixels = render_scene(variant, scene, image_generator(variant, seed, index, 1))
         # At this quality JPEG alters less than the noise in the picture, and reads and writes
         # faster than PNG.
         content = io.BytesIO()

@@ -7,18 +7,25 @@ import io
 import json
 import logging
 import os
-import shutil
 import zlib
 
-import numpy as np
 from iopath.common.file_io import file_lock
 from PIL import Image
 
 from .classification import register_image_folder
 from .coco_check import DatasetError
-from .shapes import OUTLINES, log_progress, map_images, read_json, write_atomically
+from .shapes import (
+    OUTLINES,
+    claim_folder,
+    image_generator,
+    log_progress,
+    map_images,
+    read_json,
+    scene_of,
+    write_atomically,
+)
 from .shapes_render import render_scene
-from .shapes_scene import ShapeClass, ShapesVariant, sample_scene
+from .shapes_scene import ShapeClass, ShapesVariant
 
 logger = logging.getLogger(__name__)
 
@@ -73,22 +80,14 @@ def generate_classes(variant: ShapesVariant, folder: str, num_images: int, seed:
     done = os.path.join(folder, ".complete.json")
     if read_json(done) == source:
         return folder
-    begun = os.path.join(folder, ".source.json")
     try:
         os.makedirs(os.path.dirname(folder), exist_ok=True)
         with file_lock(folder):
             if read_json(done) == source:
                 return folder
-            if os.path.isdir(folder) and os.listdir(folder) and not os.path.exists(begun):
-                raise DatasetError(
-                    f"{folder} holds files that this project did not generate. Move them, or point "
-                    "the environment variable DETECTRON2_DATASETS to another folder."
-                )
-            if os.path.isdir(folder) and read_json(begun) != source:
-                shutil.rmtree(folder)
+            claim_folder(folder, source)
             for item in variant.classes:
                 os.makedirs(os.path.join(folder, item.name), exist_ok=True)
-            write_atomically(begun, json.dumps(source).encode())
             logger.info("Generating %d images in %s", num_images, folder)
             make = functools.partial(_make_image, variant, folder, seed)
             for _ in log_progress(map_images(make, num_images), num_images):
@@ -103,12 +102,11 @@ def generate_classes(variant: ShapesVariant, folder: str, num_images: int, seed:
 
 
 def _make_image(variant: ShapesVariant, folder: str, seed: int, index: int) -> None:
-    entropy = [zlib.crc32(variant.name.encode()), seed, index]
-    scene = sample_scene(variant, np.random.default_rng([*entropy, 0]))
+    scene = scene_of(variant, seed, index)
     path = os.path.join(folder, variant.classes[scene[0].category].name, f"{index + 1:06d}.jpg")
     if os.path.exists(path):
         return
-    pixels = render_scene(variant, scene, np.random.default_rng([*entropy, 1]))
+    pixels = render_scene(variant, scene, image_generator(variant, seed, index, 1))
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format="JPEG", quality=95, subsampling=0)
     write_atomically(path, content.getvalue())

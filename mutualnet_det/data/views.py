@@ -20,12 +20,15 @@ def resized_shape(height: int, width: int, resolution: int, max_size: int) -> tu
 
 def resize_image(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """An image (C, H, W) resized bilinearly with antialiasing, on its own device, as float."""
-    image = image.float()
-    if tuple(image.shape[-2:]) == tuple(shape):
-        return image
-    return F.interpolate(
-        image[None], size=shape, mode="bilinear", align_corners=False, antialias=True
-    )[0]
+    return _resize(image[None], shape)[0]
+
+
+def _resize(images: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Images (N, C, H, W) of one size, as :func:`resize_image` resizes each."""
+    images = images.float()
+    if tuple(images.shape[-2:]) == tuple(shape):
+        return images
+    return F.interpolate(images, size=shape, mode="bilinear", align_corners=False, antialias=True)
 
 
 def scale_boxes(boxes: Boxes, ratio: tuple[float, float]) -> Boxes:
@@ -58,11 +61,16 @@ def view_at(batched_inputs: list[dict], resolution: int, max_size: int, device) 
         do not depend on it. Whatever else an input holds stays as it is.
     """
     view = []
-    for item in batched_inputs:
+    images = [item["image"].to(device) for item in batched_inputs]
+    shapes = [resized_shape(*image.shape[-2:], resolution, max_size) for image in images]
+    with torch.no_grad():
+        if len({image.shape for image in images}) == 1:
+            # A thousand crops of classification in one call.
+            resized = list(_resize(torch.stack(images), shapes[0]))
+        else:
+            resized = [resize_image(*each) for each in zip(images, shapes, strict=True)]
+    for item, image, shape in zip(batched_inputs, resized, shapes, strict=True):
         source = tuple(item["image"].shape[-2:])
-        shape = resized_shape(*source, resolution, max_size)
-        with torch.no_grad():
-            image = resize_image(item["image"].to(device), shape)
         viewed = {**item, "image": image, "source_size": source}
         if "instances" in item:
             instances = Instances(shape, **item["instances"].get_fields())

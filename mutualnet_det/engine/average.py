@@ -22,6 +22,7 @@ class MovingAverage:
         self._network = network
         self._decay = decay
         self._values = [parameter.detach().clone() for parameter in network.parameters()]
+        self._trained: dict[str, Tensor] | None = None
 
     @torch.no_grad()
     def update(self) -> None:
@@ -37,6 +38,7 @@ class MovingAverage:
             normalise: recomputes its running statistics, which are those of other weights.
         """
         before = {key: value.clone() for key, value in self._network.state_dict().items()}
+        self._trained = before
         with torch.no_grad():
             for parameter, value in zip(self._network.parameters(), self._values, strict=True):
                 parameter.copy_(value)
@@ -44,7 +46,12 @@ class MovingAverage:
             normalise()
             yield
         finally:
+            self._trained = None
             self._network.load_state_dict(before)
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """The network's state as training left it, also while the average is in force."""
+        return self._network.state_dict() if self._trained is None else self._trained
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average, by name of the parameter."""

@@ -53,6 +53,8 @@ def calibration_images(cfg: CfgNode) -> list[np.ndarray]:
             logger.warning("Calibration skips %s: %s", file_name, error)
     if not images:
         raise DatasetError(f"None of the {len(records)} training images can be read.")
+    if classifies:  # square crops: nothing is padded
+        return images
     return sorted(images, key=lambda image: image.shape[0] / image.shape[1])
 
 

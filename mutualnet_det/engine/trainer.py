@@ -74,9 +74,8 @@ class MutualTrainer(TrainerBase):
         if cfg.SOLVER.AMP.ENABLED:
             self._scaler = torch.cuda.amp.GradScaler()
         self._num_skipped = 0
-        self._average = None
-        if is_classification(cfg) and cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY > 0:
-            self._average = MovingAverage(self.network, cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY)
+        self._average: MovingAverage | None = None
+        self._start_average()
         self.checkpointer = MutualCheckpointer(self.network, cfg, cfg.OUTPUT_DIR, trainer=self)
         self.register_hooks([hooks.IterationTimer(), hooks.LRScheduler()])
         if self._freezes:
@@ -98,6 +97,13 @@ class MutualTrainer(TrainerBase):
             self.start_iter = self.iter + 1
         elif self.cfg.MODEL.WEIGHTS:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            self._start_average()
+
+    def _start_average(self) -> None:
+        """Average the weights from what they are now, if the config asks for it."""
+        decay = self.cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY
+        if is_classification(self.cfg) and decay > 0:
+            self._average = MovingAverage(self.network, decay)
 
     def train(self) -> None:
         """Train up to ``SOLVER.MAX_ITER``, then calibrate the grid and save ``model_final.pth``."""
@@ -149,7 +155,9 @@ class MutualTrainer(TrainerBase):
                 calibrate_points(self.cfg, self.model, calibrations, [point])
                 (row,) = evaluate_grid(self.cfg, self.model, calibrations, [point], folder).rows
             found = {
-                kind: {f"{KINDS[kind].metrics[0]}-{point}": row.score(kind)} for kind in row.kinds
+                kind: {f"{KINDS[kind].metrics[0]}-{point}": row.score(kind)}
+                for kind in row.kinds
+                if row.score(kind) is not None
             }
         comm.synchronize()
         return found
@@ -286,6 +294,8 @@ class MutualTrainer(TrainerBase):
             state["frozen_statistics"] = self.calibrations.state_dict()
         if self._average is not None:
             state["average"] = self._average.state_dict()
+            # What a training goes on with, where the checkpoint's own weights are the average.
+            state["weights"] = self._average.trained_weights()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -297,8 +307,9 @@ class MutualTrainer(TrainerBase):
             self._scaler.load_state_dict(state_dict["scaler"])
         if self._freezes and "frozen_statistics" in state_dict:
             self.calibrations.load_state_dict(state_dict["frozen_statistics"], stale=True)
-        if self._average is not None and "average" in state_dict:
+        if self._average is not None:
             self._average.load_state_dict(state_dict["average"])
+            self.network.load_state_dict(state_dict["weights"])
 
 
 def check_start(cfg: CfgNode, resume: bool) -> None:

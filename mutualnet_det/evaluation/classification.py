@@ -25,7 +25,7 @@ from ..data.coco import DatasetError
 from ..modeling.classifier import MutualClassifier
 from ..runtime.device import wait_for
 from ..slimmable import OperatingPoint
-from .classification_cost import count_classification_cost
+from .classification_cost import classification_costs
 from .cost import Cost
 from .figures import write_charts
 from .files import replacing
@@ -64,11 +64,7 @@ class ClassificationTask:
         """The ground truth is the names of the folders: nothing to write."""
 
     def costs(self, points: Sequence[OperatingPoint], at: At) -> dict[OperatingPoint, Cost]:
-        costs = {}
-        for point in points:
-            cost = count_classification_cost(self._model.backbone, point)
-            costs[point] = Cost({"network": cost.mflops / 1e3}, {}, 0, {"network": cost.parameters})
-        return costs
+        return classification_costs(self._model.backbone, points)
 
     def run(
         self,

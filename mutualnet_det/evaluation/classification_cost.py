@@ -7,6 +7,7 @@ tables (arXiv 1909.12978).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ..modeling.backbones import SlimmableBackbone
 from ..modeling.backbones.base import LOGITS
 from ..slimmable import OperatingPoint, at_width
-from .cost import multiply_adds, plain_copy
+from .cost import Cost, multiply_adds, plain_copy
 
 
 class ClassificationCost(NamedTuple):
@@ -40,6 +41,17 @@ class _Logits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.backbone(images)[LOGITS]
+
+
+def classification_costs(
+    backbone: SlimmableBackbone, points: Sequence[OperatingPoint]
+) -> dict[OperatingPoint, Cost]:
+    """The cost of every one of ``points``, as a grid holds it: one part, the network."""
+    costs = {}
+    for point in points:
+        cost = count_classification_cost(backbone, point)
+        costs[point] = Cost({"network": cost.mflops / 1e3}, {}, 0, {"network": cost.parameters})
+    return costs
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ class DetectionTask:
         self._iou_types = ["bbox"]
         if cfg.MODEL.MASK_ON and not isinstance(model, DenseDetector):
             self._iou_types.append("segm")
-        if cfg.MODEL.KEYPOINT_ON:
+        if cfg.MODEL.KEYPOINT_ON and not isinstance(model, DenseDetector):
             self._iou_types.append("keypoints")
         self.records = load_records(cfg, dataset)
         self._ground_truth = renumbered_ground_truth(

@@ -120,8 +120,8 @@ def evaluate_grid(
 
     Returns:
         the grid, also written: ``grid.json``, ``grid.csv``, the query table, ``figures/``; of a
-        detector also ``ground_truth.json`` and ``detections/POINT.bbox.json`` and ``.segm.json``
-        (COCO results), of a classifier ``predictions/POINT.csv``.
+        detector also ``ground_truth.json`` and, as COCO results, ``detections/POINT.bbox.json``,
+        ``.segm.json`` and ``.keypoints.json``; of a classifier ``predictions/POINT.csv``.
 
     Raises:
         ConfigError: for a point outside the trained range, or given twice.

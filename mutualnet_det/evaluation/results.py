@@ -32,7 +32,7 @@ class GridRow:
         cost: what was counted.
         detections_per_image: the mean number of detections on the grid's images.
         milliseconds: median time of one image.
-        scores: by kind ("box" and "mask"; of a classifier "class"), the metrics of
+        scores: by kind (of a detector "box", "mask" and maybe others), the metrics of
             :data:`~mutualnet_det.evaluation.scoring.KINDS` in percent; None for "mask" without a
             mask head.
     """

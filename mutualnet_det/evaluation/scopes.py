@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from ..config import SCOPES, grid_points
+from ..config import SCOPES, grid_points, is_classification
 from ..slimmable import OperatingPoint, at_width
+from .classification_cost import classification_costs
 from .cost import Cost, count_points
 
 
@@ -41,9 +42,12 @@ def grid_costs(cfg: CfgNode, image_size: tuple[int, int]) -> dict[OperatingPoint
     The cost of every point of a config's grid, with the scope of the config.
 
     Args:
-        image_size: (height, width) of the image in px, before it is resized.
+        image_size: (height, width) of the image in px, before it is resized; a classifier's is
+            square.
     """
     model = build_model(cfg).eval()
+    if is_classification(cfg):
+        return classification_costs(model.backbone, grid_points(cfg))
     return count_points(
         cfg, model, grid_points(cfg), [image_size], lambda point: at_width(model, point.width)
     )

@@ -57,15 +57,24 @@ class SemanticScorer:
 
     def confusion(self, classes: torch.Tensor, record: dict) -> Confusion:
         """What was found on one image: (true class, predicted class, number of pixels) each."""
-        with Image.open(record["sem_seg_file_name"]) as file:
-            truth = np.asarray(file)
+        path = record["sem_seg_file_name"]
+        try:
+            with Image.open(path) as file:
+                truth = np.asarray(file)
+        except OSError as error:
+            raise DatasetError(f"Cannot evaluate on {path}: {error}") from error
         found = classes.cpu().numpy()
         if truth.shape != found.shape:
             raise DatasetError(
-                f"{record['sem_seg_file_name']} is {truth.shape[1]} x {truth.shape[0]} px, its "
+                f"{path} is {truth.shape[1]} x {truth.shape[0]} px, its "
                 f"image {found.shape[1]} x {found.shape[0]}."
             )
         counted = truth != self._ignored
+        if counted.any() and truth[counted].max() >= self._num_classes:
+            raise DatasetError(
+                f"{path} holds the class {truth[counted].max()}; MODEL.SEM_SEG_HEAD.NUM_CLASSES "
+                f"is {self._num_classes} and the ignored label {self._ignored}."
+            )
         pairs = truth[counted].astype(np.int64) * self._num_classes + found[counted]
         values, counts = np.unique(pairs, return_counts=True)
         return [

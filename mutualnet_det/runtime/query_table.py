@@ -91,7 +91,7 @@ class QueryTable:
 
     Attributes:
         entries: with increasing cost and increasing AP, at least one; else QueryTableError.
-        metric: the AP that decided, ``box_ap`` or ``mask_ap``.
+        metric: the score that decided, one of ``METRICS``.
         model: fingerprint of the weights the table is about.
         dataset: name of the data set the AP was measured on.
         device: name of the device the milliseconds were measured on.

@@ -84,6 +84,7 @@ def test_a_folder_is_a_class(cfg_of):
         ({"cat": 1, "dog": 1}, {"cat": 1}, "'dog' is in 'a_train' alone"),
         ({"cat": 1, "dog": 0}, {"cat": 1, "dog": 1}, "'a_train'.*dog"),
         ({}, {"cat": 1, "dog": 1}, "'a_train' is not there: no folder"),
+        ({"cat": 1, "dog": 1}, {"dog": 1, "cat": 1, "cow": 1}, "'cow' is in 'a_val' alone"),
         (dict.fromkeys("abc", 1), dict.fromkeys("abc", 1), "'a_train' has 3 classes, but MODEL"),
     ],
 )
@@ -125,6 +126,18 @@ def test_unreadable_image_is_named_or_skipped(cfg_of, workers):
     cfg.MUTUALNET.BAD_RECORDS = "skip"
     batch = next(build_training_loader(cfg, 0, 0))
     assert [name for item in batch for name in item["skipped"]] == [broken]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_worker_sends_one_tensor_per_batch(cfg_of, workers):
+    """Of a thousand images, each in a tensor of its own, it would run out of files."""
+    options = ["SOLVER.IMS_PER_BATCH", "3", "DATALOADER.NUM_WORKERS", str(workers)]
+    cfg = cfg_of({"cat": 2, "dog": 1}, {"cat": 1, "dog": 1}, *options)
+    check_datasets(cfg)
+    batch = next(build_training_loader(cfg, 0, 0))
+    assert sorted(item["label"] for item in batch) == [0, 0, 1]
+    assert {item["image"].shape for item in batch} == {(3, 64, 64)}
+    assert len({item["image"].untyped_storage().data_ptr() for item in batch}) == 1
 
 
 @pytest.fixture
@@ -196,6 +209,18 @@ def test_a_training_image_depends_on_its_seed_alone(folder):
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_colours_are_varied_alike_in_either_order(folder):
+    path = folder("train", {"cat": 1}) + "/cat/0.png"
+    options = [f"MUTUALNET.CLASSIFICATION.{k}" for k in ("COLOR_JITTER", "LIGHTING")]
+    options = (options[0], "0.4", options[1], "0.1")
+    record = {"file_name": path, "label": 1}
+    rgb = SeededMapper(mapper_of(*options))(record, 1)["image"]
+    bgr = SeededMapper(mapper_of(*options, "INPUT.FORMAT", "BGR"))(record, 1)["image"]
+    torch.testing.assert_close(bgr, rgb.flip(0))
+    with pytest.raises(ConfigError, match="INPUT.FORMAT is 'L'"):
+        mapper_of("INPUT.FORMAT", "L")
+
+
 def test_padding_shifts_the_image(folder):
     path = folder("train", {"cat": 1}) + "/cat/0.png"
     pixels = np.random.default_rng(0).integers(1, 256, (64, 64, 3), dtype=np.uint8)
@@ -217,12 +242,11 @@ def test_padding_shifts_the_image(folder):
     assert len(shifts) > 15 and {flip for _, _, flip in shifts} == {False, True}
 
 
-@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
-def test_lighting_shifts_along_imagenets_components(image_format):
+def test_lighting_shifts_along_imagenets_components():
     torch.manual_seed(0)
     deviates = torch.randn(3)
     torch.manual_seed(0)
-    found = Lighting(0.1, image_format)(torch.full((3, 4, 4), 128, dtype=torch.uint8))
+    found = Lighting(0.1)(torch.full((3, 4, 4), 128, dtype=torch.uint8))
     for channel, row in enumerate(LIGHTING_DIRECTIONS):
         shift = sum(
             direction * 0.1 * deviation * float(deviate)
@@ -230,8 +254,7 @@ def test_lighting_shifts_along_imagenets_components(image_format):
                 row, LIGHTING_DEVIATIONS, deviates, strict=True
             )
         )
-        place = channel if image_format == "RGB" else 2 - channel
-        torch.testing.assert_close(found[place], torch.full((4, 4), 128 + 255 * shift))
+        torch.testing.assert_close(found[channel], torch.full((4, 4), 128 + 255 * shift))
 
 
 def test_evaluation_sees_the_middle():

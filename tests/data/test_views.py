@@ -83,3 +83,12 @@ def test_ratio_is_of_x_and_then_of_y():
     boxes = Boxes(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     assert scale_boxes(boxes, (1.5, 0.5)).tensor.tolist() == [[1.5, 1.0, 4.5, 2.0]]
     assert boxes.tensor.tolist() == [[1.0, 2.0, 3.0, 4.0]]
+
+
+def test_images_of_one_size_are_resized_as_each_alone(training_batch):
+    batch = training_batch(sizes=((64, 96), (64, 96)))
+    together = view_at(batch, 48, 128, "cpu")
+    for item, expected in zip(together, batch, strict=True):
+        (alone,) = view_at([expected], 48, 128, "cpu")
+        assert torch.equal(item["image"], alone["image"])
+        assert torch.equal(item["instances"].gt_boxes.tensor, alone["instances"].gt_boxes.tensor)

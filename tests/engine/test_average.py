@@ -36,6 +36,8 @@ def test_in_force_inside_alone_also_after_an_error():
     with pytest.raises(KeyError), average.in_force(normalise):
         torch.testing.assert_close(network[0].weight, before["0.weight"] - 0.5)
         assert bool((network[1].running_mean == 7).all())
+        for key, value in average.trained_weights().items():
+            assert torch.equal(value, before[key])
         raise KeyError
     for key, value in network.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)

@@ -134,6 +134,30 @@ def test_a_moving_average_is_what_a_training_ends_with(make_cfg):
     assert not torch.equal(trainer.network.state_dict()[key], expected)  # training could go on
 
 
+def test_a_moving_average_starts_from_the_given_weights(make_cfg, tmp_path):
+    first = train(make_cfg("a"))
+    options = ("MUTUALNET.CLASSIFICATION.EMA_DECAY", "0.9999", "SOLVER.MAX_ITER", "1")
+    cfg = make_cfg("b", *options, "MODEL.WEIGHTS", f"{tmp_path}/a/model_final.pth")
+    train(cfg)
+    expected = dict(first.network.named_parameters())
+    found = weights_of(cfg)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4)
+
+
+def test_a_longer_training_goes_on_from_the_weights_not_their_average(make_cfg):
+    options = ("MUTUALNET.CLASSIFICATION.EMA_DECAY", "0.5", "SOLVER.LR_SCHEDULER_NAME")
+    options += ("WarmupMultiStepLR", "SOLVER.STEPS", "()")
+    whole = make_cfg("whole", *options, "SOLVER.MAX_ITER", "6")
+    train(whole)
+    train(make_cfg("longer", *options))
+    longer = make_cfg("longer", *options, "SOLVER.MAX_ITER", "6")
+    train(longer, resume=True)
+    found = weights_of(longer)
+    for name, value in weights_of(whole).items():
+        assert torch.equal(found[name], value), name
+
+
 @pytest.mark.parametrize("method", ["mutual", "us_net", "us_net_multi_scale", "independent"])
 def test_methods_train_the_points_they_should(make_cfg, method, monkeypatch):
     cfg = make_cfg(method, "MUTUALNET.METHOD", method, "SOLVER.MAX_ITER", "3")

@@ -81,3 +81,14 @@ def test_by_hand(scorer):
 def test_a_mask_of_another_size_is_named(scorer, records):
     with pytest.raises(DatasetError, match="0.png is 8 x 6 px, its image 6 x 6"):
         scorer.confusion(torch.zeros(6, 6, dtype=torch.int64), records[0])
+
+
+def test_a_mask_with_an_unknown_class_is_named(scorer, records):
+    path = records[1]["sem_seg_file_name"]
+    Image.fromarray(np.full((5, 5), 9, np.uint8)).save(path)
+    with pytest.raises(DatasetError, match="1.png holds the class 9; .*NUM_CLASSES is 4"):
+        scorer.confusion(torch.zeros(5, 5, dtype=torch.int64), records[1])
+    with open(records[2]["sem_seg_file_name"], "wb") as file:
+        file.write(b"no image")
+    with pytest.raises(DatasetError, match="Cannot evaluate on .*2.png"):
+        scorer.confusion(torch.zeros(9, 4, dtype=torch.int64), records[2])

@@ -14,16 +14,13 @@ LABELS = [3, 0, 8, 1]
 
 @pytest.fixture
 def make_model():
-    """Makes the small config's model, in training mode, without dropout."""
+    """Makes the small config's model, in training mode."""
 
     def make(*opts):
         torch.manual_seed(0)
         model = build_network(
             load_config("configs/pretrain_shapes.yaml", ["MODEL.DEVICE", "cpu", *opts])
         )
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
         return model.train()
 
     return make
@@ -102,6 +99,18 @@ def test_the_teacher_teaches_and_does_not_learn(make_model, batch):
     gradient = model.backbone.features[0][0].weight.grad
     assert gradient[:8].abs().sum() > 0  # the narrowest network's channels ...
     assert gradient[8:].abs().sum() == 0  # ... and no others
+
+
+@pytest.mark.parametrize("family", ["mobilenet_v2", "vgg16_bn"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_teacher_is_noisy_only_if_asked_to_be(make_model, batch, family, dropout):
+    model = make_model(
+        *("MODEL.BACKBONE.NAME", f"build_slimmable_{family}_backbone"),
+        *("MUTUALNET.WIDTH_RANGE", "(0.25, 0.25)"),
+        *("MUTUALNET.CLASSIFICATION.DROPOUT", str(dropout)),
+    )
+    (_, one), (_, other) = (model.teach(batch) for _ in range(2))
+    assert torch.equal(one, other) == (dropout == 0)
 
 
 def test_where_they_agree_nothing_is_learnt(make_model, batch):

@@ -19,7 +19,6 @@ from .base import SlimmableBackbone, backbone_arguments
 
 STEM_CHANNELS = 32
 TAIL_CHANNELS = 1280
-DROPOUT = 0.2
 # Expansion t, channels c, repeats n, stride s of the first: the paper's table 2.
 STAGES = (
     (1, 16, 1, 1),
@@ -103,6 +102,7 @@ class MobileNetV2(SlimmableBackbone):
         width: the handle its layers share.
         in_channels: channels of the image, never slimmed.
         num_classes: of the classifier; 0: neither tail nor classifier.
+        dropout: before the classifier; torchvision's has 0.2.
         freeze_at: freeze the first stages: see :class:`SlimmableBackbone`.
         out_features: which of ``res2`` .. ``res5`` and ``logits`` to give.
     """
@@ -112,6 +112,7 @@ class MobileNetV2(SlimmableBackbone):
         width: Width,
         in_channels: int = 3,
         num_classes: int = 0,
+        dropout: float = 0.0,
         freeze_at: int = 0,
         out_features: Sequence[str] = tuple(OUT_FEATURES),
     ) -> None:
@@ -133,7 +134,7 @@ class MobileNetV2(SlimmableBackbone):
             tail = tail_channels(width)
             layers.append(conv_norm_relu(channels, tail, 1, width=width))
             self.classifier = nn.Sequential(
-                nn.Dropout(DROPOUT),
+                nn.Dropout(dropout),
                 SlimmableLinear(tail, Channels.fixed(num_classes), width=width),
             )
         self.features = nn.Sequential(*layers)
@@ -164,4 +165,5 @@ def tail_channels(width: Width) -> Channels:
 @BACKBONE_REGISTRY.register()
 def build_slimmable_mobilenet_v2_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MobileNetV2:
     """A slimmable MobileNetV2: see :func:`backbone_arguments`."""
-    return MobileNetV2(**backbone_arguments(cfg, input_shape))
+    dropout = cfg.MUTUALNET.CLASSIFICATION.DROPOUT
+    return MobileNetV2(**backbone_arguments(cfg, input_shape), dropout=dropout)

@@ -36,6 +36,7 @@ class VGG16(SlimmableBackbone):
         width: the handle its layers share.
         in_channels: channels of the image, never slimmed.
         num_classes: of the classifier; 0: no classifier.
+        dropout: behind the classifier's hidden layers; torchvision's has 0.5.
         freeze_at: freeze the first stages: see :class:`SlimmableBackbone`.
         out_features: which of ``res2`` .. ``res5`` and ``logits`` to give.
 
@@ -47,6 +48,7 @@ class VGG16(SlimmableBackbone):
         width: Width,
         in_channels: int = 3,
         num_classes: int = 0,
+        dropout: float = 0.0,
         freeze_at: int = 0,
         out_features: Sequence[str] = tuple(OUT_FEATURES),
     ) -> None:
@@ -70,10 +72,10 @@ class VGG16(SlimmableBackbone):
             self.classifier = nn.Sequential(
                 SlimmableLinear(Channels(channels.base * area, ratio=area), hidden, width=width),
                 nn.ReLU(inplace=True),
-                nn.Dropout(),
+                nn.Dropout(dropout),
                 SlimmableLinear(hidden, hidden, width=width),
                 nn.ReLU(inplace=True),
-                nn.Dropout(),
+                nn.Dropout(dropout),
                 SlimmableLinear(hidden, Channels.fixed(num_classes), width=width),
             )
         for module in self.modules():
@@ -98,4 +100,5 @@ class VGG16(SlimmableBackbone):
 @BACKBONE_REGISTRY.register()
 def build_slimmable_vgg16_bn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> VGG16:
     """A slimmable VGG-16 with batch normalisation: see :func:`backbone_arguments`."""
-    return VGG16(**backbone_arguments(cfg, input_shape))
+    dropout = cfg.MUTUALNET.CLASSIFICATION.DROPOUT
+    return VGG16(**backbone_arguments(cfg, input_shape), dropout=dropout)
