@@ -17,12 +17,12 @@ METHODS = ("mutual", "us_net", "us_net_multi_scale", "independent")
 SCOPES = ("backbone", "neck", "heads")
 PROPOSALS = ("teacher", "own")
 STATISTICS = ("batch", "frozen")
-# The losses that a sub-network of each meta-architecture has, by their key in LOSS_WEIGHTS.
+# The losses that a teacher gives ROI heads, by their key in LOSS_WEIGHTS.
+ROI_TERMS = ("CLASS", "BOX", "MASK", "KEYPOINT")
+# All that a sub-network of each meta-architecture has.
 LOSS_TERMS = {
-    "MutualRCNN": ("RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK", "KEYPOINT"),
-    "MutualPanopticFPN": (
-        *("RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK", "KEYPOINT", "SEGMENTATION"),
-    ),
+    "MutualRCNN": ("RPN", "GROUND_TRUTH", *ROI_TERMS),
+    "MutualPanopticFPN": ("RPN", "GROUND_TRUTH", *ROI_TERMS, "SEGMENTATION"),
     "MutualRetinaNet": ("GROUND_TRUTH", "CLASS", "BOX"),
     "MutualSemanticSegmentor": ("GROUND_TRUTH", "SEGMENTATION"),
     "MutualClassifier": ("GROUND_TRUTH", "CLASS"),
@@ -81,7 +81,7 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.STATISTICS = "batch"
 
     cfg.MUTUALNET.CALIBRATION = CfgNode()
-    # Training images that statistics are computed on, and how many form a batch.
+    # Training images that statistics are computed on, and how many at most form a batch.
     cfg.MUTUALNET.CALIBRATION.NUM_IMAGES = 128
     cfg.MUTUALNET.CALIBRATION.BATCH_SIZE = 8
     # With STATISTICS "frozen": iterations after which the statistics are computed anew.
@@ -169,13 +169,19 @@ def is_classification(cfg: CfgNode) -> bool:
     return cfg.MODEL.META_ARCHITECTURE == "MutualClassifier"
 
 
-def _loss_terms(cfg: CfgNode) -> list[str]:
-    """The keys of ``LOSS_WEIGHTS`` that count; none for a meta-architecture of others."""
-    absent = {
-        "MASK": not cfg.MODEL.MASK_ON,
-        "KEYPOINT": not cfg.MODEL.KEYPOINT_ON,
-    }
-    terms = LOSS_TERMS.get(cfg.MODEL.META_ARCHITECTURE, ())
+def is_semantic(cfg: CfgNode) -> bool:
+    """Whether the config's network segments pixels by class and finds no objects."""
+    return cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "MutualSemanticSegmentor")
+
+
+def has_semantic_head(cfg: CfgNode) -> bool:
+    """Whether the config's network learns a class for every pixel: alone, or beside objects."""
+    return is_semantic(cfg) or cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "MutualPanopticFPN")
+
+
+def terms_present(terms: Sequence[str], *, mask_on: bool, keypoint_on: bool) -> list[str]:
+    """Those of the keys of ``LOSS_WEIGHTS`` that a network with or without these heads has."""
+    absent = {"MASK": not mask_on, "KEYPOINT": not keypoint_on}
     return [term for term in terms if not absent.get(term, False)]
 
 
@@ -225,8 +231,14 @@ def check_config(cfg: CfgNode) -> None:
     for key, value in node.LOSS_WEIGHTS.items():
         if not 0 <= value < math.inf:
             _fail(f"MUTUALNET.LOSS_WEIGHTS.{key}", value, "a weight of at least 0")
-    terms = _loss_terms(cfg)
-    if terms and not any(node.LOSS_WEIGHTS[term] for term in terms):
+    terms = terms_present(
+        # None is known for a meta-architecture of others.
+        LOSS_TERMS.get(cfg.MODEL.META_ARCHITECTURE, ()),
+        mask_on=cfg.MODEL.MASK_ON,
+        keypoint_on=cfg.MODEL.KEYPOINT_ON,
+    )
+    learns = node.METHOD == "independent" or any(node.LOSS_WEIGHTS[term] for term in terms)
+    if terms and not learns:
         found = {term: node.LOSS_WEIGHTS[term] for term in terms}
         _fail("MUTUALNET.LOSS_WEIGHTS", found, "a weight above 0")
     if not 0 < node.TEMPERATURE < math.inf:

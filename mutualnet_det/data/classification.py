@@ -96,14 +96,22 @@ def register_image_folders(declarations: Sequence[Sequence[str]]) -> None:
         register_image_folder(*entry)
 
 
-def load_classification_records(name: str) -> list[dict]:
+def load_classification_records(cfg: CfgNode, name: str) -> list[dict]:
     """
     The records of a data set; its ``MetadataCatalog`` then has ``classes``, the names by label.
 
+    Registers what ``DATASETS.IMAGE_FOLDERS`` declares.
+
     Raises:
-        UserError: for a folder that is not there or holds no classes, a class without images, or a
-            CIFAR file that is missing or damaged.
+        UserError: for an unknown name, a folder that is not there or holds no classes, a class
+            without images, or a CIFAR file that is missing or damaged.
     """
+    register_image_folders(cfg.DATASETS.IMAGE_FOLDERS)
+    if name not in DatasetCatalog:
+        raise DatasetError(
+            f"DATASETS names {name!r}, and there is no such data set. Declare a folder with "
+            "one subfolder per class in DATASETS.IMAGE_FOLDERS as [name, folder]."
+        )
     if MetadataCatalog.get(name).get("evaluator_type") != EVALUATOR:
         raise DatasetError(
             f"The data set {name!r} is not one for classification. Declare a folder with one "
@@ -117,19 +125,13 @@ def check_classification_datasets(cfg: CfgNode) -> None:
     Check all of ``DATASETS.TRAIN`` and ``DATASETS.TEST``, before any long work.
 
     Raises:
-        DatasetError: see :func:`load_classification_records`; also for an unknown name, for another
-            number of classes than ``MODEL.BACKBONE.NUM_CLASSES``, and for data sets whose classes
-            differ, naming the first.
+        DatasetError: see :func:`load_classification_records`; also for another number of classes
+            than ``MODEL.BACKBONE.NUM_CLASSES``, and for data sets whose classes differ, naming the
+            first.
     """
-    register_image_folders(cfg.DATASETS.IMAGE_FOLDERS)
     first: tuple[str, list[str]] | None = None
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
-        if name not in DatasetCatalog:
-            raise DatasetError(
-                f"DATASETS names {name!r}, and there is no such data set. Declare a folder with "
-                "one subfolder per class in DATASETS.IMAGE_FOLDERS as [name, folder]."
-            )
-        load_classification_records(name)
+        load_classification_records(cfg, name)
         classes = MetadataCatalog.get(name).classes
         if first is None:
             first = name, classes

@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from pycocotools import mask as mask_util
 
+from ..config import has_semantic_head, is_semantic
 from .coco_check import CheckedCoco, DatasetError, check_coco_format, shortened
 from .keypoints import check_keypoints
 from .semantic import check_semantic
@@ -131,15 +132,11 @@ def check_datasets(cfg: CfgNode) -> None:
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
-            if name not in DatasetCatalog:
-                raise DatasetError(_unknown_name(f"DATASETS.{key}", name))
+            _check_known(name, f"DATASETS.{key}")
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
-        if cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "MutualSemanticSegmentor"):
+        if has_semantic_head(cfg):
             check_semantic(cfg, name)
-            continue
-        if cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "MutualPanopticFPN"):
-            check_semantic(cfg, name)
-        if not _is_coco(name):
+        if is_semantic(cfg) or not _is_coco(name):
             continue
         json_file, image_root = _files(name)
         training = name in cfg.DATASETS.TRAIN
@@ -161,7 +158,16 @@ def check_datasets(cfg: CfgNode) -> None:
 
 
 def load_records(cfg: CfgNode, name: str) -> list[dict]:
-    """The records of a data set, in Detectron2's format, with bad ones treated as ``cfg`` says."""
+    """
+    The records of a data set, in Detectron2's format, with bad ones treated as ``cfg`` says.
+
+    Registers what ``DATASETS.COCO_FORMAT`` declares.
+
+    Raises:
+        DatasetError: see :func:`load_checked_coco`; also for an unknown name.
+    """
+    register_coco_format(cfg.DATASETS.COCO_FORMAT)
+    _check_known(name, "DATASETS")
     if not _is_coco(name):
         return DatasetCatalog.get(name)
     return load_checked_coco(name, *_files(name), **_demands(cfg))
@@ -329,11 +335,13 @@ def _check_no_rle(json_file: str, checked: CheckedCoco) -> None:
         )
 
 
-def _unknown_name(key: str, name: str) -> str:
+def _check_known(name: str, key: str) -> None:
+    if name in DatasetCatalog:
+        return
     known = DatasetCatalog.list()
     close = difflib.get_close_matches(name, known)
     known_text = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return (
+    raise DatasetError(
         f"{key} names {name!r}, and there is no such data set. {known_text}Known are the "
         f"{len(known)} in Detectron2's DatasetCatalog; declare your own in DATASETS.COCO_FORMAT as "
         "[name, JSON file, image folder]."

@@ -20,7 +20,7 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from ..config import LOSS_TERMS, is_classification
+from ..config import has_semantic_head, is_classification, is_semantic
 from .classification import ClassificationMapper, load_classification_records
 from .coco import DatasetError, load_records
 from .sampler import TrainingBatchSampler
@@ -104,20 +104,30 @@ class TrainingImages(Dataset):
 def training_records(cfg: CfgNode) -> list[dict]:
     """The records of ``DATASETS.TRAIN``, without empty images if the config filters them."""
     if is_classification(cfg):
-        records = [r for name in cfg.DATASETS.TRAIN for r in load_classification_records(name)]
+        records = [r for name in cfg.DATASETS.TRAIN for r in load_classification_records(cfg, name)]
         if not records:
             raise DatasetError("DATASETS.TRAIN is empty.")
         return records
     records = [record for name in cfg.DATASETS.TRAIN for record in load_records(cfg, name)]
-    # Semantic ground truth comes without annotations.
-    has_instances = any("annotations" in record for record in records)
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and has_instances:
+    if not is_semantic(cfg):
+        records = _with_instances(cfg, records)
+    if not records:
+        raise DatasetError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN} holds no image to learn from.")
+    return records
+
+
+def _with_instances(cfg: CfgNode, records: list[dict]) -> list[dict]:
+    for record in records:
+        if "annotations" not in record:
+            raise DatasetError(
+                f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {record['file_name']} comes without "
+                f"annotations of objects, and a {cfg.MODEL.META_ARCHITECTURE} learns from them."
+            )
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         records = filter_images_with_only_crowd_annotations(records)
     if cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE > 0:
         least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
         records = filter_images_with_few_keypoints(records, least)
-    if not records:
-        raise DatasetError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN} holds no image with an instance.")
     return records
 
 
@@ -142,7 +152,7 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
     )
     classifies = is_classification(cfg)
     mapper = ClassificationMapper(cfg) if classifies else DatasetMapper(cfg, is_train=True)
-    if "SEGMENTATION" in LOSS_TERMS.get(cfg.MODEL.META_ARCHITECTURE, ()):
+    if has_semantic_head(cfg):
         head = cfg.MODEL.SEM_SEG_HEAD
         mapper = SemanticMapper(mapper, head.NUM_CLASSES, head.IGNORE_VALUE)
     loader = DataLoader(

@@ -18,15 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
+from detectron2.structures import BitMasks, Keypoints, PolygonMasks
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ..config import full_point, grid_points
 from ..data.loader import build_training_loader
-from ..data.views import view_at
+from ..data.views import scale_ratio, view_at
 from ..modeling.build import build_network
+from ..modeling.semantic import semantic_ground_truth
 from ..runtime.device import wait_for
 from ..slimmable import Calibrations, OperatingPoint, sliced
 from .calibration import calibrate_points
@@ -127,10 +130,10 @@ def compare_inference(cfg: CfgNode, rounds: int) -> list[Comparison]:
 
         def slimmable(point: OperatingPoint = point) -> None:
             with subject.calibrations.at(point):
-                subject.model.inference(images)
+                subject.model(images)
 
         def baseline(plain: nn.Module = plain) -> None:
-            plain.inference(images)
+            plain(images)
 
         name = f"inference at {point}, against plain layers"
         found.append(compare(name, slimmable, baseline, rounds, subject.model.device))
@@ -148,16 +151,14 @@ def compare_switching(cfg: CfgNode, rounds: int) -> list[Comparison]:
         times = []
         for _ in range(rounds + 1):
             with subject.calibrations.at(other):
-                subject.model.inference(images)
+                subject.model(images)
             wait_for(subject.model.device)
             start = time.perf_counter()
             with subject.calibrations.at(point):
-                subject.model.inference(images)
+                subject.model(images)
                 wait_for(subject.model.device)
                 first = (time.perf_counter() - start) * 1000
-                steady = _milliseconds(
-                    lambda: subject.model.inference(images), subject.model.device
-                )
+                steady = _milliseconds(lambda: subject.model(images), subject.model.device)
             times.append((first, steady))
         name = f"switch {other} to {point} and first forward, against the next forward"
         found.append(Comparison.of(name, times[1:]))
@@ -203,12 +204,8 @@ def _plain_step(
     cfg: CfgNode, network: nn.Module, batch: list[dict], point: OperatingPoint
 ) -> Callable[[], None]:
     view = view_at(batch, point.resolution, cfg.INPUT.MAX_SIZE_TRAIN, network.device)
-    for item, source in zip(view, batch, strict=True):
-        # Plain training crops masks at the scale of its own proposals.
-        masks = source["instances"].gt_masks if source["instances"].has("gt_masks") else None
-        if masks is not None:
-            shape, size = item["image"].shape[-2:], source["image"].shape[-2:]
-            item["instances"].gt_masks = _scaled_polygons(masks, shape, size)
+    for item in view:
+        _scale_ground_truth(item)
     optimizer = build_optimizer(cfg, network)
 
     def step() -> None:
@@ -219,10 +216,27 @@ def _plain_step(
     return step
 
 
-def _scaled_polygons(masks, shape: Sequence[int], size: Sequence[int]):
-    scale = [shape[1] / size[1], shape[0] / size[0]]
-    return type(masks)(
-        [[(p.reshape(-1, 2) * scale).reshape(-1) for p in polygons] for polygons in masks.polygons]
+def _scale_ground_truth(item: dict) -> None:
+    """Scale what a view leaves at the source's scale: plain training does not know of two."""
+    size = tuple(item["image"].shape[-2:])
+    ratio = scale_ratio(item["source_size"], size)
+    if "sem_seg" in item:
+        (item["sem_seg"],) = semantic_ground_truth([item], [size])
+    fields = item["instances"].get_fields() if "instances" in item else {}
+    if "gt_masks" in fields:
+        item["instances"].gt_masks = _scaled_masks(fields["gt_masks"], ratio, size)
+    if "gt_keypoints" in fields:
+        keypoints = fields["gt_keypoints"].tensor
+        item["instances"].gt_keypoints = Keypoints(keypoints * keypoints.new_tensor([*ratio, 1]))
+
+
+def _scaled_masks(
+    masks: PolygonMasks | BitMasks, ratio: tuple[float, float], size: tuple[int, int]
+) -> PolygonMasks | BitMasks:
+    if isinstance(masks, BitMasks):
+        return BitMasks(F.interpolate(masks.tensor[None].float(), size)[0] > 0.5)
+    return PolygonMasks(
+        [[(p.reshape(-1, 2) * ratio).reshape(-1) for p in polygons] for polygons in masks.polygons]
     )
 
 

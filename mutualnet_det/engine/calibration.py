@@ -1,26 +1,26 @@
-"""Calibrating a detector on its training images, resized as evaluation resizes them."""
+"""Calibrating any of the models on its training images, made as evaluation makes them."""
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from torch import nn
 
-from ..config import is_classification
-from ..data.classification import evaluation_images, read_classification_image
+from ..config import ConfigError, is_classification
+from ..data.classification import evaluation_images
 from ..data.coco import DatasetError
+from ..data.images import read_record, resize_shortest_edge
 from ..data.loader import training_records
+from ..evaluation.forward import preprocessed
 from ..modeling.classifier import MutualClassifier
 from ..seeding import stream
-from ..slimmable import Calibrations, OperatingPoint, SlimmableBatchNorm2d
+from ..slimmable import Calibrations, OperatingPoint, SingleValueError, SlimmableBatchNorm2d
 
 logger = logging.getLogger(__name__)
 
@@ -34,26 +34,21 @@ def calibration_images(cfg: CfgNode) -> list[np.ndarray]:
     random but always the same, sorted by shape: those of like shape will share a batch, so that
     they are padded hardly more than in evaluation.
     """
-    classifies = is_classification(cfg)
     records = training_records(cfg)
     order = stream("calibration", IMAGE_SEED).permutation(len(records))
     images: list[np.ndarray] = []
     for index in order:
         if len(images) == cfg.MUTUALNET.CALIBRATION.NUM_IMAGES:
             break
-        file_name = records[index]["file_name"]
         try:
-            if classifies:
-                images.append(read_classification_image(records[index], cfg.INPUT.FORMAT))
-            else:
-                images.append(read_image(file_name, format=cfg.INPUT.FORMAT))
-        except Exception as error:
+            images.append(read_record(records[index], cfg.INPUT.FORMAT))
+        except DatasetError as error:
             if cfg.MUTUALNET.BAD_RECORDS == "error":
-                raise DatasetError(f"Cannot calibrate on {file_name}: {error}") from error
-            logger.warning("Calibration skips %s: %s", file_name, error)
+                raise
+            logger.warning("Calibration takes another image. %s", error)
     if not images:
         raise DatasetError(f"None of the {len(records)} training images can be read.")
-    if classifies:  # square crops: nothing is padded
+    if is_classification(cfg):  # square crops: nothing is padded
         return images
     return sorted(images, key=lambda image: image.shape[0] / image.shape[1])
 
@@ -61,17 +56,20 @@ def calibration_images(cfg: CfgNode) -> list[np.ndarray]:
 def calibration_batches(
     cfg: CfgNode, images: list[np.ndarray], resolution: int
 ) -> list[list[dict]]:
-    """The images at a resolution (short side, px), as batches of inference inputs."""
-    inputs = []
+    """
+    The images at a resolution (short side, px), as batches of inference inputs.
+
+    Statistics are averaged over batches, each counting as much as any other. So no batch is what
+    happens to be left over: as few as hold at most ``CALIBRATION.BATCH_SIZE`` images each differ by
+    at most one image.
+    """
     if is_classification(cfg):
-        inputs = [{"image": x} for x in evaluation_images(cfg, images, resolution)]
+        views = list(evaluation_images(cfg, images, resolution))
     else:
-        resize = T.ResizeShortestEdge(resolution, cfg.INPUT.MAX_SIZE_TEST)
-        for image in images:
-            resized = resize.get_transform(image).apply_image(image).transpose(2, 0, 1)
-            inputs.append({"image": torch.as_tensor(np.ascontiguousarray(resized))})
-    size = cfg.MUTUALNET.CALIBRATION.BATCH_SIZE
-    return [inputs[i : i + size] for i in range(0, len(inputs), size)]
+        views = [resize_shortest_edge(x, resolution, cfg.INPUT.MAX_SIZE_TEST) for x in images]
+    count = math.ceil(len(views) / cfg.MUTUALNET.CALIBRATION.BATCH_SIZE)
+    parts = np.array_split(np.arange(len(views)), count)
+    return [[{"image": views[index]} for index in part] for part in parts]
 
 
 def calibrate_points(
@@ -82,11 +80,14 @@ def calibrate_points(
     images: list[np.ndarray] | None = None,
 ) -> None:
     """
-    Calibrate ``points`` of a detector or a classifier; one log line for each resolution.
+    Calibrate ``points`` of any of the models; one log line for each resolution.
 
     Args:
         calibrations: of ``model``, or of its network: see :func:`network_of`.
         images: from :func:`calibration_images`, for a caller who calibrates more than once.
+
+    Raises:
+        ConfigError: for a point at which a batch leaves a layer one value per channel.
     """
     was_training = model.training
     model.eval()
@@ -98,7 +99,15 @@ def calibrate_points(
             batches = calibration_batches(cfg, images, resolution)
             group = list(group)
             for point in group:
-                calibrations.calibrate(point, batches, _forward(model))
+                try:
+                    calibrations.calibrate(point, batches, _forward(model))
+                except SingleValueError as error:
+                    node = cfg.MUTUALNET.CALIBRATION
+                    raise ConfigError(
+                        f"{point} cannot be calibrated: {error} MUTUALNET.CALIBRATION.BATCH_SIZE "
+                        f"is {node.BATCH_SIZE} and NUM_IMAGES {node.NUM_IMAGES}; make the batches "
+                        "larger, or leave out so low a resolution."
+                    ) from error
             logger.info(
                 "Calibrated %s on %d images in %.1f s",
                 ", ".join(str(point) for point in group),
@@ -119,4 +128,4 @@ def _forward(model: nn.Module):
             if not hasattr(model, "inference"):  # dense models: they have nothing to leave out
                 return model
             return lambda batch: model.inference(batch, do_postprocess=False)
-    return lambda batch: model.backbone(model.preprocess_image(batch).tensor)
+    return lambda batch: model.backbone(preprocessed(model, batch).tensor)

@@ -1,10 +1,11 @@
 """
 MutualTrainer: Detectron2's loop with the mutual training step in it.
 
-One iteration (arXiv 1909.12978, algorithm 1): the full network learns from the ground truth at the
-largest resolution; the narrowest network and some of random width, each at a random resolution, see
-the same images and learn from the ground truth and from the full network; the gradients add up and
-the optimiser steps once.
+One iteration (arXiv 1909.12978, algorithm 1): the full network learns from the ground truth; the
+narrowest network and some of random width see the same images and learn, as
+``MUTUALNET.LOSS_WEIGHTS`` say, from the ground truth and from the full network; the gradients add
+up and the optimiser steps once. ``MUTUALNET.METHOD`` says which of these passes there are, and at
+which resolutions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 
 from ..checkpoint import MutualCheckpointer, find_weights
-from ..config import ConfigError, full_point, grid_points, is_classification, test_point
+from ..config import (
+    LOSS_TERMS,
+    ConfigError,
+    full_point,
+    grid_points,
+    is_classification,
+    test_point,
+)
 from ..data.loader import build_training_loader
 from ..data.views import view_at
 from ..evaluation import KINDS, evaluate_grid
@@ -52,7 +60,7 @@ class MutualTrainer(TrainerBase):
     function of the seed and the iteration, so a resumed run goes on as if it had not stopped.
 
     Args:
-        cfg: a checked config.
+        cfg: a checked config; ConfigError if its meta-architecture has no sub-networks to teach.
 
     Use it like Detectron2's DefaultTrainer: ``resume_or_load(resume)``, then ``train()``.
     """
@@ -61,6 +69,11 @@ class MutualTrainer(TrainerBase):
         super().__init__()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.model = build_network(cfg)
+        if not hasattr(self.model, "teach"):
+            raise ConfigError(
+                f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}, which teaches no "
+                f"sub-networks; expected one of {', '.join(LOSS_TERMS)}."
+            )
         self.model.train()
         self.network = network_of(self.model)
         self.optimizer = build_optimizer(cfg, self.model)
@@ -143,7 +156,7 @@ class MutualTrainer(TrainerBase):
 
         Returns:
             dict: the main metric of every kind there is, box AP first, in percent, in Detectron2's
-        form.
+            form.
         """
         point = test_point(self.cfg)
         found: dict[str, dict] = {}

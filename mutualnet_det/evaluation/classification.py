@@ -8,20 +8,14 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ..data.classification import (
-    evaluation_images,
-    load_classification_records,
-    read_classification_image,
-)
-from ..data.coco import DatasetError
+from ..data.classification import evaluation_images, load_classification_records
+from ..data.images import read_record
 from ..modeling.classifier import MutualClassifier
 from ..runtime.device import wait_for
 from ..slimmable import OperatingPoint
@@ -29,6 +23,8 @@ from .classification_cost import classification_costs
 from .cost import Cost
 from .figures import write_charts
 from .files import replacing
+from .forward import IMAGES_AT_ONCE, At, OnPoint
+from .identity import files_digest
 from .progress import Progress
 from .results import Grid, GridRow
 
@@ -39,8 +35,6 @@ TIMING = (
     "network; cropping and resizing the image before are left out"
 )
 
-At = Callable[[OperatingPoint], AbstractContextManager]
-
 
 class ClassificationTask:
     """Accuracy of a classifier; see :class:`grid.Task`."""
@@ -50,12 +44,17 @@ class ClassificationTask:
         self._model = model
         self.records = [
             {**record, "index": index}
-            for index, record in enumerate(load_classification_records(dataset))
+            for index, record in enumerate(load_classification_records(cfg, dataset))
         ]
+        # Whole batches.
+        size = cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE
+        self.images_at_once = size * max(1, IMAGES_AT_ONCE // size)
         self.facts = {"num_images": len(self.records), "timing": TIMING}
         labels = json.dumps([(r["file_name"], r["label"]) for r in self.records])
         self.identity = {
             "ground truth": hashlib.sha256(labels.encode()).hexdigest(),
+            # Too large to be read for this.
+            "images": files_digest((r["file_name"] for r in self.records), contents=False),
             "MUTUALNET.RESOLUTIONS": list(cfg.MUTUALNET.RESOLUTIONS),
             "MUTUALNET.CLASSIFICATION.TEST_CROP": cfg.MUTUALNET.CLASSIFICATION.TEST_CROP,
         }
@@ -71,10 +70,10 @@ class ClassificationTask:
         records: Sequence[dict],
         points: Sequence[OperatingPoint],
         at: At,
-        on_point: Callable[[OperatingPoint, int], None],
+        on_point: OnPoint,
     ) -> dict[OperatingPoint, list[dict]]:
         """By point, for every image: ``top5``, the labels by falling score, ``milliseconds``."""
-        images = [self._read(record) for record in records]
+        images = [read_record(record, self._cfg.INPUT.FORMAT) for record in records]
         found = {}
         for resolution, group in itertools.groupby(points, lambda point: point.resolution):
             views = list(evaluation_images(self._cfg, images, resolution))
@@ -91,12 +90,6 @@ class ClassificationTask:
                 ]
                 on_point(point, len(records))
         return found
-
-    def _read(self, record: dict) -> np.ndarray:
-        try:
-            return read_classification_image(record, self._cfg.INPUT.FORMAT)
-        except Exception as error:
-            raise DatasetError(f"Cannot evaluate on {record['file_name']}: {error}") from error
 
     def _classify(self, views: Sequence[Tensor]) -> list[list[int]]:
         size = self._cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE

@@ -26,10 +26,6 @@ from torch import Tensor, nn
 from ..data.views import resized_shape
 from ..slimmable import OperatingPoint, SlimmableLayer, sliced, width_of
 
-# Those of a Mask R-CNN.
-DENSE_PARTS = ("backbone", "neck", "rpn")
-PARTS = (*DENSE_PARTS, "box_head", "mask_head")
-
 Size = tuple[int, int]
 
 _COUNTED = {

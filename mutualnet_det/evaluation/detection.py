@@ -6,21 +6,16 @@ Panoptic FPN also its semantic and panoptic segmentation.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.modeling import PanopticFPN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
@@ -33,6 +28,8 @@ from ..slimmable import OperatingPoint
 from .cost import Cost, count_points
 from .figures import write_figures
 from .files import replacing
+from .forward import IMAGES_AT_ONCE, At, OnPoint, over_points
+from .identity import files_digest
 from .panoptic import PanopticScorer
 from .progress import Progress
 from .results import Grid, GridRow
@@ -45,11 +42,11 @@ TIMING = (
     "masks after are left out"
 )
 
-At = Callable[[OperatingPoint], AbstractContextManager]
-
 
 class DetectionTask:
     """Box AP of a detector, mask and keypoint AP if it has the heads; see :class:`grid.Task`."""
+
+    images_at_once = IMAGES_AT_ONCE
 
     def __init__(self, cfg: CfgNode, model: nn.Module, dataset: str) -> None:
         metadata = MetadataCatalog.get(dataset)
@@ -74,19 +71,21 @@ class DetectionTask:
         # The data set's own category id of each class, by class index.
         by_id = metadata.thing_dataset_id_to_contiguous_id
         self._category_ids = sorted(by_id, key=by_id.get)
+        digest = hashlib.sha256(json.dumps(self._ground_truth, sort_keys=True).encode())
+        self.identity = {"ground truth": digest.hexdigest()}
         self._semantic = self._panoptic = None
         if isinstance(model, PanopticFPN):
             self._semantic = SemanticScorer(cfg, dataset)
             ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
             self._panoptic = PanopticScorer(model, dataset, ignored)
+            files = self._panoptic.files(self.records)
+            self.identity["segments"] = files_digest(files, contents=True)
         self._index = None
         self.facts = {
             "num_images": len(self._ground_truth["images"]),
             "num_objects": len(annotations),
             "timing": TIMING,
         }
-        digest = hashlib.sha256(json.dumps(self._ground_truth, sort_keys=True).encode())
-        self.identity = {"ground truth": digest.hexdigest()}
 
     def begin(self, output: Path) -> None:
         with replacing(output / "ground_truth.json") as file:
@@ -101,34 +100,10 @@ class DetectionTask:
         records: Sequence[dict],
         points: Sequence[OperatingPoint],
         at: At,
-        on_point: Callable[[OperatingPoint, int], None],
+        on_point: OnPoint,
     ) -> dict[OperatingPoint, list[dict]]:
         """By point, for every image: ``image_id``, ``milliseconds`` and ``detections``."""
-        images = [self._read(record) for record in records]
-        found = {}
-        for resolution, group in itertools.groupby(points, lambda point: point.resolution):
-            resized = [self._resize(image, resolution) for image in images]
-            for point in group:
-                with at(point):
-                    found[point] = [
-                        self._detect(image, record)
-                        for image, record in zip(resized, records, strict=True)
-                    ]
-                on_point(point, len(records))
-        return found
-
-    def _read(self, record: dict) -> np.ndarray:
-        try:
-            image = read_image(record["file_name"], format=self._cfg.INPUT.FORMAT)
-            check_image_size(record, image)
-        except Exception as error:
-            raise DatasetError(f"Cannot evaluate on {record['file_name']}: {error}") from error
-        return image
-
-    def _resize(self, image: np.ndarray, resolution: int) -> torch.Tensor:
-        shortest_edge = T.ResizeShortestEdge(resolution, self._cfg.INPUT.MAX_SIZE_TEST)
-        resized = shortest_edge.get_transform(image).apply_image(image)
-        return torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return over_points(self._cfg, records, points, at, on_point, self._detect)
 
     def _detect(self, image: torch.Tensor, record: dict) -> dict:
         device = self._model.device

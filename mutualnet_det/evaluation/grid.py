@@ -15,7 +15,6 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +33,7 @@ from .classification import ClassificationTask
 from .cost import Cost
 from .detection import DetectionTask
 from .files import replacing
+from .forward import At, OnPoint
 from .progress import Progress, check_same
 from .results import Grid, GridRow
 from .scoring import KINDS
@@ -42,9 +42,8 @@ from .semantic import SemanticTask
 logger = logging.getLogger(__name__)
 
 LOG_PERIOD = 5.0  # s
-# Work that a kill may cost, and the most images held in memory at once.
+# Work that a kill may cost.
 COMMIT_PERIOD = 60.0  # s
-MAX_CHUNK_IMAGES = 64
 
 
 class UncalibratedPointError(UserError, UncalibratedError):
@@ -57,30 +56,28 @@ class Task(Protocol):
 
     Attributes:
         records: of the images.
+        images_at_once: the most of them that :meth:`run` is to be given.
         facts: what ``grid.json`` says of the data and of how time was measured.
         identity: what results must share to be one grid, beside weights, points and settings.
     """
 
     records: list[dict]
+    images_at_once: int
     facts: dict[str, Any]
     identity: dict[str, Any]
 
     def begin(self, output: Path) -> None:
         """Write what the results will be compared with."""
 
-    def costs(
-        self,
-        points: Sequence[OperatingPoint],
-        at: Callable[[OperatingPoint], AbstractContextManager],
-    ) -> dict[OperatingPoint, Cost]:
+    def costs(self, points: Sequence[OperatingPoint], at: At) -> dict[OperatingPoint, Cost]:
         """What each point costs; ``at`` switches the model to one."""
 
     def run(
         self,
         records: Sequence[dict],
         points: Sequence[OperatingPoint],
-        at: Callable[[OperatingPoint], AbstractContextManager],
-        on_point: Callable[[OperatingPoint, int], None],
+        at: At,
+        on_point: OnPoint,
     ) -> dict[OperatingPoint, list[dict]]:
         """
         Args:
@@ -327,7 +324,7 @@ class _Estimate:
 def _run(
     task: Task,
     points: Sequence[OperatingPoint],
-    at: Callable[[OperatingPoint], AbstractContextManager],
+    at: At,
     progress: Progress,
     costs: dict[OperatingPoint, Cost],
 ) -> None:
@@ -339,4 +336,4 @@ def _run(
         start = time.perf_counter()
         progress.commit(task.run(part, ordered, at, estimate.on_point))
         seconds_per_image = (time.perf_counter() - start) / len(part)
-        chunk = min(max(int(COMMIT_PERIOD / seconds_per_image), 1), MAX_CHUNK_IMAGES)
+        chunk = min(max(int(COMMIT_PERIOD / seconds_per_image), 1), task.images_at_once)

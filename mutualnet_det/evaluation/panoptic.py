@@ -111,12 +111,33 @@ class PanopticScorer:
         self._metadata = MetadataCatalog.get(dataset)
         self._ignored = ignored
         self._annotations: dict[int, dict] | None = None
-        path = self._metadata.get("panoptic_json")
-        if path is not None:
-            if not os.path.isfile(path):
-                raise DatasetError(f"The data set {dataset!r} is not there: no file {path}.")
-            with open(path) as file:
+        self._json_file: str | None = self._metadata.get("panoptic_json")
+        if self._json_file is not None:
+            if not os.path.isfile(self._json_file):
+                raise DatasetError(
+                    f"The data set {dataset!r} is not there: no file {self._json_file}."
+                )
+            with open(self._json_file) as file:
                 self._annotations = {a["image_id"]: a for a in json.load(file)["annotations"]}
+
+    def files(self, records: Iterable[dict]) -> list[str]:
+        """
+        The files that say what each pixel of the images is.
+
+        Raises:
+            DatasetError: for an image that ``panoptic_json`` does not know.
+        """
+        masks = [record["sem_seg_file_name"] for record in records]
+        if self._annotations is None:
+            return masks
+        segments = [self._segments_file(record) for record in records]
+        return [*masks, self._json_file, *segments]
+
+    def _segments_file(self, record: dict) -> str:
+        annotation = self._annotations.get(record["image_id"])
+        if annotation is None:
+            raise DatasetError(f"{self._json_file} has no segments of {record['file_name']}.")
+        return os.path.join(self._metadata.panoptic_root, annotation["file_name"])
 
     def matches(self, instances: Instances, classes: torch.Tensor, record: dict) -> Matches:
         """
@@ -146,8 +167,7 @@ class PanopticScorer:
     def _published(self, record: dict) -> Segments:
         """COCO's panoptic format: a PNG whose colours count the segments in base 256."""
         annotation = self._annotations[record["image_id"]]
-        path = os.path.join(self._metadata.panoptic_root, annotation["file_name"])
-        with Image.open(path) as file:
+        with Image.open(self._segments_file(record)) as file:
             pixels = np.asarray(file.convert("RGB"), np.int64)
         things = self._metadata.thing_dataset_id_to_contiguous_id
         stuff = self._metadata.stuff_dataset_id_to_contiguous_id

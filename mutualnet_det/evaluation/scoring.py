@@ -14,6 +14,8 @@ from detectron2.structures import Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..runtime.query_table import METRICS as COLUMNS
+
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -23,28 +25,31 @@ class Kind:
     What a model is scored on.
 
     Attributes:
-        label: of its main metric, on charts.
         metrics: in percent; the first is the main one.
-        columns: of a query table, with the metric that each holds.
+        columns: of a query table, with the metric that each holds; the first holds the main one.
     """
 
-    label: str
     metrics: tuple[str, ...]
     columns: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        """Of the main metric: as a query table has it."""
+        return COLUMNS[next(iter(self.columns))]
 
 
 # Where a model is scored on several, the first decides which operating points are worth using.
 KINDS = {
-    "panoptic": Kind("PQ", ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"), {"panoptic_pq": "PQ"}),
-    "box": Kind("box AP", METRICS, {"box_ap": "AP"}),
-    "mask": Kind("mask AP", METRICS, {"mask_ap": "AP"}),
-    "keypoint": Kind("keypoint AP", ("AP", "AP50", "AP75", "APm", "APl"), {"keypoint_ap": "AP"}),
-    "semantic": Kind("mean IoU", ("mIoU", "accuracy"), {"semantic_miou": "mIoU"}),
-    "class": Kind("top-1 accuracy", ("top1", "top5"), {"top1": "top1", "top5": "top5"}),
+    "panoptic": Kind(("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"), {"panoptic_pq": "PQ"}),
+    "box": Kind(METRICS, {"box_ap": "AP"}),
+    "mask": Kind(METRICS, {"mask_ap": "AP"}),
+    "keypoint": Kind(("AP", "AP50", "AP75", "APm", "APl"), {"keypoint_ap": "AP"}),
+    "semantic": Kind(("mIoU", "accuracy"), {"semantic_miou": "mIoU"}),
+    "class": Kind(("top1", "top5"), {"top1": "top1", "top5": "top5"}),
 }
 
-# What a COCO results file of each kind holds. The two kinds are scored apart: beside a box, the
-# area of a mask would not count.
+# What a COCO results file of each type holds. Each type has a file of its own, and is scored from
+# it: beside a box, the area of a mask would not count.
 RESULT_KEYS = {
     "bbox": ("image_id", "category_id", "bbox", "score"),
     "segm": ("image_id", "category_id", "segmentation", "score"),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.modeling import SemanticSegmentor
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from PIL import Image
@@ -27,6 +23,8 @@ from ..runtime.device import wait_for
 from ..slimmable import OperatingPoint
 from .cost import Cost, count_points
 from .figures import write_charts
+from .forward import IMAGES_AT_ONCE, At, OnPoint, over_points, preprocessed
+from .identity import files_digest
 from .progress import Progress
 from .results import Grid, GridRow
 
@@ -35,7 +33,6 @@ TIMING = (
     "network, up to logits at the network's scale; resizing before and after is left out"
 )
 
-At = Callable[[OperatingPoint], AbstractContextManager]
 # Pixels by (true class, predicted class), where there are any.
 Confusion = list[tuple[int, int, int]]
 
@@ -121,14 +118,20 @@ def _with_size(record: dict) -> dict:
 class SemanticTask:
     """Mean IoU of a semantic segmentor; see :class:`grid.Task`."""
 
+    images_at_once = IMAGES_AT_ONCE
+
     def __init__(self, cfg: CfgNode, model: SemanticSegmentor, dataset: str) -> None:
         self._cfg = cfg
         self._model = model
         self.records = [_with_size(record) for record in load_records(cfg, dataset)]
         self._scorer = SemanticScorer(cfg, dataset)
         self.facts = {"num_images": len(self.records), "timing": TIMING}
-        names = json.dumps([(r["file_name"], r["sem_seg_file_name"]) for r in self.records])
-        self.identity = {"ground truth": hashlib.sha256(names.encode()).hexdigest()}
+        names = json.dumps([record["file_name"] for record in self.records])
+        masks = (record["sem_seg_file_name"] for record in self.records)
+        self.identity = {
+            "images": hashlib.sha256(names.encode()).hexdigest(),
+            "ground truth": files_digest(masks, contents=True),
+        }
 
     def begin(self, output: Path) -> None:
         """The ground truth lies beside the images: nothing to write."""
@@ -142,36 +145,15 @@ class SemanticTask:
         records: Sequence[dict],
         points: Sequence[OperatingPoint],
         at: At,
-        on_point: Callable[[OperatingPoint, int], None],
+        on_point: OnPoint,
     ) -> dict[OperatingPoint, list[dict]]:
         """By point, for every image: ``confusion`` and ``milliseconds``."""
-        images = [self._read(record) for record in records]
-        found = {}
-        for resolution, group in itertools.groupby(points, lambda point: point.resolution):
-            shortest_edge = T.ResizeShortestEdge(resolution, self._cfg.INPUT.MAX_SIZE_TEST)
-            resized = [shortest_edge.get_transform(x).apply_image(x) for x in images]
-            inputs = [torch.as_tensor(np.ascontiguousarray(x.transpose(2, 0, 1))) for x in resized]
-            for point in group:
-                with at(point):
-                    found[point] = [
-                        self._segment(image, record)
-                        for image, record in zip(inputs, records, strict=True)
-                    ]
-                on_point(point, len(records))
-        return found
-
-    def _read(self, record: dict) -> np.ndarray:
-        try:
-            image = read_image(record["file_name"], format=self._cfg.INPUT.FORMAT)
-            check_image_size(record, image)
-        except Exception as error:
-            raise DatasetError(f"Cannot evaluate on {record['file_name']}: {error}") from error
-        return image
+        return over_points(self._cfg, records, points, at, on_point, self._segment)
 
     def _segment(self, image: torch.Tensor, record: dict) -> dict:
         wait_for(self._model.device)
         start = time.perf_counter()
-        images = self._model.preprocess_image([{"image": image}])
+        images = preprocessed(self._model, [{"image": image}])
         logits, _ = self._model.sem_seg_head(self._model.backbone(images.tensor))
         wait_for(self._model.device)
         seconds = time.perf_counter() - start

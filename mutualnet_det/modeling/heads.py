@@ -26,7 +26,7 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import nn
 
 from ..slimmable import Channels, Width
-from .layers import check_slimmable, slimmed
+from .layers import check_slimmable, head_arguments, slimmed
 
 
 def _heads_slim(cfg) -> bool:
@@ -74,11 +74,7 @@ class SlimmableRPNHead(StandardRPNHead):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        args = super().from_config(cfg, input_shape)
-        if _heads_slim(cfg):
-            args["in_dim"] = Channels(cfg.MODEL.FPN.OUT_CHANNELS)
-            args["width"] = Width(*cfg.MUTUALNET.WIDTH_RANGE)
-        return args
+        return {**super().from_config(cfg, input_shape), **head_arguments(cfg)}
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -134,14 +130,11 @@ class SlimmableFastRCNNConvFCHead(FastRCNNConvFCHead):
     @classmethod
     def from_config(cls, cfg, input_shape):
         args = super().from_config(cfg, input_shape)
-        if _heads_slim(cfg):
-            if not args["fc_dims"]:
-                raise ValueError(
-                    "MODEL.ROI_BOX_HEAD.NUM_FC is 0; a slimmable box head needs a linear layer."
-                )
-            args["in_dim"] = Channels(cfg.MODEL.FPN.OUT_CHANNELS)
-            args["width"] = Width(*cfg.MUTUALNET.WIDTH_RANGE)
-        return args
+        if _heads_slim(cfg) and not args["fc_dims"]:
+            raise ValueError(
+                "MODEL.ROI_BOX_HEAD.NUM_FC is 0; a slimmable box head needs a linear layer."
+            )
+        return {**args, **head_arguments(cfg)}
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -190,11 +183,7 @@ class SlimmableMaskRCNNConvUpsampleHead(MaskRCNNConvUpsampleHead):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        args = super().from_config(cfg, input_shape)
-        if _heads_slim(cfg):
-            args["in_dim"] = Channels(cfg.MODEL.FPN.OUT_CHANNELS)
-            args["width"] = Width(*cfg.MUTUALNET.WIDTH_RANGE)
-        return args
+        return {**super().from_config(cfg, input_shape), **head_arguments(cfg)}
 
 
 @ROI_KEYPOINT_HEAD_REGISTRY.register()
@@ -242,11 +231,7 @@ class SlimmableKRCNNConvDeconvUpsampleHead(KRCNNConvDeconvUpsampleHead):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        args = super().from_config(cfg, input_shape)
-        if _heads_slim(cfg):
-            args["in_dim"] = Channels(cfg.MODEL.FPN.OUT_CHANNELS)
-            args["width"] = Width(*cfg.MUTUALNET.WIDTH_RANGE)
-        return args
+        return {**super().from_config(cfg, input_shape), **head_arguments(cfg)}
 
 
 def _slim_box_predictor(cfg, box_head: nn.Module, predictor: FastRCNNOutputLayers) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
@@ -61,6 +63,20 @@ class SlimmableNormConv2d(SlimmableConv2d):
         )
         plain.weight, plain.bias = conv.weight, conv.bias
         return plain
+
+
+def head_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """
+    What a slimmable head takes from a config beside Detectron2's arguments: ``in_dim``, the
+    dimension of the pyramid's levels, and ``width``, a handle. Under the scopes "backbone" and
+    "neck", nothing: the head stays plain.
+    """
+    if cfg.MUTUALNET.SCOPE != "heads":
+        return {}
+    return {
+        "in_dim": Channels(cfg.MODEL.FPN.OUT_CHANNELS),
+        "width": Width(*cfg.MUTUALNET.WIDTH_RANGE),
+    }
 
 
 def check_slimmable(module: nn.Module, key: str) -> None:

@@ -17,6 +17,7 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import ImageList, Instances
 from torch import nn
 
+from ..config import LOSS_TERMS
 from ..slimmable import Statistics, at_width, width_of
 from . import roi
 from .layers import check_slimmable
@@ -74,10 +75,13 @@ class MutualRCNN(GeneralizedRCNN):
         proposals: "teacher": students learn on the full network's proposals; "own": on theirs.
         temperature: of the distilled class distributions.
         loss_weights: of a student's losses, by "RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK" and
-            "KEYPOINT".
+            "KEYPOINT"; all 1 by default.
         others: as for :class:`GeneralizedRCNN`; the ROI heads are Detectron2's standard or cascade
             ones or slimmable.
     """
+
+    # The keys of loss_weights.
+    terms = LOSS_TERMS["MutualRCNN"]
 
     @configurable
     def __init__(
@@ -91,7 +95,7 @@ class MutualRCNN(GeneralizedRCNN):
         super().__init__(**kwargs)
         self.student_proposals = proposals
         self.temperature = temperature
-        self.loss_weights = dict(loss_weights or dict.fromkeys(("RPN", "GROUND_TRUTH"), 1.0))
+        self.loss_weights = dict(loss_weights or dict.fromkeys(self.terms, 1.0))
         width_of(self)  # joins the handles of the parts
 
     @classmethod
@@ -195,7 +199,7 @@ class MutualRCNN(GeneralizedRCNN):
 
     @property
     def _is_taught(self) -> bool:
-        return roi.is_taught(self.roi_heads, self.loss_weights)
+        return bool(roi.taught_terms(self.roi_heads, self.loss_weights))
 
     def _sample(
         self, seen: Seen, proposals: list[Instances], full_sizes: Sizes

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import PanopticFPN
-from torch import Tensor
 
-from .meta_arch import MutualRCNN, Seen, Teacher
+from ..config import LOSS_TERMS
+from .meta_arch import MutualRCNN, Teacher
 from .roi import Losses
 from .semantic import (
     SemanticTeacher,
     check_semantic_head,
-    semantic_distillation,
     semantic_ground_truth,
     semantic_logits,
     semantic_losses,
+    semantic_study,
 )
 
 
@@ -43,6 +43,8 @@ class MutualPanopticFPN(MutualRCNN, PanopticFPN):
             Detectron2's of Panoptic FPN or slimmable.
     """
 
+    terms = LOSS_TERMS["MutualPanopticFPN"]
+
     @classmethod
     def from_config(cls, cfg):
         args = super().from_config(cfg)
@@ -57,7 +59,8 @@ class MutualPanopticFPN(MutualRCNN, PanopticFPN):
         seen = self._see(batched_inputs)
         losses, detection = self._teach(seen)
         logits = semantic_logits(self.sem_seg_head, seen.features)
-        losses |= self._semantic_losses(batched_inputs, seen, logits)
+        ground_truth = semantic_ground_truth(batched_inputs, seen.sizes)
+        losses |= semantic_losses(self.sem_seg_head, logits, ground_truth)
         semantic = SemanticTeacher(seen.sizes, logits.detach())
         return losses, PanopticTeacher(detection, semantic)
 
@@ -74,20 +77,12 @@ class MutualPanopticFPN(MutualRCNN, PanopticFPN):
         if weights["GROUND_TRUTH"] == 0 and weights["SEGMENTATION"] == 0:
             return losses
         logits = semantic_logits(self.sem_seg_head, seen.features)
-        if weights["GROUND_TRUTH"] > 0:
-            found = self._semantic_losses(batched_inputs, seen, logits)
-            losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in found.items()}
-        if weights["SEGMENTATION"] > 0:
-            losses["loss_distill_sem_seg"] = weights["SEGMENTATION"] * semantic_distillation(
-                logits,
-                teacher.semantic.logits,
-                seen.sizes,
-                teacher.semantic.image_sizes,
-                temperature=self.temperature,
-                stride=self.sem_seg_head.common_stride,
-            )
-        return losses
-
-    def _semantic_losses(self, batched_inputs: list[dict], seen: Seen, logits: Tensor) -> Losses:
-        ground_truth = semantic_ground_truth(batched_inputs, seen.sizes)
-        return semantic_losses(self.sem_seg_head, logits, ground_truth)
+        return losses | semantic_study(
+            self.sem_seg_head,
+            logits,
+            batched_inputs,
+            seen.sizes,
+            teacher.semantic,
+            weights,
+            self.temperature,
+        )

@@ -27,6 +27,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from ..config import LOSS_TERMS
 from ..data.views import scale_boxes, scale_ratio
 from ..slimmable import Channels, Width, width_of
 from .layers import slimmed
@@ -195,7 +196,8 @@ class MutualRetinaNet(RetinaNet):
 
     Args:
         temperature: of the distilled scores.
-        loss_weights: of a student's losses, by "GROUND_TRUTH", "CLASS" and "BOX".
+        loss_weights: of a student's losses, by "GROUND_TRUTH", "CLASS" and "BOX"; all 1 by
+            default.
         others: as for :class:`RetinaNet`.
     """
 
@@ -214,7 +216,7 @@ class MutualRetinaNet(RetinaNet):
                 "MutualRetinaNet takes a DefaultAnchorGenerator."
             )
         self.temperature = temperature
-        self.loss_weights = dict(loss_weights or dict.fromkeys(("GROUND_TRUTH", "CLASS", "BOX"), 1))
+        self.loss_weights = dict(loss_weights or dict.fromkeys(LOSS_TERMS["MutualRetinaNet"], 1.0))
         width_of(self)  # joins the handles of the parts
 
     @classmethod

@@ -24,6 +24,7 @@ from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ..config import ROI_TERMS, terms_present
 from ..data.views import scale_boxes, scale_ratio
 from . import distillation
 
@@ -31,8 +32,6 @@ Features = dict[str, Tensor]
 Losses = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
 Stage = list[Instances]  # the proposals of a stage of the box head, per image
-# The ROI heads' losses that a teacher gives, by their key in LOSS_WEIGHTS.
-TERMS = ("CLASS", "BOX", "MASK", "KEYPOINT")
 
 
 # Values ------------------------------------------------------------------------------------------
@@ -268,24 +267,25 @@ def distillation_losses(
         temperature: of the class distributions.
     """
     losses = {}
+    terms = taught_terms(heads, weights)
     for number, (found, taught, proposals) in enumerate(
         zip(student.stages, teacher.stages, targets.stages, strict=True)
     ):
-        if weights.get("CLASS", 0) > 0:
+        if "CLASS" in terms:
             loss = distillation.class_distillation(
                 found.class_logits, taught.class_logits, temperature
             )
             losses[_of_stage(heads, "loss_distill_class", number)] = weights["CLASS"] * loss
-        if weights.get("BOX", 0) > 0:
+        if "BOX" in terms:
             classes = torch.cat([x.gt_classes for x in proposals])
             loss = distillation.box_distillation(
                 found.box_deltas, taught.box_deltas, classes, heads.num_classes
             )
             losses[_of_stage(heads, "loss_distill_box", number)] = weights["BOX"] * loss
-    if heads.mask_on and weights.get("MASK", 0) > 0:
+    if "MASK" in terms:
         loss = distillation.mask_distillation(student.mask_logits, teacher.mask_logits)
         losses["loss_distill_mask"] = weights["MASK"] * loss
-    if heads.keypoint_on and weights.get("KEYPOINT", 0) > 0:
+    if "KEYPOINT" in terms:
         logits = student.keypoint_logits
         _, valid = targets.keypoints_like(logits)
         loss = distillation.keypoint_distillation(logits, teacher.keypoint_logits, valid)
@@ -293,10 +293,10 @@ def distillation_losses(
     return losses
 
 
-def is_taught(heads: StandardROIHeads, weights: Mapping[str, float]) -> bool:
-    """Whether :func:`distillation_losses` has any loss."""
-    absent = {"MASK": not heads.mask_on, "KEYPOINT": not heads.keypoint_on}
-    return any(weights.get(term, 0) > 0 and not absent.get(term, False) for term in TERMS)
+def taught_terms(heads: StandardROIHeads, weights: Mapping[str, float]) -> list[str]:
+    """The losses that :func:`distillation_losses` has, by their key in ``weights``."""
+    present = terms_present(ROI_TERMS, mask_on=heads.mask_on, keypoint_on=heads.keypoint_on)
+    return [term for term in present if weights.get(term, 0) > 0]
 
 
 def _of_stage(heads: StandardROIHeads, name: str, number: int) -> str:
@@ -317,4 +317,7 @@ def unteachable_part(heads: object) -> str | None:
         return f"MODEL.ROI_KEYPOINT_HEAD.NAME builds a {type(heads.keypoint_head).__name__}"
     if heads.train_on_pred_boxes:
         return "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES is True"
+    predictors = heads.box_predictor if num_stages(heads) > 1 else [heads.box_predictor]
+    if any(getattr(x, "use_sigmoid_ce", False) for x in predictors):  # no distribution to teach
+        return "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE is True"
     return None

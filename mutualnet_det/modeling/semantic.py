@@ -8,6 +8,7 @@ Shapes: N images, K classes, h x w the grid of a padded batch at the head's stri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,9 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from ..config import LOSS_TERMS
 from ..slimmable import Channels, Width, width_of
-from .layers import check_slimmable, slimmed
+from .layers import check_slimmable, head_arguments, slimmed
 
 Losses = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -73,11 +75,7 @@ class SlimmableSemSegFPNHead(SemSegFPNHead):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        args = super().from_config(cfg, input_shape)
-        if cfg.MUTUALNET.SCOPE == "heads":
-            args["in_dim"] = Channels(cfg.MODEL.FPN.OUT_CHANNELS)
-            args["width"] = Width(*cfg.MUTUALNET.WIDTH_RANGE)
-        return args
+        return {**super().from_config(cfg, input_shape), **head_arguments(cfg)}
 
 
 # Losses ------------------------------------------------------------------------------------------
@@ -170,7 +168,9 @@ def semantic_distillation(
         )
         height, width = len(rows), len(columns)
         probabilities = probabilities[:, : rows.shape[1], : columns.shape[1]]
-        target = rows @ probabilities @ columns.T
+        # Products of half precision would not add up to 1.
+        with torch.autocast(probabilities.device.type, enabled=False):
+            target = rows @ probabilities @ columns.T
         found = (one[:, :height, :width] / temperature).log_softmax(dim=0)
         divergences.append(F.kl_div(found, target, reduction="sum"))
         count += height * width
@@ -197,9 +197,6 @@ def _area_weights(target: int, source: int, stride: int) -> Tensor:
     return overlap / overlap.sum(dim=1, keepdim=True)
 
 
-# Meta-architecture -------------------------------------------------------------------------------
-
-
 @dataclass
 class SemanticTeacher:
     """
@@ -214,6 +211,48 @@ class SemanticTeacher:
     logits: Tensor
 
 
+def semantic_study(
+    head: SemSegFPNHead,
+    logits: Tensor,
+    batched_inputs: list[dict],
+    sizes: Sizes,
+    teacher: SemanticTeacher,
+    weights: Mapping[str, float],
+    temperature: float,
+) -> Losses:
+    """
+    What the semantic head of a sub-network has to learn.
+
+    Args:
+        logits: (N, K, h, w) from :func:`semantic_logits`.
+        batched_inputs, sizes: the view and the sizes of its images; "sem_seg" is asked for only
+            where the ground truth counts.
+        weights: of the losses, by "GROUND_TRUTH" and "SEGMENTATION".
+        temperature: of the class distributions.
+
+    Returns:
+        the weighted losses: ``loss_sem_seg`` for the ground truth's, ``loss_distill_sem_seg`` for
+        the teacher's. A loss of weight 0 is neither computed nor returned.
+    """
+    losses: Losses = {}
+    if weights["GROUND_TRUTH"] > 0:
+        found = semantic_losses(head, logits, semantic_ground_truth(batched_inputs, sizes))
+        losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in found.items()}
+    if weights["SEGMENTATION"] > 0:
+        losses["loss_distill_sem_seg"] = weights["SEGMENTATION"] * semantic_distillation(
+            logits,
+            teacher.logits,
+            sizes,
+            teacher.image_sizes,
+            temperature=temperature,
+            stride=head.common_stride,
+        )
+    return losses
+
+
+# Meta-architecture -------------------------------------------------------------------------------
+
+
 @META_ARCH_REGISTRY.register()
 class MutualSemanticSegmentor(SemanticSegmentor):
     """
@@ -221,7 +260,8 @@ class MutualSemanticSegmentor(SemanticSegmentor):
 
     Args:
         temperature: of the distilled class distributions.
-        loss_weights: of a student's losses, by "GROUND_TRUTH" and "SEGMENTATION".
+        loss_weights: of a student's losses, by "GROUND_TRUTH" and "SEGMENTATION"; all 1 by
+            default.
         others: as for :class:`SemanticSegmentor`; the head is Detectron2's of Panoptic FPN or
             slimmable.
     """
@@ -236,7 +276,9 @@ class MutualSemanticSegmentor(SemanticSegmentor):
     ) -> None:
         super().__init__(**kwargs)
         self.temperature = temperature
-        self.loss_weights = dict(loss_weights or {"GROUND_TRUTH": 1.0, "SEGMENTATION": 1.0})
+        self.loss_weights = dict(
+            loss_weights or dict.fromkeys(LOSS_TERMS["MutualSemanticSegmentor"], 1.0)
+        )
         width_of(self)  # joins the handles of the parts
 
     @classmethod
@@ -268,7 +310,8 @@ class MutualSemanticSegmentor(SemanticSegmentor):
             the loss, by Detectron2's name, and what the sub-networks learn from.
         """
         logits, sizes = self._predict(batched_inputs)
-        losses = self._ground_truth_losses(batched_inputs, logits, sizes)
+        ground_truth = semantic_ground_truth(batched_inputs, sizes)
+        losses = semantic_losses(self.sem_seg_head, logits, ground_truth)
         return losses, SemanticTeacher(sizes, logits.detach())
 
     def study(self, batched_inputs: list[dict], teacher: SemanticTeacher) -> Losses:
@@ -283,33 +326,21 @@ class MutualSemanticSegmentor(SemanticSegmentor):
             the weighted losses: ``loss_sem_seg`` for the ground truth's, ``loss_distill_sem_seg``
             for the teacher's. A loss of weight 0 is neither computed nor returned.
         """
-        weights = self.loss_weights
         logits, sizes = self._predict(batched_inputs)
-        losses: Losses = {}
-        if weights["GROUND_TRUTH"] > 0:
-            found = self._ground_truth_losses(batched_inputs, logits, sizes)
-            losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in found.items()}
-        if weights["SEGMENTATION"] > 0:
-            losses["loss_distill_sem_seg"] = weights["SEGMENTATION"] * semantic_distillation(
-                logits,
-                teacher.logits,
-                sizes,
-                teacher.image_sizes,
-                temperature=self.temperature,
-                stride=self.sem_seg_head.common_stride,
-            )
-        return losses
+        return semantic_study(
+            self.sem_seg_head,
+            logits,
+            batched_inputs,
+            sizes,
+            teacher,
+            self.loss_weights,
+            self.temperature,
+        )
 
     def _predict(self, batched_inputs: list[dict]) -> tuple[Tensor, Sizes]:
         images = self.preprocess_image(batched_inputs)
         logits = semantic_logits(self.sem_seg_head, self.backbone(images.tensor))
         return logits, images.image_sizes
-
-    def _ground_truth_losses(
-        self, batched_inputs: list[dict], logits: Tensor, sizes: Sizes
-    ) -> Losses:
-        ground_truth = semantic_ground_truth(batched_inputs, sizes)
-        return semantic_losses(self.sem_seg_head, logits, ground_truth)
 
 
 def check_semantic_head(head: nn.Module, scope: str) -> None:

@@ -14,14 +14,15 @@ from ..errors import UserError
 from ..slimmable import OperatingPoint
 
 SCHEMA_VERSION = 1
+# What a table goes by, or shows: the fields of its entries, by the label of each.
 METRICS = {
     "panoptic_pq": "PQ",
     "box_ap": "box AP",
     "mask_ap": "mask AP",
     "keypoint_ap": "keypoint AP",
     "semantic_miou": "mean IoU",
-    "top1": "top-1",
-    "top5": "top-5",
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
 }
 # What a table holds even where there is none of it.
 DETECTION_METRICS = ("box_ap", "mask_ap")
@@ -240,16 +241,17 @@ class QueryTable:
         return cls(tuple(entries), *names)
 
     def __str__(self) -> str:
+        widths = {name: max(8, len(METRICS[name])) for name in self._columns()}
         lines = [
             f"Query table of {self.dataset}: the points no cheaper point beats in "
             f"{METRICS[self.metric]}",
             f"{'point':<10} {'GFLOPs':>9} {'ms':>9}"
-            + "".join(f" {METRICS[name]:>8}" for name in self._columns()),
+            + "".join(f" {METRICS[name]:>{width}}" for name, width in widths.items()),
         ]
         for entry in self.entries:
             lines.append(
                 f"{str(entry.point):<10} {entry.gflops:>9.4g} {_shown(entry.milliseconds):>9}"
-                + "".join(f" {_shown(getattr(entry, n)):>8}" for n in self._columns())
+                + "".join(f" {_shown(getattr(entry, n)):>{w}}" for n, w in widths.items())
             )
         lines.append(f"ms: median of one image on {self.device}")
         return "\n".join(lines)

@@ -1,6 +1,11 @@
 """Width for any torch module: channel dimensions, layers, shared width, calibration, slicing."""
 
-from .calibration import Calibrations, StaleCalibrationError, UncalibratedError
+from .calibration import (
+    Calibrations,
+    SingleValueError,
+    StaleCalibrationError,
+    UncalibratedError,
+)
 from .channels import Channels, round_channels
 from .layers import SlimmableConv2d, SlimmableConvTranspose2d, SlimmableLayer, SlimmableLinear
 from .norm import SlimmableBatchNorm2d
@@ -12,6 +17,7 @@ __all__ = [
     "Calibrations",
     "Channels",
     "OperatingPoint",
+    "SingleValueError",
     "SlimmableBatchNorm2d",
     "SlimmableConv2d",
     "SlimmableConvTranspose2d",

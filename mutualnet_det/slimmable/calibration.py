@@ -7,7 +7,7 @@ A calibration belongs to the weights it was made with and is refused once they h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,11 +19,21 @@ from .point import OperatingPoint
 from .versions import Version
 from .width import Statistics, at_width, width_of
 
-__all__ = ["Calibrations", "StaleCalibrationError", "UncalibratedError", "fingerprint"]
+__all__ = [
+    "Calibrations",
+    "SingleValueError",
+    "StaleCalibrationError",
+    "UncalibratedError",
+    "fingerprint",
+]
 
 
 class StaleCalibrationError(RuntimeError):
     """The weights are not those the calibration was made with."""
+
+
+class SingleValueError(ValueError):
+    """A batch gives a normalisation layer one value per channel, which has no variance."""
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -40,13 +50,26 @@ class _Recorder:
     """
     Cumulative average of per-batch statistics: the mean, and the unbiased variance, of batch t
     enter with momentum 1/(t+1), t from 0 (the post-statistics of the public slimmable code).
+
+    Every batch counts the same, whatever it holds. Weights by the number of images would do it no
+    better: a norm in an ROI head sees as many objects as were found, one elsewhere the padding too.
+    Whoever makes the batches makes them of like size.
+
+    Args:
+        names: of the norm layers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[nn.Module, str]) -> None:
         self.statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._names = names
         self._batches: dict[nn.Module, int] = {}
 
     def __call__(self, norm: nn.Module, x: Tensor) -> None:
+        if x.numel() == x.shape[1]:
+            raise SingleValueError(
+                f"{self._names[norm]} sees an input {tuple(x.shape)} in a batch: one value per "
+                "channel, which has no variance."
+            )
         variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3))
         batch = self._batches.get(norm, 0)
         if batch > 0:
@@ -140,12 +163,17 @@ class Calibrations:
         Recompute all statistics at ``point``.
 
         Args:
-            batches: inputs at the point's resolution; at least one.
+            batches: inputs at the point's resolution; at least one. Each counts the same in the
+                average, so they should be of like size.
             forward: runs the model on one of them; the model itself by default. Every norm layer
                 must see data.
+
+        Raises:
+            SingleValueError: naming the layer, for a batch of one image whose map is 1 x 1 there.
+            RuntimeError: naming the first layer that saw no data.
         """
         self.fingerprint()
-        recorder = _Recorder()
+        recorder = _Recorder({norm: name for name, norm in self._norms.items()})
         shared = width_of(self.model).shared
         with at_width(self.model, point.width):
             shared.recorder = recorder

@@ -1,9 +1,14 @@
 """What weights were trained for, against what a config wants."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from mutualnet_det import load_config
 from mutualnet_det.checkpoint import check_provenance, provenance
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_plain_values_alone(tiny_cfg, tmp_path):
@@ -118,3 +123,18 @@ def test_what_a_method_does_not_train_is_not_claimed(tiny_cfg):
     tiny_cfg.MUTUALNET.METHOD = "mutual"
     with pytest.raises(ValueError, match=r"weights.pth was trained at width 1.0 alone"):
         check_provenance(alone, tiny_cfg, "weights.pth")
+
+
+def fits(pretraining, cfg):
+    try:
+        check_provenance(provenance(pretraining), cfg, "weights.pth")
+    except ValueError:
+        return False
+    return "imagenet_train" in pretraining.DATASETS.TRAIN
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("mutual_*.yaml")), ids=lambda path: path.stem)
+def test_every_detector_has_a_pretraining_at_all_of_its_widths(path):
+    cfg = load_config(str(path))
+    assert not cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS
+    assert any(fits(load_config(str(x)), cfg) for x in CONFIGS.glob("pretrain_*.yaml"))

@@ -77,6 +77,13 @@ def test_a_folder_is_a_class(cfg_of):
     assert records[2]["file_name"].endswith("dog/0.png")
 
 
+def test_records_need_no_call_before(cfg_of):
+    cfg = cfg_of({"cat": 2, "dog": 1}, {"cat": 1, "dog": 1})
+    assert len(load_classification_records(cfg, "a_val")) == 2
+    with pytest.raises(DatasetError, match="names 'nothing'.*IMAGE_FOLDERS"):
+        load_classification_records(cfg, "nothing")
+
+
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
@@ -167,11 +174,12 @@ def test_cifar_is_read_from_its_own_files(cifar, hundred):
     root, pixels = cifar(hundred)
     register_cifar("c_train", str(root), "train")
     register_cifar("c_test", str(root), "test")
-    records = load_classification_records("c_train")
+    cfg = load_config("configs/pretrain_shapes.yaml")
+    records = load_classification_records(cfg, "c_train")
     assert len(records) == (4 if hundred else 20)
     assert [record["label"] for record in records[:4]] == [3, 1, 0, 2]
     assert MetadataCatalog.get("c_train").classes == ["a", "b", "c", "d"]
-    record = load_classification_records("c_test")[2]
+    record = load_classification_records(cfg, "c_test")[2]
     image = read_classification_image(record, "RGB")
     # The format's description: 1024 red values row by row, then green, then blue.
     expected = pixels["test" if hundred else "test_batch"][2]
@@ -186,7 +194,7 @@ def test_damaged_cifar_file_is_named(cifar):
     (root / "data_batch_3").write_bytes(pickle.dumps({"data": np.zeros((4, 7)), "labels": [0] * 4}))
     register_cifar("c_train", str(root), "train")
     with pytest.raises(DatasetError, match="data_batch_3 is not a file of CIFAR"):
-        load_classification_records("c_train")
+        load_classification_records(load_config("configs/pretrain_shapes.yaml"), "c_train")
 
 
 def mapper_of(*opts):

@@ -507,6 +507,14 @@ def test_check_datasets_completes_metadata_before_anything_is_loaded(write, cata
     assert len(load_records(cfg, "mine")) == 3
 
 
+def test_records_need_no_call_before(write, catalogs):
+    cfg = config([["mine", *write(content())]])
+    assert len(load_records(cfg, "mine")) == 3
+    assert MetadataCatalog.get("mine").thing_classes == ["unused", "dog", "cat"]
+    with pytest.raises(DatasetError, match=r"names 'mind', .*Did you mean 'mine'"):
+        load_records(cfg, "mind")
+
+
 def test_check_datasets_refuses(write, catalogs):
     data = content()
     files = write(data)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from mutualnet_det.data.coco import DatasetError, check_datasets
@@ -231,3 +232,27 @@ def test_several_data_sets(cfg, with_data):
     both = with_data(lambda data, folder: None)
     both.DATASETS.TRAIN = (*both.DATASETS.TRAIN, name)
     assert len(training_records(both)) == 24
+
+
+@pytest.fixture
+def without_annotations(tiny_shapes):
+    """The name of a data set whose records have pixels' classes instead of objects."""
+    _, _, image_root = tiny_shapes
+    record = {"file_name": f"{image_root}/000001.jpg", "sem_seg_file_name": "1.png"}
+    DatasetCatalog.register("pixels_only", lambda: [dict(record)])
+    yield "pixels_only"
+    DatasetCatalog.remove("pixels_only")
+    MetadataCatalog.remove("pixels_only")
+
+
+def test_detectors_need_annotations(cfg, without_annotations):
+    cfg.DATASETS.TRAIN = (*cfg.DATASETS.TRAIN, without_annotations)
+    with pytest.raises(DatasetError, match="000001.jpg comes without annotations of objects"):
+        training_records(cfg)
+
+
+def test_a_semantic_segmentor_does_not(cfg, with_data, without_annotations):
+    cfg = with_data(empty_some)
+    cfg.DATASETS.TRAIN = (*cfg.DATASETS.TRAIN, without_annotations)
+    cfg.MODEL.META_ARCHITECTURE = "MutualSemanticSegmentor"
+    assert len(training_records(cfg)) == 12 + 1

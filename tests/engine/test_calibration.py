@@ -10,6 +10,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from PIL import Image
 
+from mutualnet_det.config import ConfigError
 from mutualnet_det.data.coco import DatasetError, check_datasets
 from mutualnet_det.engine.calibration import (
     calibrate_points,
@@ -70,10 +71,31 @@ def test_batches_are_resized_as_evaluation_does(cfg):
     assert np.array_equal(batches[0][1]["image"].permute(1, 2, 0).numpy(), expected)
 
 
+@pytest.mark.parametrize(
+    "count, sizes", [(16, [8, 8]), (17, [6, 6, 5]), (9, [5, 4]), (8, [8]), (3, [3])]
+)
+def test_no_batch_is_short(cfg, count, sizes):
+    """Each counts as much as any other, so nothing may be left over for the last."""
+    cfg.MUTUALNET.CALIBRATION.BATCH_SIZE = 8
+    images = [np.full((40, 40, 3), value, np.uint8) for value in range(count)]
+    batches = calibration_batches(cfg, images, 32)
+    assert [len(batch) for batch in batches] == sizes
+    order = [int(item["image"][0, 0, 0]) for batch in batches for item in batch]
+    assert order == list(range(count))
+
+
+def test_a_map_of_one_pixel_in_a_batch_of_one_is_named(cfg):
+    cfg.MUTUALNET.CALIBRATION.BATCH_SIZE = 1
+    cfg.INPUT.MAX_SIZE_TEST = 32
+    model = build_model(cfg)
+    with pytest.raises(ConfigError, match=r"0\.50x32 cannot .*BATCH_SIZE is 1 and NUM_IMAGES 4"):
+        calibrate_points(cfg, model, Calibrations(model), [OperatingPoint(0.5, 32)])
+
+
 def test_images_of_like_shape_share_a_batch(cfg, monkeypatch):
     sizes = iter([(50, 100), (100, 50), (51, 100), (100, 51)])
     monkeypatch.setattr(
-        "mutualnet_det.engine.calibration.read_image", lambda *_, **__: np.zeros((*next(sizes), 3))
+        "mutualnet_det.engine.calibration.read_record", lambda *_: np.zeros((*next(sizes), 3))
     )
     assert [image.shape[:2] for image in calibration_images(cfg)] == [
         (50, 100),
@@ -165,6 +187,12 @@ def test_no_image_that_decodes(cfg, broken):
     for path in broken.parent.glob("*.jpg"):
         path.write_bytes(b"")
     with pytest.raises(DatasetError, match="None of the 12 training images"):
+        calibration_images(cfg)
+
+
+def test_image_of_another_size_is_named(cfg, broken):
+    Image.new("RGB", (50, 60)).save(broken, format="JPEG")
+    with pytest.raises(DatasetError, match=str(broken)):
         calibration_images(cfg)
 
 

@@ -165,17 +165,26 @@ def check(mutual, name):
     assert full.cost.total(0) > 4 * small.cost.total(0)
 
 
-FAST = ["mutual_maskrcnn_mbv1", "mutual_retinanet_mbv2", "mutual_panoptic_fpn_mbv2"]
-FAST += ["mutual_keypointrcnn_mbv2", "mutual_semantic_fpn_mbv2", "mutual_cascade_maskrcnn_mbv2"]
+# The others train in the long tests alone.
+TWO_STEPS = ("mutual_panoptic_fpn_mbv2", "mutual_keypointrcnn_mbv2", "mutual_cascade_maskrcnn_mbv2")
+TWENTY_STEPS = ("mutual_maskrcnn_mbv1", "mutual_retinanet_mbv2", "mutual_semantic_fpn_mbv2")
+# Of the first losses, the most that the last may be. RetinaNet's classes start from a prior of
+# 0.01, which takes its time to leave.
+MOST = {"mutual_retinanet_mbv2": 0.97, "mutual_semantic_fpn_mbv2": 0.7}
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", TWO_STEPS)
 def test_trains_and_evaluates(train, name):
     check(train(name, 2), name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in TWENTY_STEPS else pytest.mark.slow)
+        for name in CONFIGS
+    ],
+)
 def test_twenty_steps(train, name):
     mutual = train(name, 20, *FROM_NOTHING)
     check(mutual, name)
@@ -188,9 +197,7 @@ def test_twenty_steps(train, name):
         ]
         totals = [sum(values) for values in zip(*histories, strict=True)]
         assert len(totals) == 20
-        # RetinaNet's classes start from a prior of 0.01, which takes its time to leave.
-        least = 0.97 if "retinanet" in name else 0.9
-        assert sum(totals[-5:]) < least * sum(totals[:5]), kind
+        assert sum(totals[-5:]) < MOST.get(name, 0.9) * sum(totals[:5]), kind
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -436,6 +436,11 @@ def test_weights_that_are_not_finite_are_never_saved(build):
     assert (Path(mutual.cfg.OUTPUT_DIR) / "last_checkpoint").read_text() == "model_0000000.pth"
 
 
+def test_a_network_that_teaches_nothing_is_an_error(build):
+    with pytest.raises(ConfigError, match="META_ARCHITECTURE is 'GeneralizedRCNN', which teaches"):
+        build("MODEL.META_ARCHITECTURE", "GeneralizedRCNN")
+
+
 def test_frozen_stages_need_weights(build):
     with pytest.raises(ConfigError, match="FREEZE_AT is 2 and MODEL.WEIGHTS is empty"):
         build("MODEL.BACKBONE.FREEZE_AT", 2).resume_or_load()

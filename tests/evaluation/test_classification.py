@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from mutualnet_det.data.views import resize_image
 from mutualnet_det.engine.calibration import calibrate_points
 from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.evaluation import classification as classification_module
+from mutualnet_det.evaluation.progress import ProgressError
 from mutualnet_det.modeling.build import build_network
 from mutualnet_det.modeling.classifier import network_of
 from mutualnet_det.runtime import QueryTable
@@ -117,7 +119,7 @@ def test_files_read_back(cfg, model, calibrations, tmp_path):
 
 
 def test_a_killed_evaluation_is_continued(cfg, model, calibrations, tmp_path, monkeypatch):
-    monkeypatch.setattr("mutualnet_det.evaluation.grid.MAX_CHUNK_IMAGES", 4)
+    monkeypatch.setattr(classification_module, "IMAGES_AT_ONCE", 4)
     whole = evaluate_grid(cfg, model, calibrations, POINTS, tmp_path / "whole")
     original = classification_module.ClassificationTask.run
     calls = SimpleNamespace(count=0)
@@ -136,6 +138,36 @@ def test_a_killed_evaluation_is_continued(cfg, model, calibrations, tmp_path, mo
     for point in POINTS:
         files = [tmp_path / n / "predictions" / f"{point}.csv" for n in ("whole", "grid")]
         assert files[0].read_text() == files[1].read_text()
+
+
+def test_batches_may_be_larger_than_what_detectors_hold_at_once(
+    cfg, model, calibrations, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(classification_module, "IMAGES_AT_ONCE", 4)
+    sizes = set()
+    logits = model.logits
+    monkeypatch.setattr(model, "logits", lambda batch: (sizes.add(len(batch)), logits(batch))[1])
+    evaluate_grid(cfg, model, calibrations, POINTS[:1], tmp_path / "grid")
+    assert max(sizes) == cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE == 6
+
+
+def test_batches_are_whole(cfg, model):
+    def at_once(size):
+        cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE = size
+        task = classification_module.ClassificationTask(cfg, model, cfg.DATASETS.TEST[0])
+        return task.images_at_once
+
+    cfg.defrost()
+    assert [at_once(size) for size in (1, 24, 64, 256)] == [64, 48, 64, 256]
+
+
+def test_images_that_have_changed_are_not_continued_with(cfg, model, calibrations, tmp_path):
+    evaluate_grid(cfg, model, calibrations, POINTS[:1], tmp_path / "grid")
+    evaluate_grid(cfg, model, calibrations, POINTS[:1], tmp_path / "grid", resume=True)
+    path = Path(DatasetCatalog.get(cfg.DATASETS.TEST[0])[3]["file_name"])
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ProgressError, match="differs in images"):
+        evaluate_grid(cfg, model, calibrations, POINTS[:1], tmp_path / "grid", resume=True)
 
 
 def test_a_point_outside_the_range_is_named(cfg, model, calibrations, tmp_path):

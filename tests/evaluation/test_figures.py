@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from mutualnet_det.evaluation.cost import DENSE_PARTS, PARTS, Cost
+from mutualnet_det.evaluation.cost import Cost
 from mutualnet_det.evaluation.figures import (
     ap_against_gflops,
     grid_frontier,
@@ -35,10 +35,9 @@ def make_grid(points=None, *, masks=True, ap=None):
     ):
         gflops = 40 * (point.resolution / 600) ** 2 * point.width**1.8
         box = 34 * (point.resolution / 600) ** 0.6 * point.width**0.35 if ap is None else ap
-        dense = {
-            part: gflops * share for part, share in zip(DENSE_PARTS, (0.1, 0.3, 0.4), strict=True)
-        }
-        cost = Cost({**dense, "box_head": gflops * 0.2}, {}, 1000, dict.fromkeys(PARTS, 1000))
+        shares = {"backbone": 0.1, "neck": 0.3, "rpn": 0.4, "box_head": 0.2}
+        parts = {part: gflops * share for part, share in shares.items()}
+        cost = Cost(parts, {}, 1000, dict.fromkeys((*parts, "mask_head"), 1000))
         found = {"box": scores(box)} | ({"mask": scores(0.9 * box)} if masks else {})
         rows.append(GridRow(point, cost, 10.0, 50.0 * gflops, found))
     return Grid(tuple(rows), {})

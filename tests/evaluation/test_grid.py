@@ -24,8 +24,9 @@ from mutualnet_det.config import ConfigError
 from mutualnet_det.data.coco import DatasetError, register_coco
 from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.evaluation import detection as detection_module
+from mutualnet_det.evaluation import forward as forward_module
 from mutualnet_det.evaluation import grid as grid_module
-from mutualnet_det.evaluation.cost import PARTS, Cost, count_cost, padded_sizes
+from mutualnet_det.evaluation.cost import Cost, count_cost, padded_sizes
 from mutualnet_det.evaluation.progress import ProgressError
 from mutualnet_det.evaluation.scoring import METRICS
 from mutualnet_det.modeling import MutualRCNN
@@ -90,9 +91,8 @@ class QuickCounter:
     def count(self, sizes, num_proposals):
         cost = self.width * math.prod(sizes[0]) / 1e9
         gflops = dict.fromkeys(("backbone", "neck", "rpn", "box_head"), cost)
-        return Cost(
-            gflops, {"mask_head": cost}, num_proposals, dict.fromkeys(PARTS, int(1000 * self.width))
-        )
+        parameters = dict.fromkeys((*gflops, "mask_head"), int(1000 * self.width))
+        return Cost(gflops, {"mask_head": cost}, num_proposals, parameters)
 
 
 @pytest.fixture
@@ -266,12 +266,12 @@ def test_tables(setting, tmp_path):
 def test_each_image_is_decoded_once(quick, setting, tmp_path, monkeypatch):
     read = []
 
-    def reading(file_name, format=None):
-        read.append(file_name)
-        return original(file_name, format)
+    def reading(record, image_format):
+        read.append(record["file_name"])
+        return original(record, image_format)
 
-    original = detection_module.read_image
-    monkeypatch.setattr(detection_module, "read_image", reading)
+    original = forward_module.read_record
+    monkeypatch.setattr(forward_module, "read_record", reading)
     evaluate(setting(), tmp_path / "grid")
     assert len(read) == len(set(read)) == len(SIZES)
 

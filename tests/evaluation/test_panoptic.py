@@ -1,5 +1,6 @@
 """Panoptic quality, by hand and at its limits."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from mutualnet_det.data.coco import DatasetError
 from mutualnet_det.evaluation.panoptic import PanopticScorer, Segments, match_segments
 
 NAME = "panoptic_by_hand"
@@ -121,6 +123,25 @@ def test_cocos_own_format(scorer, tmp_path):
     found = scorer._published({"image_id": 5})
     assert found.ids.tolist() == ids.tolist() and found.crowds == {70000}
     assert found.categories == {7: DOG, 300: SKY, 70000: CAT}
+
+
+def test_the_files_of_the_ground_truth(scorer, tmp_path):
+    """All of them: an evaluation is not continued on others."""
+    records = [
+        {"image_id": i, "file_name": f"{i}.jpg", "sem_seg_file_name": f"stuff/{i}.png"}
+        for i in (3, 5)
+    ]
+    assert scorer.files(records) == ["stuff/3.png", "stuff/5.png"]
+    json_file = tmp_path / "panoptic.json"
+    known = [{"image_id": i, "file_name": f"{i}.png"} for i in (3, 4, 5)]
+    json_file.write_text(json.dumps({"annotations": known}))
+    MetadataCatalog.get(NAME).set(panoptic_json=str(json_file), panoptic_root="segments")
+    published = PanopticScorer(scorer._model, NAME, ignored=255)
+    assert published.files(records) == [
+        *("stuff/3.png", "stuff/5.png", str(json_file), "segments/3.png", "segments/5.png")
+    ]
+    with pytest.raises(DatasetError, match=r"panoptic.json has no segments of 9.jpg"):
+        published.files([{**records[0], "image_id": 9, "file_name": "9.jpg"}])
 
 
 def test_nothing_at_all(scorer):

@@ -14,12 +14,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mutualnet_det.evaluation.scoring import (
+    KINDS,
     METRICS,
     coco_results,
     load_ground_truth,
     only,
     score,
 )
+from mutualnet_det.runtime.query_table import METRICS as COLUMNS
 
 
 def polygon(x, y, w, h):
@@ -183,3 +185,12 @@ def test_keypoint_ap_is_pycocotools_with_the_given_sigmas():
     assert score(ground_truth, detections, "keypoints", [2 * sigma] * 2)["AP50"] == 100
     assert set(found) == {"AP", "AP50", "AP75", "APm", "APl", "per_class"}
     assert found["APm"] is None
+
+
+def test_every_column_of_a_query_table_is_some_kinds_and_labelled_there():
+    columns = [column for kind in KINDS.values() for column in kind.columns]
+    assert sorted(columns) == sorted(COLUMNS)
+    for kind in KINDS.values():
+        assert kind.metrics[0] == next(iter(kind.columns.values()))
+        assert set(kind.columns.values()) <= set(kind.metrics)
+    assert KINDS["class"].label == "top-1 accuracy" and KINDS["mask"].label == "mask AP"

@@ -1,4 +1,6 @@
-"""Mean IoU, against Detectron2's own evaluator and by hand."""
+"""Mean IoU, against Detectron2's own evaluator and by hand; which models and masks are taken."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,11 @@ from detectron2.evaluation import SemSegEvaluator
 from PIL import Image
 
 from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.engine.calibration import calibrate_points
+from mutualnet_det.evaluation import evaluate_grid
+from mutualnet_det.evaluation.progress import ProgressError
 from mutualnet_det.evaluation.semantic import SemanticScorer
+from mutualnet_det.slimmable import Calibrations, OperatingPoint
 
 NAME = "scored_masks"
 CLASSES = ["background", "a", "b", "never there"]
@@ -92,3 +98,70 @@ def test_a_mask_with_an_unknown_class_is_named(scorer, records):
         file.write(b"no image")
     with pytest.raises(DatasetError, match="Cannot evaluate on .*2.png"):
         scorer.confusion(torch.zeros(9, 4, dtype=torch.int64), records[2])
+
+
+# The task -----------------------------------------------------------------------------------------
+
+POINTS = [OperatingPoint(0.25, 32), OperatingPoint(1.0, 48)]
+
+
+@pytest.fixture
+def cfg(tiny_cfg, request, records):
+    """A config of semantic segmentation, small, with an image of noise for every mask."""
+    output_dir = tiny_cfg.OUTPUT_DIR
+    tiny_cfg.merge_from_file(str(request.config.rootpath / "configs/mutual_semantic_fpn_mbv2.yaml"))
+    tiny_cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", 32, "OUTPUT_DIR", output_dir),
+            *("MODEL.BACKBONE.FREEZE_AT", 0),
+            *("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 16),
+            *("MUTUALNET.RESOLUTIONS", (48, 32), "INPUT.MAX_SIZE_TEST", 96),
+            *("DATASETS.TRAIN", (NAME,), "DATASETS.TEST", (NAME,)),
+            *("MUTUALNET.CALIBRATION.NUM_IMAGES", 2),
+        ]
+    )
+    generator = np.random.default_rng(2)
+    for record in records:
+        size = Image.open(record["sem_seg_file_name"]).size
+        pixels = generator.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(record["file_name"])
+    return tiny_cfg
+
+
+def evaluate(cfg, model, output, **options):
+    calibrations = Calibrations(model)
+    calibrate_points(cfg, model, calibrations, POINTS)
+    return evaluate_grid(cfg, model, calibrations, POINTS, output, **options)
+
+
+@pytest.mark.parametrize("norm", ["BN", ""])
+def test_detectron2s_own_segmentor_is_evaluated_too(cfg, make_model, tmp_path, norm):
+    """It has no method for what is done to images before the network."""
+    cfg.MODEL.SEM_SEG_HEAD.NORM = norm
+    mutual = make_model(cfg)
+    torch.nn.init.normal_(mutual.sem_seg_head.predictor.weight)
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    plain = make_model(cfg)
+    assert not hasattr(plain, "preprocess_image")
+    plain.load_state_dict(mutual.state_dict())
+    expected = evaluate(cfg, mutual, tmp_path / "mutual")
+    found = evaluate(cfg, plain, tmp_path / "plain")
+    assert [row.scores for row in found.rows] == [row.scores for row in expected.rows]
+    assert len({row.score("semantic") for row in found.rows}) == 2
+
+
+def test_masks_that_have_changed_are_not_continued_with(cfg, make_model, records, tmp_path):
+    model = make_model(cfg)
+    evaluate(cfg, model, tmp_path / "grid")
+    path = Path(records[1]["sem_seg_file_name"])
+    written = path.read_bytes()
+    path.write_bytes(written)  # the same again
+    evaluate(cfg, model, tmp_path / "grid", resume=True)
+    truth = np.array(Image.open(path))
+    truth[2, 2] = (truth[2, 2] + 1) % 3
+    Image.fromarray(truth).save(path)
+    with pytest.raises(ProgressError, match="differs in ground truth"):
+        evaluate(cfg, model, tmp_path / "grid", resume=True)
+    path.unlink()
+    with pytest.raises(DatasetError, match=f"Cannot evaluate on {path}"):
+        evaluate(cfg, model, tmp_path / "grid", resume=True)

@@ -12,9 +12,13 @@ from detectron2.modeling import (
     build_roi_heads,
 )
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.utils.events import EventStorage
 from torch import nn
 from torchvision.models import mobilenet_v2
 from torchvision.models._utils import _make_divisible
+
+from mutualnet_det.data.views import view_at
+from mutualnet_det.slimmable import Calibrations, at_width, sliced
 
 # Of Detectron2's features, where MobileNetV2 is tapped: stride, last block and channels at width 1.
 TAPS = {"res2": (4, 3, 24), "res3": (8, 6, 32), "res4": (16, 13, 96), "res5": (32, 17, 320)}
@@ -23,6 +27,15 @@ PLAIN_ROI_HEADS = {
     "SlimmableROIHeads": "StandardROIHeads",
     "SlimmableCascadeROIHeads": "CascadeROIHeads",
 }
+
+
+# What makes a config of COCO small.
+SMALL = [
+    *("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.FPN.OUT_CHANNELS", 32),
+    *("MUTUALNET.RESOLUTIONS", (64, 48, 32), "MUTUALNET.GRID.WIDTHS", (0.25, 1.0)),
+    *("INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MAX_SIZE_TRAIN", 128),
+    *("INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128),
+]
 
 
 class TorchvisionMobileNetV2(Backbone):
@@ -55,35 +68,62 @@ def channels(base, width):
 
 
 @pytest.fixture
+def make_small_cfg(tiny_cfg, request):
+    """``make_small_cfg(name, overrides)``: a config of COCO, small: 64 px, CPU. Not frozen."""
+
+    def make(name, overrides):
+        output_dir = tiny_cfg.OUTPUT_DIR
+        tiny_cfg.merge_from_file(str(request.config.rootpath / f"configs/{name}.yaml"))
+        tiny_cfg.merge_from_list([*SMALL, "OUTPUT_DIR", output_dir, *overrides])
+        return tiny_cfg
+
+    return make
+
+
+@pytest.fixture
 def torchvision_backbone():
     """Makes torchvision's MobileNetV2 of a width, in evaluation mode."""
     return lambda width: TorchvisionMobileNetV2(width).eval()
 
 
 @pytest.fixture
-def build_plain():
+def build_plain_fpn():
     """
-    ``build_plain(cfg, width)``: Detectron2's own R-CNN, with the config's heads, over torchvision's
+    ``build_plain_fpn(cfg, width, make_top_block)``: Detectron2's own pyramid over torchvision's
     MobileNetV2, at the channel counts that the config's scope has at a width. Nothing of the
-    project is in it.
+    project is in it. ``make_top_block`` takes the channels of a level.
+    """
+
+    def build(cfg, width, make_top_block=lambda _: LastLevelMaxPool()):
+        full, scope = cfg.MUTUALNET.WIDTH_RANGE[1], cfg.MUTUALNET.SCOPE
+        base, norm = cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM
+        inner = channels(base, full if scope == "backbone" else width)
+        outer = channels(base, width if scope == "heads" else full)
+        features = cfg.MODEL.FPN.IN_FEATURES
+        backbone = FPN(
+            TorchvisionMobileNetV2(width), features, inner, norm, top_block=make_top_block(outer)
+        )
+        names = [f"fpn_output{feature[-1]}" for feature in features]
+        for name in names:
+            # Detectron2's FPN has one number of channels for its inside and its outputs.
+            output = Conv2d(inner, outer, 3, padding=1, bias=not norm, norm=get_norm(norm, outer))
+            setattr(backbone, name, output)
+        backbone.output_convs = [getattr(backbone, name) for name in names[::-1]]
+        backbone._out_feature_channels = dict.fromkeys(backbone._out_feature_channels, outer)
+        return backbone
+
+    return build
+
+
+@pytest.fixture
+def build_plain(build_plain_fpn):
+    """
+    ``build_plain(cfg, width)``: Detectron2's own R-CNN, with the config's heads, over
+    :func:`build_plain_fpn`.
     """
 
     def build(cfg, width):
-        full, scope = cfg.MUTUALNET.WIDTH_RANGE[1], cfg.MUTUALNET.SCOPE
-        base = cfg.MODEL.FPN.OUT_CHANNELS
-        inner = channels(base, full if scope == "backbone" else width)
-        outer = channels(base, width if scope == "heads" else full)
-        norm = cfg.MODEL.FPN.NORM
-        backbone = FPN(
-            TorchvisionMobileNetV2(width), list(TAPS), inner, norm, top_block=LastLevelMaxPool()
-        )
-        for level in range(2, 6):
-            # Detectron2's FPN has one number of channels for its inside and its outputs.
-            output = Conv2d(inner, outer, 3, padding=1, bias=not norm, norm=get_norm(norm, outer))
-            setattr(backbone, f"fpn_output{level}", output)
-        backbone.output_convs = [getattr(backbone, f"fpn_output{k}") for k in range(5, 1, -1)]
-        backbone._out_feature_channels = dict.fromkeys(backbone._out_feature_channels, outer)
-
+        scope, backbone = cfg.MUTUALNET.SCOPE, build_plain_fpn(cfg, width)
         cfg = cfg.clone()
         cfg.merge_from_list(
             [
@@ -138,3 +178,45 @@ def build_random():
         return model.eval()
 
     return build
+
+
+@pytest.fixture
+def beside_plain():
+    """
+    ``beside_plain(model, plain, point, batch, compute)``: what ``compute`` gives for a slimmable
+    model at an operating point, calibrated on a batch, and for a plain one with its sliced weights.
+    """
+
+    def both(model, plain, point, batch, compute):
+        calibrations = Calibrations(model)
+        calibrations.calibrate(point, [batch])
+        with torch.no_grad(), calibrations.at(point):
+            plain.load_state_dict(sliced(model).state_dict(), strict=True)
+            found = compute(model)
+        with torch.no_grad():
+            return found, compute(plain)
+
+    return both
+
+
+@pytest.fixture
+def run():
+    """``run(function, *args, seed)``: a training pass, with the storage that Detectron2 logs to."""
+
+    def run_seeded(function, *args, seed=0):
+        torch.manual_seed(seed)
+        with EventStorage():
+            return function(*args)
+
+    return run_seeded
+
+
+@pytest.fixture
+def study(run):
+    """``study(model, batch, teacher, width, resolution)``: a sub-network's training pass."""
+
+    def study_at(model, batch, teacher, width=0.4, resolution=48):
+        with at_width(model, width, track=False):
+            return run(model.study, view_at(batch, resolution, 128, "cpu"), teacher, seed=1)
+
+    return study_at

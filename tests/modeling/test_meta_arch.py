@@ -20,7 +20,6 @@ from mutualnet_det.slimmable import (
     SlimmableLayer,
     UncalibratedError,
     at_width,
-    sliced,
     width_of,
 )
 
@@ -67,25 +66,32 @@ def outputs(model, inputs):
     return found
 
 
-def assert_equals_plain(model, plain, point, calibration_batch, inputs):
-    calibrations = Calibrations(model)
-    calibrations.calibrate(point, [calibration_batch], model.inference)
-    with torch.no_grad(), calibrations.at(point):
-        plain.load_state_dict(sliced(model).state_dict(), strict=True)
-        found = outputs(model, inputs)
-    with torch.no_grad():
-        expected = outputs(plain, inputs)
-    assert len(expected["boxes 0"]) > 0
-    for name, tensor in expected.items():
-        assert found[name].shape == tensor.shape, name
-        assert (found[name].float() - tensor.float()).abs().max() < 1e-5, name
+@pytest.fixture
+def assert_equals_plain(beside_plain):
+    def check(model, plain, point, calibration_batch, inputs):
+        found, expected = beside_plain(
+            model, plain, point, calibration_batch, lambda x: outputs(x, inputs)
+        )
+        assert len(expected["boxes 0"]) > 0
+        for name, tensor in expected.items():
+            assert found[name].shape == tensor.shape, name
+            assert (found[name].float() - tensor.float()).abs().max() < 1e-5, name
+
+    return check
 
 
 @pytest.mark.parametrize("resolution", [64, 48])
 @pytest.mark.parametrize("width", [0.25, 0.4, 0.7, 1.0])
 @pytest.mark.parametrize("scope", ["backbone", "neck", "heads"])
 def test_equals_a_plain_network_of_that_width(
-    tiny_cfg, build_random, build_plain, training_batch, scope, width, resolution
+    tiny_cfg,
+    build_random,
+    build_plain,
+    assert_equals_plain,
+    training_batch,
+    scope,
+    width,
+    resolution,
 ):
     tiny_cfg.MUTUALNET.SCOPE = scope
     model = build_random(tiny_cfg)
@@ -98,7 +104,7 @@ def test_equals_a_plain_network_of_that_width(
 
 @pytest.mark.parametrize("width", [0.25, 0.7])
 def test_equals_a_plain_network_with_norms_everywhere(
-    tiny_cfg, build_random, build_plain, training_batch, width
+    tiny_cfg, build_random, build_plain, assert_equals_plain, training_batch, width
 ):
     tiny_cfg.MODEL.FPN.NORM = "BN"
     tiny_cfg.MODEL.ROI_BOX_HEAD.merge_from_list(["NUM_CONV", 1, "CONV_DIM", 48, "NORM", "BN"])
@@ -111,7 +117,7 @@ def test_equals_a_plain_network_with_norms_everywhere(
 
 @pytest.mark.parametrize("width", [0.5, 1.0, 1.6])
 def test_equals_a_plain_network_above_width_one(
-    tiny_cfg, build_random, build_plain, training_batch, width
+    tiny_cfg, build_random, build_plain, assert_equals_plain, training_batch, width
 ):
     tiny_cfg.MUTUALNET.WIDTH_RANGE = (0.5, 1.6)
     model = build_random(tiny_cfg)
@@ -583,6 +589,7 @@ def test_a_model_without_width_is_an_error(tiny_cfg):
     ("overrides", "message"),
     [
         (["MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True], "TRAIN_ON_PRED_BOXES is True"),
+        (["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True], "USE_SIGMOID_CE is True"),
         (
             ["MODEL.ROI_HEADS.NAME", "Res5ROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", ["p5"]],
             "MODEL.ROI_HEADS.NAME builds a Res5ROIHeads",

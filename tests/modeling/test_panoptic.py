@@ -7,10 +7,10 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch import PanopticFPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
-from detectron2.utils.events import EventStorage
 
 from mutualnet_det.data.views import view_at
-from mutualnet_det.slimmable import Calibrations, OperatingPoint, at_width, round_channels, sliced
+from mutualnet_det.modeling import MutualPanopticFPN
+from mutualnet_det.slimmable import OperatingPoint, at_width, round_channels
 
 OVERRIDES = [
     *("MODEL.META_ARCHITECTURE", "MutualPanopticFPN"),
@@ -62,20 +62,9 @@ def make_model(tiny_cfg, build_random):
     return make
 
 
-def run(function, *args, seed=0):
-    torch.manual_seed(seed)
-    with EventStorage():
-        return function(*args)
-
-
-def study(model, batch, teacher, width=0.4, resolution=48):
-    with at_width(model, width, track=False):
-        return run(model.study, view_at(batch, resolution, 128, "cpu"), teacher, seed=1)
-
-
 @pytest.mark.parametrize("width", [0.25, 0.7, 1.0])
 def test_equals_a_plain_network_of_that_width(
-    tiny_cfg, build_random, build_plain, training_batch, width
+    tiny_cfg, build_random, build_plain, beside_plain, training_batch, width
 ):
     tiny_cfg.merge_from_list(OVERRIDES)
     model = build_random(tiny_cfg)
@@ -90,14 +79,9 @@ def test_equals_a_plain_network_of_that_width(
         pixel_std=tiny_cfg.MODEL.PIXEL_STD,
     ).eval()
     inputs = [{"image": x["image"]} for x in view_at(training_batch(), 48, 128, "cpu")]
-    point = OperatingPoint(width, 48)
-    calibrations = Calibrations(model)
-    calibrations.calibrate(point, [inputs[::-1]])
-    with torch.no_grad(), calibrations.at(point):
-        plain.load_state_dict(sliced(model).state_dict(), strict=True)
-        found = model(inputs)
-    with torch.no_grad():
-        expected = plain(inputs)
+    found, expected = beside_plain(
+        model, plain, OperatingPoint(width, 48), inputs[::-1], lambda x: x(inputs)
+    )
     for left, right in zip(found, expected, strict=True):
         assert len(right["instances"]) > 0
         assert (left["sem_seg"] - right["sem_seg"]).abs().max() < 1e-4
@@ -106,7 +90,7 @@ def test_equals_a_plain_network_of_that_width(
 
 
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-def test_teach_has_detectron2s_losses(make_model, panoptic_batch, batch):
+def test_teach_has_detectron2s_losses(make_model, panoptic_batch, run, batch):
     model = make_model()
     twin = copy.deepcopy(model)
     losses, _ = run(model.teach, panoptic_batch(**batch))
@@ -118,7 +102,7 @@ def test_teach_has_detectron2s_losses(make_model, panoptic_batch, batch):
 
 @pytest.mark.parametrize("proposals", ["teacher", "own"])
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-def test_a_student_learns_from_any_batch(make_model, panoptic_batch, proposals, batch):
+def test_a_student_learns_from_any_batch(make_model, panoptic_batch, run, study, proposals, batch):
     model = make_model(proposals)
     batch = panoptic_batch(**batch)
     _, teacher = run(model.teach, batch)
@@ -130,7 +114,9 @@ def test_a_student_learns_from_any_batch(make_model, panoptic_batch, proposals, 
 
 
 @pytest.mark.parametrize("term", ["CLASS", "SEGMENTATION"])
-def test_a_term_teaches_the_student_and_not_the_teacher(make_model, panoptic_batch, term):
+def test_a_term_teaches_the_student_and_not_the_teacher(
+    make_model, panoptic_batch, run, study, term
+):
     others = {n: 0 for n in ("RPN", "GROUND_TRUTH", *TERMS) if n != term}
     model = make_model(**others)
     batch = panoptic_batch()
@@ -148,7 +134,7 @@ def test_a_term_teaches_the_student_and_not_the_teacher(make_model, panoptic_bat
     assert has_gradient == (term == "SEGMENTATION")
 
 
-def test_weights_multiply_the_semantic_losses(make_model, panoptic_batch):
+def test_weights_multiply_the_semantic_losses(make_model, panoptic_batch, run, study):
     batch = panoptic_batch()
     found = []
     for weights in ({}, {"GROUND_TRUTH": 3, "SEGMENTATION": 5}):
@@ -159,7 +145,9 @@ def test_weights_multiply_the_semantic_losses(make_model, panoptic_batch):
         torch.testing.assert_close(found[1][name], factor * found[0][name])
 
 
-def test_nothing_is_distilled_where_student_and_teacher_agree(make_model, panoptic_batch):
+def test_nothing_is_distilled_where_student_and_teacher_agree(
+    make_model, panoptic_batch, run, study
+):
     model = make_model()
     batch = panoptic_batch()
     _, teacher = run(model.teach, batch)
@@ -169,6 +157,17 @@ def test_nothing_is_distilled_where_student_and_teacher_agree(make_model, panopt
     for name in TERMS.values():
         assert same[name].abs() < 1e-5, name
         assert smaller[name] > 1e-4 and narrower[name] > 1e-4, name
+
+
+def test_without_weights_every_loss_counts(tiny_cfg, panoptic_batch, run, study):
+    tiny_cfg.merge_from_list(OVERRIDES)
+    args = MutualPanopticFPN.from_config(tiny_cfg)
+    del args["loss_weights"]
+    model = MutualPanopticFPN(**args).train()
+    batch = panoptic_batch()
+    _, teacher = run(model.teach, batch)
+    losses = study(model, batch, teacher)
+    assert losses.keys() == RPN | GROUND_TRUTH | set(TERMS.values())
 
 
 def test_plain_semantic_head_under_scope_heads_is_an_error(tiny_cfg):

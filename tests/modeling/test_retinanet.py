@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from detectron2.layers import Conv2d
-from detectron2.modeling import FPN, build_anchor_generator, build_model
+from detectron2.modeling import build_anchor_generator, build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -13,71 +12,34 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, pairwise_iou
-from detectron2.utils.events import EventStorage
 
 from mutualnet_det.config import LOSS_TERMS
 from mutualnet_det.data.coco import DatasetError, check_datasets
 from mutualnet_det.data.views import view_at
-from mutualnet_det.engine import MutualTrainer
 from mutualnet_det.modeling import retinanet
-from mutualnet_det.slimmable import (
-    Calibrations,
-    OperatingPoint,
-    SlimmableLayer,
-    at_width,
-    round_channels,
-    sliced,
-)
+from mutualnet_det.slimmable import OperatingPoint, SlimmableLayer, at_width
 
-CONFIG = "configs/mutual_retinanet_mbv2.yaml"
 TINY = [
-    *("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", 0),
-    *("MODEL.FPN.OUT_CHANNELS", 32, "MODEL.RETINANET.NUM_CONVS", 2),
-    *("MODEL.RETINANET.NUM_CLASSES", 3, "TEST.DETECTIONS_PER_IMAGE", 10),
+    *("MODEL.RETINANET.NUM_CONVS", 2, "MODEL.RETINANET.NUM_CLASSES", 3),
+    *("TEST.DETECTIONS_PER_IMAGE", 10),
     # Half of COCO's anchors.
     "MODEL.ANCHOR_GENERATOR.SIZES",
     [[16 * 2**level * 2 ** (step / 3) for step in range(3)] for level in range(5)],
-    *("MUTUALNET.RESOLUTIONS", (64, 48, 32), "MUTUALNET.GRID.WIDTHS", (0.25, 1.0)),
-    *("INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MAX_SIZE_TRAIN", 128),
-    *("INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128),
-    *("MUTUALNET.CALIBRATION.NUM_IMAGES", 4, "MUTUALNET.CALIBRATION.BATCH_SIZE", 2),
-    *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.WARMUP_ITERS", 1, "SOLVER.CHECKPOINT_PERIOD", 50),
-    *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
-    *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 5.0),
-    *("DATALOADER.NUM_WORKERS", 0),
 ]
 
 
 @pytest.fixture
-def dense_cfg(tiny_cfg, request):
-    """The COCO config of RetinaNet, small: 3 classes, 64 px, CPU. Not frozen."""
-    output_dir = tiny_cfg.OUTPUT_DIR
-    tiny_cfg.merge_from_file(str(request.config.rootpath / CONFIG))
-    tiny_cfg.merge_from_list([*TINY, "OUTPUT_DIR", output_dir])
-    return tiny_cfg
+def dense_cfg(make_small_cfg):
+    """The COCO config of RetinaNet, small: 3 classes."""
+    return make_small_cfg("mutual_retinanet_mbv2", TINY)
 
 
 @pytest.fixture
-def build_plain_retinanet(torchvision_backbone):
-    """
-    ``build_plain_retinanet(cfg, width)``: Detectron2's RetinaNet over torchvision's MobileNetV2, at
-    the channel counts that the config's scope has at a width. Nothing of the project is in it.
-    """
+def build_plain_retinanet(build_plain_fpn):
+    """``build_plain_retinanet(cfg, width)``: Detectron2's RetinaNet over ``build_plain_fpn``."""
 
     def build(cfg, width):
-        scope, base = cfg.MUTUALNET.SCOPE, cfg.MODEL.FPN.OUT_CHANNELS
-        inner = base if scope == "backbone" else round_channels(base * width)
-        outer = round_channels(base * width) if scope == "heads" else base
-        backbone = FPN(
-            torchvision_backbone(width),
-            cfg.MODEL.FPN.IN_FEATURES,
-            inner,
-            top_block=LastLevelP6P7(outer, outer, in_feature="p5"),
-        )
-        for level in (3, 4, 5):
-            setattr(backbone, f"fpn_output{level}", Conv2d(inner, outer, 3, padding=1))
-        backbone.output_convs = [getattr(backbone, f"fpn_output{k}") for k in (5, 4, 3)]
-        backbone._out_feature_channels = dict.fromkeys(backbone._out_feature_channels, outer)
+        backbone = build_plain_fpn(cfg, width, lambda c: LastLevelP6P7(c, c, in_feature="p5"))
         node = cfg.MODEL.RETINANET
         shapes = [backbone.output_shape()[name] for name in node.IN_FEATURES]
         return RetinaNet(
@@ -129,20 +91,15 @@ def outputs(model, inputs):
 @pytest.mark.parametrize("width", [0.25, 0.7, 1.0])
 @pytest.mark.parametrize("scope", ["backbone", "neck", "heads"])
 def test_equals_a_plain_network_of_that_width(
-    dense_cfg, build_random, build_plain_retinanet, training_batch, scope, width
+    dense_cfg, build_random, build_plain_retinanet, beside_plain, training_batch, scope, width
 ):
     dense_cfg.MUTUALNET.SCOPE = scope
     model, plain = build_random(dense_cfg), build_plain_retinanet(dense_cfg, width)
     assert not any(isinstance(module, SlimmableLayer) for module in plain.modules())
     inputs = inputs_at(48, training_batch)
-    point = OperatingPoint(width, 48)
-    calibrations = Calibrations(model)
-    calibrations.calibrate(point, [inputs[::-1]])
-    with torch.no_grad(), calibrations.at(point):
-        plain.load_state_dict(sliced(model).state_dict(), strict=True)
-        found = outputs(model, inputs)
-    with torch.no_grad():
-        expected = outputs(plain, inputs)
+    found, expected = beside_plain(
+        model, plain, OperatingPoint(width, 48), inputs[::-1], lambda x: outputs(x, inputs)
+    )
     assert len(expected["boxes 0"]) > 0
     for name, tensor in expected.items():
         assert found[name].shape == tensor.shape, name
@@ -263,11 +220,6 @@ def test_at_half_the_resolution_the_pyramid_is_shifted_by_a_level(coco_anchors):
 # What a student learns ---------------------------------------------------------------------------
 
 
-def run(function, *args):
-    with EventStorage():
-        return function(*args)
-
-
 def weigh(cfg, **weights):
     """Losses of those weights; of weight 0 are the others."""
     for name in LOSS_TERMS["MutualRetinaNet"]:
@@ -277,7 +229,7 @@ def weigh(cfg, **weights):
 @pytest.mark.parametrize("term", ["CLASS", "BOX"])
 @pytest.mark.parametrize("resolution", [64, 48, 32])
 def test_student_gets_a_gradient_and_the_teacher_none(
-    dense_cfg, build_random, training_batch, term, resolution
+    dense_cfg, build_random, training_batch, run, term, resolution
 ):
     weigh(dense_cfg, **{term: 1})
     model = build_random(dense_cfg).train()
@@ -297,7 +249,7 @@ def test_student_gets_a_gradient_and_the_teacher_none(
     assert model.backbone.bottom_up.features[0][0].weight.grad.abs().max() > 0
 
 
-def test_nothing_to_learn_where_they_agree(dense_cfg, build_random, training_batch):
+def test_nothing_to_learn_where_they_agree(dense_cfg, build_random, training_batch, run):
     model = build_random(dense_cfg).train()
     batch = training_batch()
     _, teacher = run(model.teach, batch)
@@ -421,7 +373,7 @@ def test_padding_does_not_count(dense_cfg):
     assert model._distillation_losses(student, labels, teacher)["loss_distill_class"] == expected
 
 
-def test_losses_are_weighted_and_left_out_at_zero(dense_cfg, build_random, training_batch):
+def test_losses_are_weighted_and_left_out_at_zero(dense_cfg, build_random, training_batch, run):
     batch = training_batch()
 
     def losses(**weights):
@@ -442,7 +394,7 @@ def test_losses_are_weighted_and_left_out_at_zero(dense_cfg, build_random, train
 
 
 def test_full_network_learns_detectron2s_losses(
-    dense_cfg, build_random, build_plain_retinanet, training_batch
+    dense_cfg, build_random, build_plain_retinanet, training_batch, run
 ):
     model = build_random(dense_cfg).train()
     plain = build_plain_retinanet(dense_cfg, 1.0).train()
@@ -464,7 +416,7 @@ def test_full_network_learns_detectron2s_losses(
 
 
 @pytest.mark.parametrize("objects", [(0, 0), (2, 0)])
-def test_images_without_objects(dense_cfg, build_random, training_batch, objects):
+def test_images_without_objects(dense_cfg, build_random, training_batch, run, objects):
     model = build_random(dense_cfg).train()
     batch = training_batch(objects=objects)
     losses, teacher = run(model.teach, batch)
@@ -478,41 +430,13 @@ def test_images_without_objects(dense_cfg, build_random, training_batch, objects
     assert model.head.bbox_pred.weight.grad is not None
 
 
-# Training ----------------------------------------------------------------------------------------
+# Data --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def train(dense_cfg, tiny_shapes):
-    """``train(steps, *overrides)``: train on the tiny shapes; returns the trainer."""
-
-    def run_training(steps, *overrides):
-        dense_cfg.DATASETS.COCO_FORMAT = [tiny_shapes]
-        dense_cfg.DATASETS.TRAIN = dense_cfg.DATASETS.TEST = (tiny_shapes[0],)
-        dense_cfg.merge_from_list(["SOLVER.MAX_ITER", steps, *overrides])
-        check_datasets(dense_cfg)
-        torch.manual_seed(0)
-        mutual = MutualTrainer(dense_cfg)
-        mutual.resume_or_load()
-        mutual.train()
-        return mutual
-
-    return run_training
-
-
-def test_trains_and_calibrates(train):
-    mutual = train(2, "MUTUALNET.NUM_RANDOM", 1)
-    assert mutual.checkpointer.get_checkpoint_file().endswith("model_final.pth")
-
-
-@pytest.mark.slow
-def test_twenty_steps_make_the_losses_smaller(train):
-    mutual = train(20, "SOLVER.BASE_LR", 0.1, "MODEL.FPN.NORM", "BN")
-    for kind in ("full", "narrowest"):
-        losses = [value for value, _ in mutual.storage.history(f"{kind}/loss_cls").values()]
-        # From the prior of 0.01 for every class, which takes its time to leave.
-        assert sum(losses[-5:]) < 0.97 * sum(losses[:5]), kind
-
-
-def test_another_number_of_classes_is_an_error(train):
+def test_another_number_of_classes_is_an_error(dense_cfg, tiny_shapes):
+    dense_cfg.DATASETS.COCO_FORMAT = [tiny_shapes]
+    dense_cfg.DATASETS.TRAIN = dense_cfg.DATASETS.TEST = (tiny_shapes[0],)
+    check_datasets(dense_cfg)
+    dense_cfg.MODEL.RETINANET.NUM_CLASSES = 5
     with pytest.raises(DatasetError, match="MODEL.RETINANET.NUM_CLASSES is 5. Set it to 3"):
-        train(2, "MODEL.RETINANET.NUM_CLASSES", 5)
+        check_datasets(dense_cfg)

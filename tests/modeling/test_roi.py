@@ -7,10 +7,9 @@ import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Keypoints
-from detectron2.utils.events import EventStorage
 
 from mutualnet_det.data.views import view_at
-from mutualnet_det.slimmable import Calibrations, OperatingPoint, at_width, sliced
+from mutualnet_det.slimmable import OperatingPoint, at_width
 
 RPN = {"loss_rpn_cls", "loss_rpn_loc"}
 STAGES = ("_stage0", "_stage1", "_stage2")
@@ -91,32 +90,17 @@ def make_model(tiny_cfg, build_random):
     return make
 
 
-def run(function, *args, seed=0):
-    torch.manual_seed(seed)
-    with EventStorage():
-        return function(*args)
-
-
-def study(model, batch, teacher, width=0.4, resolution=48):
-    with at_width(model, width, track=False):
-        return run(model.study, view_at(batch, resolution, 128, "cpu"), teacher, seed=1)
-
-
 @BOTH
 @pytest.mark.parametrize("width", [0.25, 0.7, 1.0])
 def test_equals_a_plain_network_of_that_width(
-    tiny_cfg, build_random, build_plain, training_batch, kind, width
+    tiny_cfg, build_random, build_plain, beside_plain, training_batch, kind, width
 ):
     tiny_cfg.merge_from_list(OVERRIDES[kind])
     model, plain = build_random(tiny_cfg), build_plain(tiny_cfg, width)
     inputs = [{"image": x["image"]} for x in view_at(training_batch(), 48, 128, "cpu")]
-    point = OperatingPoint(width, 48)
-    calibrations = Calibrations(model)
-    calibrations.calibrate(point, [inputs[::-1]], model.inference)
-    with torch.no_grad(), calibrations.at(point):
-        plain.load_state_dict(sliced(model).state_dict(), strict=True)
-        found = model.inference(inputs)
-        expected = plain.inference(inputs)
+    found, expected = beside_plain(
+        model, plain, OperatingPoint(width, 48), inputs[::-1], lambda x: x.inference(inputs)
+    )
     fields = ["scores", "pred_masks" if kind == "cascade" else "pred_keypoint_heatmaps"]
     for left, right in zip(found, expected, strict=True):
         left, right = left["instances"], right["instances"]
@@ -129,7 +113,7 @@ def test_equals_a_plain_network_of_that_width(
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Detectron2 means over no proposals
 @BOTH
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-def test_teach_has_detectron2s_losses(make_model, batch_of, kind, batch):
+def test_teach_has_detectron2s_losses(make_model, batch_of, run, kind, batch):
     model = make_model(kind)
     twin = copy.deepcopy(model)
     losses, _ = run(model.teach, batch_of(**batch))
@@ -145,7 +129,7 @@ def test_teach_has_detectron2s_losses(make_model, batch_of, kind, batch):
         torch.testing.assert_close(left.grad, right.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_keypoint_loss_may_be_normalised_by_the_number_sampled(make_model, batch_of):
+def test_a_keypoint_loss_may_be_normalised_by_the_number_sampled(make_model, batch_of, run):
     key = "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS"
     model = make_model("keypoint", overrides=[key, False])
     losses, _ = run(model.teach, batch_of())
@@ -154,7 +138,7 @@ def test_a_keypoint_loss_may_be_normalised_by_the_number_sampled(make_model, bat
 
 
 @BOTH
-def test_ground_truth_alone_is_detectron2s_at_that_width(make_model, batch_of, kind):
+def test_ground_truth_alone_is_detectron2s_at_that_width(make_model, batch_of, run, study, kind):
     none = dict.fromkeys(("CLASS", "BOX", "MASK"), 0)
     weights = {**none, "KEYPOINT": 0} if kind == "keypoint" else none
     model = make_model(kind, "own", **weights)
@@ -174,7 +158,7 @@ def test_ground_truth_alone_is_detectron2s_at_that_width(make_model, batch_of, k
 @BOTH
 @PROPOSALS
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-def test_a_student_learns_from_any_batch(make_model, batch_of, kind, proposals, batch):
+def test_a_student_learns_from_any_batch(make_model, batch_of, run, study, kind, proposals, batch):
     model = make_model(kind, proposals)
     batch = batch_of(**batch)
     _, teacher = run(model.teach, batch)
@@ -194,7 +178,7 @@ def test_a_student_learns_from_any_batch(make_model, batch_of, kind, proposals, 
 @pytest.mark.parametrize(("kind", "term"), TERMS)
 @PROPOSALS
 def test_a_term_teaches_the_student_and_not_the_teacher(
-    make_model, batch_of, kind, term, proposals
+    make_model, batch_of, run, study, kind, term, proposals
 ):
     others = {n: 0 for n in ("RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK", "KEYPOINT")}
     model = make_model(kind, proposals, **{**others, term: 1})
@@ -218,7 +202,9 @@ def test_a_term_teaches_the_student_and_not_the_teacher(
 
 @BOTH
 @PROPOSALS
-def test_the_full_network_learns_as_it_would_alone(make_model, batch_of, kind, proposals):
+def test_the_full_network_learns_as_it_would_alone(
+    make_model, batch_of, run, study, kind, proposals
+):
     model = make_model(kind, proposals)
     batch = batch_of()
     losses, teacher = run(model.teach, batch)
@@ -232,7 +218,7 @@ def test_the_full_network_learns_as_it_would_alone(make_model, batch_of, kind, p
 
 
 @BOTH
-def test_weights_multiply_their_losses(make_model, batch_of, kind):
+def test_weights_multiply_their_losses(make_model, batch_of, run, study, kind):
     batch = batch_of()
     weights = {"RPN": 2, "GROUND_TRUTH": 3, "CLASS": 5, "BOX": 7, "MASK": 11, "KEYPOINT": 13}
     plain, weighted = make_model(kind), make_model(kind, **weights)
@@ -248,7 +234,7 @@ def test_weights_multiply_their_losses(make_model, batch_of, kind):
 @BOTH
 @PROPOSALS
 def test_nothing_is_distilled_where_student_and_teacher_agree(
-    make_model, batch_of, kind, proposals
+    make_model, batch_of, run, study, kind, proposals
 ):
     model = make_model(kind, proposals)
     batch = batch_of()
@@ -282,7 +268,9 @@ UNEVEN = {"sizes": ((64, 125), (101, 67)), "objects": (2, 3)}
 SMALL = ((38, 75), (72, 48))
 
 
-def test_each_stage_is_taught_on_the_boxes_the_teacher_refined(make_model, batch_of, monkeypatch):
+def test_each_stage_is_taught_on_the_boxes_the_teacher_refined(
+    make_model, batch_of, monkeypatch, run
+):
     model = make_model("cascade")
     calls = spy_on_boxes(model, monkeypatch)
     batch = batch_of(**UNEVEN)
@@ -315,7 +303,9 @@ def test_each_stage_is_taught_on_the_boxes_the_teacher_refined(make_model, batch
             assert (common / union >= minimum - 1e-4)[is_foreground].all()
 
 
-def test_a_student_with_proposals_of_its_own_refines_them_itself(make_model, batch_of, monkeypatch):
+def test_a_student_with_proposals_of_its_own_refines_them_itself(
+    make_model, batch_of, monkeypatch, run
+):
     model = make_model("cascade", "own")
     calls = spy_on_boxes(model, monkeypatch)
     batch = batch_of(**UNEVEN)
@@ -337,7 +327,7 @@ def test_a_student_with_proposals_of_its_own_refines_them_itself(make_model, bat
     ("kind", "pooler"), [("cascade", "mask_pooler"), ("keypoint", "keypoint_pooler")]
 )
 def test_masks_and_keypoints_are_pooled_at_the_students_scale(
-    make_model, batch_of, monkeypatch, kind, pooler, proposals
+    make_model, batch_of, monkeypatch, run, kind, pooler, proposals
 ):
     model = make_model(kind, proposals)
     calls = spy_on_boxes(model, monkeypatch, pooler)
@@ -354,7 +344,9 @@ def test_masks_and_keypoints_are_pooled_at_the_students_scale(
 
 
 @pytest.mark.parametrize("resolution", [64, 32])
-def test_keypoint_targets_are_made_once_at_the_scale_they_have(make_model, batch_of, resolution):
+def test_keypoint_targets_are_made_once_at_the_scale_they_have(
+    make_model, batch_of, run, study, resolution
+):
     """The full network may see a smaller view too: its keypoints keep the source's scale."""
     model = make_model("keypoint")
     batch = batch_of(sizes=((64, 96), (64, 96)))
@@ -375,7 +367,7 @@ def test_keypoint_targets_are_made_once_at_the_scale_they_have(make_model, batch
         assert ((centre - points[:, :2]).abs() <= 0.51 * cell)[usable].all()
 
 
-def test_keypoints_of_a_plain_head_can_be_taught(tiny_cfg, batch_of):
+def test_keypoints_of_a_plain_head_can_be_taught(tiny_cfg, batch_of, run, study):
     """Below the scope "heads" they are Detectron2's own, by the same names."""
     tiny_cfg.merge_from_list([*KEYPOINT, "MUTUALNET.SCOPE", "neck"])
     model = build_model(tiny_cfg).train()

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mutualnet_det.runtime import BudgetError, QueryEntry, QueryTable, QueryTableError, frontier
+from mutualnet_det.runtime.query_table import METRICS
 from mutualnet_det.slimmable import OperatingPoint
 
 
@@ -73,6 +74,17 @@ def test_prints_every_entry_and_the_device():
     text = str(make_table(device="Some CPU"))
     assert "0.625x360" in text and "30.2" in text and "80.5" in text and "Some CPU" in text
     assert text.splitlines()[3].split()[2] == "-"  # milliseconds of the second entry
+
+
+@pytest.mark.parametrize("metrics", [("box_ap", "mask_ap", "keypoint_ap"), ("top1", "top5")])
+def test_prints_values_under_their_labels(metrics):
+    values = dict(zip(metrics, (12.3, 45.6, 78.9), strict=False))
+    entry = QueryEntry(OperatingPoint(1.0, 600), 9.5, 80.5, **values)
+    header, row, _ = str(make_table(entries=(entry,), metric=metrics[0])).splitlines()[1:]
+    assert len(header) == len(row)
+    for name, value in values.items():
+        end = header.index(METRICS[name]) + len(METRICS[name])
+        assert row[:end].endswith(f" {value}")
 
 
 @pytest.mark.parametrize(

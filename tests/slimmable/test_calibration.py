@@ -8,6 +8,7 @@ from torch import nn
 from mutualnet_det.slimmable import (
     Calibrations,
     OperatingPoint,
+    SingleValueError,
     SlimmableBatchNorm2d,
     StaleCalibrationError,
     UncalibratedError,
@@ -88,6 +89,18 @@ def test_variance_is_unbiased(network):
         mean, variance = width_of(network).shared.statistics[norm]
     torch.testing.assert_close(mean, x.mean((0, 2, 3)))
     torch.testing.assert_close(variance, x.var((0, 2, 3), correction=1))
+
+
+def test_one_value_per_channel_is_refused(network):
+    """It has no variance: a batch of one image, where the layer's map is 1 x 1."""
+    calibrations = Calibrations(network.eval())
+    lone, pair = torch.randn(1, 3, 1, 1), torch.randn(2, 3, 1, 1)
+    with pytest.raises(SingleValueError, match=r"^1 sees an input \(1, \d+, 1, 1\)"):
+        calibrations.calibrate(SLIM, [pair, lone])
+    assert SLIM not in calibrations
+    calibrations.calibrate(SLIM, [pair])
+    with calibrations.at(SLIM):
+        assert all(v.isfinite().all() for _, v in width_of(network).shared.statistics.values())
 
 
 def test_leaves_the_running_statistics_alone(network, batches):

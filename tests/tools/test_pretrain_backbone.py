@@ -50,13 +50,19 @@ def test_trains_and_evaluates_an_image_folder(run, tmp_path):
     assert again.returncode == 1 and "Add --resume" in again.stderr
 
 
-def test_a_detector_is_for_another_tool(run, tmp_path):
-    found = run(
-        *("pretrain_backbone", "--config-file", "configs/quickstart_shapes.yaml"),
-        *("OUTPUT_DIR", tmp_path, "DATASETS.TRAIN", "()", "DATASETS.TEST", "()"),
-    )
+@pytest.mark.parametrize(
+    ("tool", "config", "architecture", "other"),
+    [
+        ("pretrain_backbone", "quickstart_shapes", "MutualRCNN", "train_net"),
+        ("train_net", "pretrain_shapes", "MutualClassifier", "pretrain_backbone"),
+    ],
+)
+def test_the_config_of_another_tool_is_an_error(run, tmp_path, tool, config, architecture, other):
+    out = tmp_path / "out"
+    options = ("OUTPUT_DIR", out, "SOLVER.MAX_ITER", 1)
+    found = run(tool, "--config-file", f"configs/{config}.yaml", *options)
     assert found.returncode == 1
-    assert found.stderr.splitlines()[-1].startswith(
-        "error: MODEL.META_ARCHITECTURE is 'MutualRCNN'"
-    )
-    assert "tools/train_net.py" in found.stderr
+    message = found.stderr.splitlines()[-1]
+    assert message.startswith(f"error: MODEL.META_ARCHITECTURE is '{architecture}'")
+    assert message.endswith(f"are trained by tools/{other}.py.")
+    assert not out.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,6 +105,28 @@ class SlimmableBackbone(Backbone):
         if LOGITS in self._out_features:
             outputs[LOGITS] = self.classify(x)
         return outputs
+
+
+def cut(layers: nn.Sequential, ends: Sequence[int]) -> list[list[nn.Module]]:
+    """The layers in consecutive runs, each up to one of ``ends``: the index behind its last."""
+    layers = list(layers)
+    return [layers[start:end] for start, end in itertools.pairwise([0, *ends])]
+
+
+def initialise(network: nn.Module) -> None:
+    """
+    torchvision's initialisation of MobileNets and VGG: convolutions normal by their fan-out (arXiv
+    1502.01852), linear layers normal with a standard deviation of 0.01, no biases.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def backbone_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

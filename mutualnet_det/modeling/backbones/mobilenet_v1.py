@@ -5,7 +5,6 @@ Mobile Vision Applications", arXiv 1704.04861, table 1), named as torchvision na
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
@@ -14,7 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from ...slimmable import Channels, SlimmableLinear, Width
-from .base import SlimmableBackbone, backbone_arguments
+from .base import SlimmableBackbone, backbone_arguments, cut, initialise
 from .mobilenet_v2 import conv_norm_relu
 
 STEM_CHANNELS = 32
@@ -85,19 +84,12 @@ class MobileNetV1(SlimmableBackbone):
             self.classifier = nn.Sequential(
                 SlimmableLinear(channels, Channels.fixed(num_classes), width=width)
             )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+        initialise(self)
         self.describe(feature_channels, out_features, num_classes, freeze_at)
 
     def stages(self) -> list[list[nn.Module]]:
-        layers = list(self.features)
         # The stem and the block at stride 2 make up stage 1.
-        ends = [2] + [index + 1 for index in OUT_FEATURES.values()]
-        return [layers[start:end] for start, end in itertools.pairwise([0, *ends])]
+        return cut(self.features, [2] + [index + 1 for index in OUT_FEATURES.values()])
 
     def classify(self, features: Tensor) -> Tensor:
         return self.classifier(features.mean(dim=(2, 3)))

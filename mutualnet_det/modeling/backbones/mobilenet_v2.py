@@ -5,7 +5,6 @@ CVPR 2018, table 2), named as in torchvision.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,7 +14,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from ...slimmable import Channels, SlimmableBatchNorm2d, SlimmableConv2d, SlimmableLinear, Width
-from .base import SlimmableBackbone, backbone_arguments
+from .base import SlimmableBackbone, backbone_arguments, cut, initialise
 
 STEM_CHANNELS = 32
 TAIL_CHANNELS = 1280
@@ -138,19 +137,12 @@ class MobileNetV2(SlimmableBackbone):
                 SlimmableLinear(tail, Channels.fixed(num_classes), width=width),
             )
         self.features = nn.Sequential(*layers)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+        initialise(self)
         self.describe(feature_channels, out_features, num_classes, freeze_at)
 
     def stages(self) -> list[list[nn.Module]]:
-        layers = list(self.features)
         # The stem and the block at stride 2 make up stage 1.
-        ends = [2] + [index + 1 for index in OUT_FEATURES.values()]
-        return [layers[start:end] for start, end in itertools.pairwise([0, *ends])]
+        return cut(self.features, [2] + [index + 1 for index in OUT_FEATURES.values()])
 
     def classify(self, features: Tensor) -> Tensor:
         tail = self.features[-1](features)

@@ -5,7 +5,6 @@ for Large-Scale Image Recognition", ICLR 2015, table 1, configuration D), named 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from ...slimmable import Channels, SlimmableBatchNorm2d, SlimmableConv2d, SlimmableLinear, Width
-from .base import SlimmableBackbone, backbone_arguments
+from .base import SlimmableBackbone, backbone_arguments, cut, initialise
 
 # Channels of the 3x3 convolutions before each 2x2 max pooling: the paper's table 1.
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -78,20 +77,12 @@ class VGG16(SlimmableBackbone):
                 nn.Dropout(dropout),
                 SlimmableLinear(hidden, Channels.fixed(num_classes), width=width),
             )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+        initialise(self)
         feature_channels = {name: Channels(base) for name, (_, base) in OUT_FEATURES.items()}
         self.describe(feature_channels, out_features, num_classes, freeze_at)
 
     def stages(self) -> list[list[nn.Module]]:
-        layers = list(self.features)
-        ends = [POOL2] + [index + 1 for index, _ in OUT_FEATURES.values()]
-        return [layers[start:end] for start, end in itertools.pairwise([0, *ends])]
+        return cut(self.features, [POOL2] + [index + 1 for index, _ in OUT_FEATURES.values()])
 
     def classify(self, features: Tensor) -> Tensor:
         return self.classifier(F.adaptive_avg_pool2d(features, CLASSIFIER_SIDE).flatten(1))

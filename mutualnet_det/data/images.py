@@ -1,0 +1,40 @@
+"""Images of a data set as evaluation sees them, and calibration with it: read, checked, resized."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from detectron2.data.detection_utils import check_image_size
+from detectron2.data.transforms import ResizeShortestEdge
+from torch import Tensor
+
+from .classification import read_classification_image
+from .coco_check import DatasetError
+
+
+def read_record(record: dict, image_format: str) -> np.ndarray:
+    """
+    The image (H, W, 3) of a record of any data set, in uint8.
+
+    Raises:
+        DatasetError: naming the file, if it does not decode or is not of the size the record says.
+    """
+    try:
+        image = read_classification_image(record, image_format)
+        check_image_size(dict(record), image)  # a copy: it completes a record without a size
+    except Exception as error:
+        raise DatasetError(f"The image {record['file_name']} cannot be used: {error}") from error
+    return image
+
+
+def resize_shortest_edge(image: np.ndarray, resolution: int, max_size: int) -> Tensor:
+    """
+    An image (H, W, C) as Detectron2's test-time ResizeShortestEdge makes it, as (C, H', W').
+
+    Args:
+        resolution: short side, in px.
+        max_size: the most that the long side may have; the short one becomes smaller for it.
+    """
+    transform = ResizeShortestEdge(resolution, max_size).get_transform(image)
+    resized = transform.apply_image(image).transpose(2, 0, 1)
+    return torch.as_tensor(np.ascontiguousarray(resized))

@@ -1,0 +1,34 @@
+"""Telling whether files are still those that an evaluation was begun with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+
+from ..data.coco import DatasetError
+
+
+def files_digest(paths: Iterable[str], *, contents: bool) -> str:
+    """
+    SHA-256 over the files' names, and their contents or their sizes and times of modification.
+
+    Args:
+        contents: read the files, for those that are small and will be read again and again.
+
+    Raises:
+        DatasetError: naming a file that cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(paths):
+        try:
+            if contents:
+                with open(path, "rb") as file:
+                    state = hashlib.sha256(file.read()).hexdigest()
+            else:
+                found = os.stat(path)
+                state = f"{found.st_size} {found.st_mtime_ns}"
+        except OSError as error:
+            raise DatasetError(f"Cannot evaluate on {path}: {error}") from error
+        digest.update(f"{path}: {state}\n".encode())
+    return digest.hexdigest()
