@@ -341,7 +341,8 @@ def load_config(config_file: str, opts: Sequence[str] | None = None) -> CfgNode:
     where = config_file
     try:
         if config_file:
-            cfg.merge_from_file(config_file)
+            # Detectron2 would run what an unknown YAML tag asks for.
+            cfg.merge_from_file(config_file, allow_unsafe=False)
         where = f"Overrides {' '.join(opts)!r}"
         cfg.merge_from_list(opts)
     except (KeyError, AssertionError, TypeError, AttributeError, ValueError, OSError) as error:

@@ -37,6 +37,15 @@ def test_overrides_win_over_the_file():
     assert load_config(QUICKSTART, ["SOLVER.MAX_ITER", "7"]).SOLVER.MAX_ITER == 7
 
 
+def test_a_config_file_runs_no_code(tmp_path):
+    trace = tmp_path / "trace"
+    path = tmp_path / "config.yaml"
+    path.write_text(f"VERSION: !!python/object/apply:os.mkdir [{str(trace)!r}]")
+    with pytest.raises(ConfigError, match=r"config\.yaml is not valid YAML: .*python/object/apply"):
+        load_config(str(path))
+    assert not trace.exists()
+
+
 def test_default_grid_spans_the_trained_ranges():
     cfg = load_config(QUICKSTART)
     points = grid_points(cfg)

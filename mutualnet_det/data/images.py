@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from detectron2.data.detection_utils import check_image_size
-from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.data.transforms import ResizeTransform
 from torch import Tensor
 
 from .classification import read_classification_image
 from .coco_check import DatasetError
+from .views import resized_shape
 
 
 def read_record(record: dict, image_format: str) -> np.ndarray:
@@ -35,6 +36,7 @@ def resize_shortest_edge(image: np.ndarray, resolution: int, max_size: int) -> T
         resolution: short side, in px.
         max_size: the most that the long side may have; the short one becomes smaller for it.
     """
-    transform = ResizeShortestEdge(resolution, max_size).get_transform(image)
+    shape = image.shape[:2]
+    transform = ResizeTransform(*shape, *resized_shape(*shape, resolution, max_size))
     resized = transform.apply_image(image).transpose(2, 0, 1)
     return torch.as_tensor(np.ascontiguousarray(resized))

@@ -13,9 +13,11 @@ def resized_shape(height: int, width: int, resolution: int, max_size: int) -> tu
     """
     Height and width of an image whose short side is resized to ``resolution``, in pixels.
 
-    Where the long side would exceed ``max_size``, the short side becomes smaller, as in Detectron2.
+    Where the long side would exceed ``max_size``, the short side becomes smaller, as in Detectron2,
+    but not 0, as it there does for an image a few hundred times as long as wide.
     """
-    return ResizeShortestEdge.get_output_shape(height, width, resolution, max_size)
+    shape = ResizeShortestEdge.get_output_shape(height, width, resolution, max_size)
+    return max(shape[0], 1), max(shape[1], 1)
 
 
 def resize_image(image: Tensor, shape: tuple[int, int]) -> Tensor:

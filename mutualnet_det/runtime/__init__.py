@@ -1,5 +1,21 @@
-"""What a program runs a trained model with: the query table."""
+"""What a program runs a trained model with: the query table, the predictor that keeps a budget."""
 
+from .deadline import DeadlineController, DeadlineError, DeadlineReport
+from .images import ImageError
+from .predictor import BudgetPredictor, Prediction, PredictorError
 from .query_table import BudgetError, QueryEntry, QueryTable, QueryTableError, frontier
 
-__all__ = ["BudgetError", "QueryEntry", "QueryTable", "QueryTableError", "frontier"]
+__all__ = [
+    "BudgetError",
+    "BudgetPredictor",
+    "DeadlineController",
+    "DeadlineError",
+    "DeadlineReport",
+    "ImageError",
+    "Prediction",
+    "PredictorError",
+    "QueryEntry",
+    "QueryTable",
+    "QueryTableError",
+    "frontier",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class QueryTableError(UserError, ValueError):
 
 
 class BudgetError(UserError, ValueError):
-    """A budget that no operating point of the table fits."""
+    """A budget that no operating point of the table fits, or that is not one budget."""
 
 
 def frontier(
@@ -146,21 +147,49 @@ class QueryTable:
         """The AP, or accuracy, of ``entry`` that this table goes by."""
         return getattr(entry, self.metric)
 
-    def lookup(self, *, gflops: float) -> QueryEntry:
+    def lookup(
+        self,
+        *,
+        gflops: float | None = None,
+        milliseconds: float | None = None,
+        clamp: bool = False,
+    ) -> QueryEntry:
         """
-        The entry of highest AP that costs at most ``gflops``.
+        The entry of highest AP that costs at most ``gflops``, or at most ``milliseconds``.
+
+        Args:
+            clamp: give the cheapest entry where none fits.
 
         Raises:
-            BudgetError: if even the cheapest entry costs more; the message names it.
+            BudgetError: if even the cheapest entry costs more; the message names it. Also unless
+                exactly one budget is given.
+            QueryTableError: for ``milliseconds``, if an entry has none.
         """
-        within = [entry for entry in self.entries if entry.gflops <= gflops]
-        if not within:
-            cheapest = self.entries[0]
+        if (gflops is None) == (milliseconds is None):
             raise BudgetError(
-                f"No operating point fits a budget of {gflops:g} GFLOPs. "
-                f"The cheapest, {cheapest.point}, costs {cheapest.gflops:.4g} GFLOPs."
+                f"A budget is either gflops or milliseconds, got gflops={gflops} and "
+                f"milliseconds={milliseconds}."
             )
-        return within[-1]
+        cost, unit, budget = operator.attrgetter("gflops"), "GFLOPs", gflops
+        if gflops is None:
+            cost, unit, budget = operator.attrgetter("milliseconds"), "ms", milliseconds
+        unknown = [str(entry.point) for entry in self.entries if cost(entry) is None]
+        if unknown:
+            raise QueryTableError(
+                f"The query table has no milliseconds of {', '.join(unknown)}, so it cannot be "
+                "asked for a time. Give the budget in gflops, or evaluate the grid again."
+            )
+        within = [entry for entry in self.entries if cost(entry) <= budget]
+        if within:
+            return within[-1]
+        # A dearer point may take less time; of equal ones the better.
+        cheapest = min(reversed(self.entries), key=cost)
+        if clamp and not math.isnan(budget):
+            return cheapest
+        raise BudgetError(
+            f"No operating point fits a budget of {budget:g} {unit}. "
+            f"The cheapest, {cheapest.point}, costs {cost(cheapest):.4g} {unit}."
+        )
 
     def to_json(self) -> str:
         """The table as ``query_table.json`` holds it."""
@@ -191,7 +220,7 @@ class QueryTable:
         """
         try:
             return cls._from_json(json.loads(Path(path).read_text()))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise QueryTableError(f"{path}: not JSON: {error}") from None
         except QueryTableError as error:
             raise QueryTableError(f"{path}: {error}") from None

@@ -179,6 +179,7 @@ def test_images_and_masks_are_flipped_alike(registered, tiny_cfg):
 
 
 def test_training_batches_hold_the_masks(registered, tiny_cfg):
+    tiny_cfg.MODEL.META_ARCHITECTURE = "MutualSemanticSegmentor"
     tiny_cfg.merge_from_list(["DATASETS.TRAIN", ("shapes_sem_train",), "MODEL.MASK_ON", False])
     assert tiny_cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     batch = next(iter(build_training_loader(tiny_cfg, seed=0, start=0)))

@@ -28,6 +28,12 @@ def test_long_side_is_capped():
     assert resized_shape(300, 1200, 600, 1000) == (250, 1000)
 
 
+@pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1)])
+def test_the_short_side_is_never_0(size):
+    expected = (1, 1000) if size[0] == 1 else (1000, 1)
+    assert resized_shape(*size, 600, 1000) == expected
+
+
 @pytest.mark.parametrize("size", [(400, 1201), (500, 1500), (375, 500), (1333, 401)])
 def test_a_resized_image_keeps_its_size(size):
     """The full network's view of an image that the loader has resized is the image itself."""

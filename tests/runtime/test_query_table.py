@@ -1,6 +1,7 @@
 """The query table: the frontier, looking a budget up, and refusing a table that is not right."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +63,46 @@ def test_lookup_gives_the_best_within_the_budget(budget, width):
 def test_lookup_of_an_impossible_budget_names_the_cheapest_point(budget):
     with pytest.raises(BudgetError, match=r"0\.25x240, costs 0\.5 GFLOPs"):
         make_table().lookup(gflops=budget)
+
+
+def make_timed_table(*milliseconds):
+    entries = zip(make_table().entries, milliseconds, strict=True)
+    return make_table(entries=tuple(replace(e, milliseconds=ms) for e, ms in entries))
+
+
+@pytest.mark.parametrize("budget, width", [(10, 0.625), (12, 0.625), (79, 0.625), (80, 1.0)])
+def test_lookup_by_time(budget, width):
+    """The best within the budget, also where a better point is the faster one."""
+    assert make_timed_table(12.0, 10.0, 80.0).lookup(milliseconds=budget).point.width == width
+
+
+def test_lookup_of_an_impossible_time_names_the_fastest_point():
+    with pytest.raises(BudgetError, match=r"9\.9 ms\. .*0\.625x360, costs 10 ms"):
+        make_timed_table(12.0, 10.0, 80.0).lookup(milliseconds=9.9)
+
+
+def test_lookup_by_time_needs_all_milliseconds():
+    with pytest.raises(QueryTableError, match=r"no milliseconds of 0\.625x360,"):
+        make_table().lookup(milliseconds=1e9)
+
+
+@pytest.mark.parametrize(
+    "budget, width", [({"gflops": 0.1}, 0.25), ({"milliseconds": 1}, 0.625), ({"gflops": 3}, 0.625)]
+)
+def test_clamping_gives_the_cheapest_where_none_fits(budget, width):
+    found = make_timed_table(12.0, 10.0, 80.0).lookup(clamp=True, **budget)
+    assert found.point.width == width
+
+
+def test_clamping_gives_the_better_of_equally_fast_points():
+    found = make_timed_table(10.0, 10.0, 80.0).lookup(milliseconds=1, clamp=True)
+    assert found.point.width == 0.625
+
+
+@pytest.mark.parametrize("budget", [{}, {"gflops": 1, "milliseconds": 1}])
+def test_lookup_needs_one_budget(budget):
+    with pytest.raises(BudgetError, match="either gflops or milliseconds"):
+        make_table().lookup(**budget)
 
 
 def test_json_round_trip(tmp_path):

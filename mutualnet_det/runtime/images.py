@@ -1,0 +1,80 @@
+"""Images as programs have them: files, PIL images, arrays; checked before a network sees them."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
+from PIL import Image
+
+from ..errors import UserError
+
+# What users give as an image.
+AnyImage = np.ndarray | Image.Image | str | os.PathLike
+
+
+class ImageError(UserError, ValueError):
+    """An image that cannot be used; the message names it and what is expected."""
+
+
+def read_image(image: AnyImage, name: str = "image") -> tuple[np.ndarray, str]:
+    """
+    The pixels of an image, and the order of their channels.
+
+    Args:
+        image: the path of a file, or a PIL image: turned as its EXIF orientation says and converted
+            to RGB, as Detectron2 reads images, so that CMYK, palettes and grey levels are fine. Or
+            an array (H, W, 3) in uint8, in BGR as OpenCV has it and Detectron2's
+            ``DefaultPredictor`` takes it.
+        name: what an error calls an image that is no file.
+
+    Returns:
+        array (H, W, 3) in uint8, and "RGB" or "BGR".
+
+    Raises:
+        ImageError: for a file that is missing or does not decode, one whose pixels have no colour
+            of 8 bits each (16-bit grey levels, floats), an array of another kind, an empty image.
+    """
+    if isinstance(image, np.ndarray):
+        pixels, order = image, "BGR"
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise ImageError(
+                f"{name} is an array {pixels.shape} of {pixels.dtype}; expected (H, W, 3) of "
+                "uint8, with the channels in the order BGR."
+            )
+    elif isinstance(image, Image.Image):
+        pixels, order = _decoded(image, name), "RGB"
+    elif isinstance(image, str | os.PathLike):
+        name = f"The image {os.fspath(image)}"
+        try:
+            with Image.open(image) as file:
+                pixels, order = _decoded(file, name), "RGB"
+        except OSError as error:
+            reason = error.strerror or "it is of no known format"
+            raise ImageError(f"{name} cannot be read: {reason}.") from error
+        except Image.DecompressionBombError as error:
+            raise ImageError(f"{name} is too large: {error}") from error
+    else:
+        raise ImageError(
+            f"{name} is a {type(image).__name__}; expected a path, a PIL image or an array "
+            "(H, W, 3) of uint8 in BGR."
+        )
+    if pixels.size == 0:
+        raise ImageError(f"{name} is empty: {pixels.shape[1]} x {pixels.shape[0]} px.")
+    return pixels, order
+
+
+def _decoded(image: Image.Image, name: str) -> np.ndarray:
+    # Pillow would clip what is above 255 and say nothing.
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(
+            f"{name} has pixels of more than 8 bits (mode {image.mode!r}), and how they map to "
+            "0-255 is not known. Convert it to 8 bits first."
+        )
+    try:
+        # What Detectron2's read_image does of a file.
+        return convert_PIL_to_numpy(_apply_exif_orientation(image), "RGB")
+    # Damaged files fail in the decoders in any way there is.
+    except Exception as error:
+        raise ImageError(f"{name} cannot be decoded: {error}") from error
