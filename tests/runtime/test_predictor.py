@@ -45,9 +45,10 @@ def make_table(calibrations, entries=ENTRIES):
     return QueryTable(entries, "box_ap", calibrations.fingerprint(), "shapes", device)
 
 
-def randomised(model):
-    """With predictors that find many objects and are sure of their classes."""
+def build_random(cfg):
+    """The config's model, with predictors that find many objects and are sure of their classes."""
     torch.manual_seed(0)
+    model = build_network(cfg)
     for name, module in model.named_modules():
         if name.endswith(("objectness_logits", "cls_score", "head.predictor", "linear")):
             nn.init.normal_(module.weight, std=0.5)
@@ -76,7 +77,7 @@ def source(make_training_cfg, tmp_path_factory):
     cfg = make_training_cfg(folder)
     cfg.DATASETS.COCO_FORMAT = [["gone", "/nowhere/gone.json", "/nowhere"]]
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("gone",)
-    model = randomised(build_network(cfg))
+    model = build_random(cfg)
     calibrations = calibrated(model, POINTS)
     (folder / "config.yaml").write_text(cfg.dump())
     checkpointer = MutualCheckpointer(model, cfg, str(folder))
@@ -284,7 +285,7 @@ def test_gives_what_the_model_gives(name, image):
             *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TEST", "128"),
         ],
     )
-    model, point = randomised(build_network(cfg)), OperatingPoint(0.25, 32)
+    model, point = build_random(cfg), OperatingPoint(0.25, 32)
     calibrations = calibrated(model, [point], ((64, 96), (64, 96)))
     table = make_table(calibrations, ENTRIES[:1])
     prediction = BudgetPredictor(cfg, model, calibrations, table)(image)
@@ -307,7 +308,7 @@ def test_gives_what_the_model_gives(name, image):
 def test_a_classifier_sees_what_its_evaluation_sees(image):
     cfg = load_config("configs/pretrain_shapes.yaml", ["MODEL.DEVICE", "cpu"])
     point = OperatingPoint(float(cfg.MUTUALNET.WIDTH_RANGE[0]), cfg.MUTUALNET.RESOLUTIONS[-1])
-    model = randomised(build_network(cfg))
+    model = build_random(cfg)
     calibrations = calibrated(model, [point])
     entry = QueryEntry(point, 1.0, 10.0, top1=50.0)
     table = QueryTable((entry,), "top1", calibrations.fingerprint(), "shapes", "CPU")
