@@ -9,6 +9,14 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# What single tools need; the error of a tool names its extra.
+EXTRAS = {
+    "eval": ["hotcoco>=1.0"],
+    "demo": ["opencv-python-headless>=4.5"],
+    "export": ["onnx>=1.15", "onnxruntime>=1.17"],
+    "serve": ["gradio>=6.0"],
+}
+
 
 def read_version() -> str:
     """The version's one place is `mutualnet_det/__init__.py`."""
@@ -26,6 +34,7 @@ setup(
     description="Detection and segmentation with one set of weights for every budget (MutualNet)",
     license="Apache-2.0",
     packages=find_packages(include=["mutualnet_det", "mutualnet_det.*"]),
+    package_data={"mutualnet_det.evaluation.report": ["page/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.1",
@@ -34,11 +43,16 @@ setup(
         "pycocotools>=2.0.6",
         "pillow>=9.0",
         "matplotlib>=3.6",
+        "contourpy>=1.0.1",
         "shapely>=2.0",
         "safetensors>=0.4",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "tabulate>=0.8",
     ],
-    extras_require={"dev": ["pytest>=7.4", "pytest-xdist>=3.0", "ruff>=0.5", "timm>=1.0"]},
+    extras_require=EXTRAS
+    | {
+        "all": sorted({each for extra in EXTRAS.values() for each in extra}),
+        "dev": ["pytest>=7.4", "pytest-xdist>=3.0", "ruff>=0.5", "timm>=1.0", "playwright>=1.40"],
+    },
 )

@@ -15,6 +15,7 @@ from .data.shapes_classes import register_shapes_classes
 from .data.shapes_keypoints import register_shapes_keypoints
 from .data.shapes_panoptic import register_shapes_panoptic
 from .data.shapes_semantic import register_shapes_semantic
+from .runtime import export  # noqa: F401  (registers)
 from .slimmable import OperatingPoint
 
 _root = os.environ.get("DETECTRON2_DATASETS", "datasets")

@@ -7,9 +7,15 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances, PolygonMasks
+from torch import nn
 
 from mutualnet_det import add_mutualnet_config
+from mutualnet_det.checkpoint import MutualCheckpointer
 from mutualnet_det.data.shapes import SHAPES_VARIANTS, generate_shapes
+from mutualnet_det.modeling.build import build_network
+from mutualnet_det.runtime import Latency, QueryEntry, QueryTable
+from mutualnet_det.runtime.device import device_name
+from mutualnet_det.slimmable import Calibrations, OperatingPoint
 
 QUICKSTART = "configs/quickstart_shapes.yaml"
 
@@ -115,3 +121,35 @@ def training_batch():
         return batch
 
     return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(make_training_cfg, tmp_path_factory):
+    """
+    What a training on ``tiny_shapes`` and its evaluation leave: random weights, calibrated on noise
+    at three points, that find many objects and are sure of their classes.
+    """
+    folder = tmp_path_factory.mktemp("model")
+    cfg = make_training_cfg(folder)
+    torch.manual_seed(0)
+    model = build_network(cfg).eval()
+    for name, module in model.named_modules():
+        if name.endswith(("objectness_logits", "cls_score")):
+            nn.init.normal_(module.weight, std=0.5)
+        elif name.endswith(("anchor_deltas", "bbox_pred")):
+            nn.init.normal_(module.weight, std=0.05)
+    calibrations = Calibrations(model)
+    noise = [{"image": torch.randint(0, 256, (3, 64, 64)).float()}]
+    device = device_name(torch.device("cpu"))
+    entries = []
+    for number, name in enumerate(("0.25x32", "0.5x48", "1.0x64"), start=1):
+        point = OperatingPoint.parse(name)
+        calibrations.calibrate(point, [noise], model)
+        latency = {device: Latency(10.0 * number, 11.0 * number)}
+        entries.append(QueryEntry(point, 2.0**number, latency, 10.0 * number, 9.0 * number))
+    table = QueryTable(tuple(entries), "box_ap", calibrations.fingerprint(), "tiny_shapes")
+    (folder / "config.yaml").write_text(cfg.dump())
+    (folder / "query_table.json").write_text(table.to_json())
+    checkpointer = MutualCheckpointer(model, cfg, str(folder))
+    checkpointer.save("model_final", calibrations=calibrations.state_dict())
+    return folder

@@ -7,7 +7,6 @@ import argparse
 
 import torch
 from detectron2.utils.logger import setup_logger
-from tabulate import tabulate
 
 from mutualnet_det.config import load_config
 from mutualnet_det.data.check import check_datasets
@@ -18,6 +17,7 @@ from mutualnet_det.engine.benchmark import (
     compare_training,
 )
 from mutualnet_det.errors import reported
+from mutualnet_det.evaluation.comparison import comparison_table
 from mutualnet_det.runtime.device import device_name
 
 
@@ -37,9 +37,7 @@ def main() -> None:
     ]
     memory = compare_memory(cfg, steps=args.rounds)
     print(f"Medians of {args.rounds} rounds on {device_name(torch.device(cfg.MODEL.DEVICE))}")
-    rows = [(c.name, c.milliseconds, c.baseline, c.extra, c.ratio) for c in found]
-    headers = ("", "ms", "baseline, ms", "extra, ms", "ratio")
-    print(tabulate(rows, headers, floatfmt=(None, ".1f", ".1f", ".2f", ".3f")))
+    print(comparison_table(found))
     print(
         f"{memory.name}: {memory.milliseconds:.0f} / {memory.baseline:.0f} MiB = {memory.ratio:.3f}"
     )

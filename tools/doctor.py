@@ -42,6 +42,14 @@ LIBRARIES = {
     "PIL": "pillow",
     "shapely": "shapely",
 }
+# What single tools need: by module, the distribution, what it is for and the extra of setup.py.
+OPTIONAL = {
+    "hotcoco": ("hotcoco", "scoring in seconds", "eval"),
+    "cv2": ("opencv-python-headless", "tools/demo.py with videos and cameras", "demo"),
+    "onnx": ("onnx", "tools/export_point.py --format onnx", "export"),
+    "onnxruntime": ("onnxruntime", "tools/export_point.py --format onnx", "export"),
+    "gradio": ("gradio", "tools/serve.py", "serve"),
+}
 
 
 class Finding(NamedTuple):
@@ -226,6 +234,18 @@ def check_library(module: str, distribution: str) -> Finding:
     return Finding(distribution, version_of(distribution))
 
 
+def check_optional(module: str) -> Finding:
+    distribution, use, extra = OPTIONAL[module]
+    advice = f'For {use}: pip install -e ".[{extra}]"'
+    if importlib.util.find_spec(module) is None:
+        return Finding(distribution, "not installed (optional)", OK, advice)
+    try:
+        load(module)
+    except Unusable as error:
+        return Finding(distribution, str(error), WARN, advice)
+    return Finding(distribution, f"{version_of(distribution)} (optional)")
+
+
 def check_project() -> Finding:
     name = "mutualnet_det"
     spec = importlib.util.find_spec(name)
@@ -269,6 +289,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
         lambda module=module, distribution=distribution: check_library(module, distribution)
         for module, distribution in LIBRARIES.items()
     ),
+    *(lambda module=module: check_optional(module) for module in OPTIONAL),
     check_project,
     check_cuda,
 )

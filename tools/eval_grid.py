@@ -3,8 +3,8 @@
 Evaluate a trained detector or classifier at every operating point of a grid: AP or accuracy, cost
 and time, the query table.
 
-Used like train_net.py: --config-file, --resume and KEY VALUE overrides. --resume continues an
-evaluation that was interrupted.
+Used like train_net.py: --config-file, --num-gpus, --resume and KEY VALUE overrides. --resume
+continues an evaluation that was interrupted, with any number of processes.
 """
 
 from __future__ import annotations
@@ -12,21 +12,29 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import logging
 import os
 from collections.abc import Sequence
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.utils.logger import setup_logger
 
 from mutualnet_det.checkpoint import find_weights, load_detector
-from mutualnet_det.config import check_output_dir, check_points, grid_points, load_config
+from mutualnet_det.config import (
+    ConfigError,
+    check_num_gpus,
+    check_output_dir,
+    check_points,
+    grid_points,
+    load_config,
+)
 from mutualnet_det.data.check import check_datasets
 from mutualnet_det.engine import calibrate_points
 from mutualnet_det.engine.calibration import calibration_images
 from mutualnet_det.errors import reported
-from mutualnet_det.evaluation import evaluate_grid
+from mutualnet_det.evaluation import evaluate_grid, reuse_calibrations
+from mutualnet_det.runtime.device import hardware_name
 from mutualnet_det.slimmable import OperatingPoint
 
 EXAMPLES = """Examples:
@@ -36,6 +44,10 @@ The grid of the config, of the weights in its OUTPUT_DIR:
 
 Two operating points of other weights:
     $ tools/eval_grid.py --config-file cfg.yaml --points 0.25x240 1.0x600 MODEL.WEIGHTS model.pth
+
+Images and points divided among 8 GPUs; among 4 processes on the CPU, each with its share of cores:
+    $ tools/eval_grid.py --config-file cfg.yaml --num-gpus 8
+    $ tools/eval_grid.py --config-file cfg.yaml --num-processes 4 MODEL.DEVICE cpu
 """
 
 
@@ -49,6 +61,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     ):
         parser.add_argument(option, nargs="+", metavar=option[2:-1].upper(), help=meaning)
     parser.add_argument("--output", metavar="FOLDER", help="default: OUTPUT_DIR/grid")
+    parser.add_argument(
+        "--num-processes", type=int, default=1, metavar="N", help="on the CPU; default: 1"
+    )
     args = parser.parse_args(arguments)
     misplaced = [option for option in args.opts if option.startswith("--")]
     if misplaced:
@@ -82,28 +97,63 @@ def chosen_points(args: argparse.Namespace, cfg: CfgNode) -> list[OperatingPoint
     return [OperatingPoint(width, resolution) for width in widths for resolution in resolutions]
 
 
+def chosen_devices(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
+    """
+    Of the processes that the arguments ask for; none for this one alone.
+
+    Raises:
+        ConfigError: for a number that this machine or ``MODEL.DEVICE`` does not have.
+    """
+    check_num_gpus(args.num_gpus)
+    if args.num_processes < 1:
+        raise ConfigError(f"--num-processes is {args.num_processes}; expected at least 1.")
+    on_cpu = cfg.MODEL.DEVICE == "cpu"
+    if args.num_gpus > 1 and on_cpu:
+        raise ConfigError(
+            f"--num-gpus is {args.num_gpus}, but MODEL.DEVICE is cpu: give --num-processes instead."
+        )
+    if args.num_processes > 1 and not on_cpu:
+        raise ConfigError(
+            f"--num-processes is {args.num_processes}, but MODEL.DEVICE is {cfg.MODEL.DEVICE}, and "
+            "a GPU takes one process: give --num-gpus, or add MODEL.DEVICE cpu."
+        )
+    if args.num_processes > 1:
+        return ["cpu"] * args.num_processes
+    devices = [f"cuda:{index}" for index in range(args.num_gpus)] if args.num_gpus > 1 else []
+    names = {hardware_name(torch.device(device)) for device in devices}
+    if len(names) > 1:
+        raise ConfigError(
+            f"--num-gpus is {args.num_gpus}, and these are of several kinds ({', '.join(names)}), "
+            "but a grid has latencies of one. Choose GPUs with CUDA_VISIBLE_DEVICES."
+        )
+    return devices
+
+
 def main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
+    devices = chosen_devices(args, cfg)
     points = chosen_points(args, cfg)
     check_points(points, cfg)
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "grid")
     check_output_dir(output)
     for name in ("detectron2", "mutualnet_det"):
         setup_logger(output, name=name)
-    if args.num_gpus > 1:
-        logging.getLogger("mutualnet_det").warning("The grid is evaluated on one GPU.")
 
     cfg.defrost()
     # As in training, --resume goes for the last checkpoint; weights named beside it come first.
     last = args.resume and "MODEL.WEIGHTS" not in args.opts
     cfg.MODEL.WEIGHTS = find_weights(cfg, resume=last)
     model, calibrations = load_detector(cfg, cfg.MODEL.WEIGHTS)
-    is_calibrated = all(point in calibrations for point in points)
-    if is_calibrated:
+    if all(point in calibrations for point in points):
         cfg.DATASETS.TRAIN = ()  # training images are for calibrating alone
     cfg.freeze()
-    check_datasets(cfg)
-    images = None if is_calibrated else calibration_images(cfg)
+    reuse_calibrations(cfg, calibrations, output)
+    needed = cfg.clone()
+    if all(point in calibrations for point in points):
+        needed.defrost()
+        needed.DATASETS.TRAIN = ()
+    check_datasets(needed)
+    images = calibration_images(cfg) if needed.DATASETS.TRAIN else None
 
     grid = evaluate_grid(
         cfg,
@@ -113,6 +163,7 @@ def main(args: argparse.Namespace) -> None:
         output,
         calibrate=functools.partial(calibrate_points, cfg, model, calibrations, images=images),
         resume=args.resume,
+        devices=devices,
     )
     print(f"\n{grid.query_table()}\n\nEverything is in {output}, pictures in {output}/figures.")
 

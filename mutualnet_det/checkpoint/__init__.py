@@ -1,5 +1,11 @@
 """Reading and writing checkpoints: safely, strictly, with what the weights were trained for."""
 
+from .calibrations import (
+    CALIBRATIONS_FILE,
+    add_calibrations,
+    read_calibrations,
+    write_calibrations,
+)
 from .checkpointer import CheckpointError, MutualCheckpointer, find_weights, load_detector
 from .exporting import export_backbone
 from .importing import ImportReport, import_backbone
@@ -7,14 +13,18 @@ from .provenance import check_provenance, provenance
 from .reading import read_checkpoint
 
 __all__ = [
+    "CALIBRATIONS_FILE",
     "CheckpointError",
     "ImportReport",
     "MutualCheckpointer",
+    "add_calibrations",
     "check_provenance",
     "export_backbone",
     "find_weights",
     "import_backbone",
     "load_detector",
     "provenance",
+    "read_calibrations",
     "read_checkpoint",
+    "write_calibrations",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data.detection_utils import check_image_size
 from detectron2.data.transforms import ResizeTransform
 from torch import Tensor
 
-from .classification import read_classification_image
+from ..config import is_classification
+from .classification import evaluation_images, read_classification_image
 from .coco_check import DatasetError
 from .views import resized_shape
 
@@ -40,3 +42,11 @@ def resize_shortest_edge(image: np.ndarray, resolution: int, max_size: int) -> T
     transform = ResizeTransform(*shape, *resized_shape(*shape, resolution, max_size))
     resized = transform.apply_image(image).transpose(2, 0, 1)
     return torch.as_tensor(np.ascontiguousarray(resized))
+
+
+def evaluation_view(cfg: CfgNode, image: np.ndarray, resolution: int) -> Tensor:
+    """What the config's model sees of an image (H, W, 3) at a resolution, as (3, H', W')."""
+    if is_classification(cfg):
+        (view,) = evaluation_images(cfg, [image], resolution)
+        return view
+    return resize_shortest_edge(image, resolution, cfg.INPUT.MAX_SIZE_TEST)

@@ -1,21 +1,14 @@
 """
 What width costs: slimmable against plain layers, a mutual step against plain trainings, memory.
-
-Times on a shared machine drift, so what is compared is run in turn, in one process, and given as
-the median of the ratios.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import re
 import resource
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +21,8 @@ from torch import nn
 from ..config import full_point, grid_points
 from ..data.loader import build_training_loader
 from ..data.views import scale_ratio, view_at
+from ..evaluation.comparison import Comparison, compare, elapsed
+from ..evaluation.latency import resident_memory
 from ..modeling.build import build_network
 from ..modeling.semantic import semantic_ground_truth
 from ..runtime.device import wait_for
@@ -35,54 +30,6 @@ from ..slimmable import Calibrations, OperatingPoint, sliced
 from .calibration import calibrate_points
 from .optimizer import build_optimizer
 from .trainer import MutualTrainer, build_sampler
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """
-    Two ways to do one thing, timed in turn.
-
-    Attributes:
-        name: what is compared.
-        milliseconds, baseline: median times, in ms.
-        extra: median of the differences, pair by pair, in ms.
-        ratio: median of the ratios, pair by pair.
-    """
-
-    name: str
-    milliseconds: float
-    baseline: float
-    extra: float
-    ratio: float
-
-    @classmethod
-    def of(cls, name: str, times: Sequence[tuple[float, float]]) -> Comparison:
-        """The comparison that pairs of times, in ms, make."""
-        return cls(
-            name,
-            statistics.median(mine for mine, _ in times),
-            statistics.median(other for _, other in times),
-            statistics.median(mine - other for mine, other in times),
-            statistics.median(mine / other for mine, other in times),
-        )
-
-
-def compare(
-    name: str, run: Callable[[], None], baseline: Callable[[], None], rounds: int, device
-) -> Comparison:
-    """Time ``run`` and ``baseline`` in turn, after one round of both that does not count."""
-    times: list[tuple[float, float]] = []
-    for _ in range(rounds + 1):
-        times.append((_milliseconds(run, device), _milliseconds(baseline, device)))
-    return Comparison.of(name, times[1:])
-
-
-def _milliseconds(run: Callable[[], None], device) -> float:
-    wait_for(device)
-    start = time.perf_counter()
-    run()
-    wait_for(device)
-    return (time.perf_counter() - start) * 1000
 
 
 def _lightly_calibrated(cfg: CfgNode) -> CfgNode:
@@ -158,7 +105,7 @@ def compare_switching(cfg: CfgNode, rounds: int) -> list[Comparison]:
                 subject.model(images)
                 wait_for(subject.model.device)
                 first = (time.perf_counter() - start) * 1000
-                steady = _milliseconds(lambda: subject.model(images), subject.model.device)
+                steady = elapsed(lambda: subject.model(images), subject.model.device)
             times.append((first, steady))
         name = f"switch {other} to {point} and first forward, against the next forward"
         found.append(Comparison.of(name, times[1:]))
@@ -183,7 +130,7 @@ def compare_training(cfg: CfgNode, rounds: int) -> list[Comparison]:
         for iteration in range(rounds + 1):
             batch = next(loader)
             trainer.iter = iteration
-            mutual = _milliseconds(trainer.run_step, trainer.model.device)
+            mutual = elapsed(trainer.run_step, trainer.model.device)
             plain = 0.0
             points = [p.point for p in sampler(iteration)]
             calibrated.clear()
@@ -192,9 +139,7 @@ def compare_training(cfg: CfgNode, rounds: int) -> list[Comparison]:
                 with calibrated.at(point):
                     network = sliced(trainer.model).train()
                     network.to(memory_format=torch.channels_last)
-                plain += _milliseconds(
-                    _plain_step(cfg, network, batch, point), trainer.model.device
-                )
+                plain += elapsed(_plain_step(cfg, network, batch, point), trainer.model.device)
             times.append((mutual, plain))
     name = f"mutual step of {len(points)} passes, against as many plain trainings"
     return [Comparison.of(name, times[1:])]
@@ -278,8 +223,7 @@ def _train_and_report(cfg: CfgNode, steps: int, sender) -> None:
 def _peak_memory() -> float:
     """The largest resident set of this process so far, in MiB."""
     try:  # Linux hands ru_maxrss down from the process that started this one.
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
+        return resident_memory("VmHWM")
     except OSError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -13,9 +13,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..config import ConfigError, is_classification
-from ..data.classification import evaluation_images
 from ..data.coco import DatasetError
-from ..data.images import read_record, resize_shortest_edge
+from ..data.images import evaluation_view, read_record
 from ..data.loader import training_records
 from ..evaluation.forward import preprocessed
 from ..modeling.classifier import MutualClassifier
@@ -63,10 +62,7 @@ def calibration_batches(
     happens to be left over: as few as hold at most ``CALIBRATION.BATCH_SIZE`` images each differ by
     at most one image.
     """
-    if is_classification(cfg):
-        views = list(evaluation_images(cfg, images, resolution))
-    else:
-        views = [resize_shortest_edge(x, resolution, cfg.INPUT.MAX_SIZE_TEST) for x in images]
+    views = [evaluation_view(cfg, image, resolution) for image in images]
     count = math.ceil(len(views) / cfg.MUTUALNET.CALIBRATION.BATCH_SIZE)
     parts = np.array_split(np.arange(len(views)), count)
     return [[{"image": views[index]} for index in part] for part in parts]

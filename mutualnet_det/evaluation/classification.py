@@ -6,8 +6,6 @@ import csv
 import hashlib
 import itertools
 import json
-import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +15,16 @@ from torch import Tensor
 from ..data.classification import evaluation_images, load_classification_records
 from ..data.images import read_record
 from ..modeling.classifier import MutualClassifier
-from ..runtime.device import wait_for
+from ..runtime import Latency
+from ..runtime.device import device_name
 from ..slimmable import OperatingPoint
 from .classification_cost import classification_costs
 from .cost import Cost
 from .figures import write_charts
 from .files import replacing
-from .forward import IMAGES_AT_ONCE, At, OnPoint
+from .forward import IMAGES_AT_ONCE, At, Found
 from .identity import files_digest
+from .latency import timed
 from .progress import Progress
 from .results import Grid, GridRow
 
@@ -55,8 +55,6 @@ class ClassificationTask:
             "ground truth": hashlib.sha256(labels.encode()).hexdigest(),
             # Too large to be read for this.
             "images": files_digest((r["file_name"] for r in self.records), contents=False),
-            "MUTUALNET.RESOLUTIONS": list(cfg.MUTUALNET.RESOLUTIONS),
-            "MUTUALNET.CLASSIFICATION.TEST_CROP": cfg.MUTUALNET.CLASSIFICATION.TEST_CROP,
         }
 
     def begin(self, output: Path) -> None:
@@ -70,26 +68,25 @@ class ClassificationTask:
         records: Sequence[dict],
         points: Sequence[OperatingPoint],
         at: At,
-        on_point: OnPoint,
-    ) -> dict[OperatingPoint, list[dict]]:
-        """By point, for every image: ``top5``, the labels by falling score, ``milliseconds``."""
+    ) -> Found:
+        """For every image: ``top5``, the labels by falling score, and ``milliseconds``."""
         images = [read_record(record, self._cfg.INPUT.FORMAT) for record in records]
-        found = {}
         for resolution, group in itertools.groupby(points, lambda point: point.resolution):
             views = list(evaluation_images(self._cfg, images, resolution))
             for point in group:
                 with at(point):
                     best = self._classify(views)
                     times = [
-                        self._time(view) if record["index"] < NUM_TIMED else None
+                        timed(self._model, view)[1] if record["index"] < NUM_TIMED else None
                         for view, record in zip(views, records, strict=True)
                     ]
-                found[point] = [
-                    {"top5": labels, "milliseconds": milliseconds}
-                    for labels, milliseconds in zip(best, times, strict=True)
-                ]
-                on_point(point, len(records))
-        return found
+                yield (
+                    point,
+                    [
+                        {"top5": labels, "milliseconds": milliseconds}
+                        for labels, milliseconds in zip(best, times, strict=True)
+                    ],
+                )
 
     def _classify(self, views: Sequence[Tensor]) -> list[list[int]]:
         size = self._cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE
@@ -98,13 +95,6 @@ class ClassificationTask:
             logits = self._model.logits([{"image": v} for v in views[start : start + size]])
             best += logits.topk(min(5, logits.shape[1])).indices.tolist()
         return best
-
-    def _time(self, view: Tensor) -> float:
-        wait_for(self._model.device)
-        start = time.perf_counter()
-        self._model.logits([{"image": view}])
-        wait_for(self._model.device)
-        return round((time.perf_counter() - start) * 1000, 3)
 
     def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
         found = list(progress.records(point))
@@ -119,13 +109,12 @@ class ClassificationTask:
             for record, (label, best) in zip(self.records, pairs, strict=True):
                 row = record.get("row", "")
                 writer.writerow((record["file_name"], row, label, " ".join(map(str, best))))
+        milliseconds = [f["milliseconds"] for f in found if f["milliseconds"] is not None]
         return GridRow(
             point,
             cost,
             detections_per_image=0.0,
-            milliseconds=statistics.median(
-                f["milliseconds"] for f in found if f["milliseconds"] is not None
-            ),
+            latency={device_name(self._model.device): Latency.of(milliseconds)},
             scores={"class": accuracy},
         )
 

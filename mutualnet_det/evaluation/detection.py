@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +17,19 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import PanopticFPN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
-from detectron2.structures import Instances
 from torch import nn
 
 from ..data.coco import DatasetError, load_records, renumbered_ground_truth
-from ..runtime.device import wait_for
+from ..runtime import Latency
+from ..runtime.device import device_name
 from ..slimmable import OperatingPoint
+from .coco_evaluators import evaluator_version
 from .cost import Cost, count_points
 from .figures import write_figures
-from .files import replacing
-from .forward import IMAGES_AT_ONCE, At, OnPoint, over_points
+from .files import replacing, write_json_list
+from .forward import IMAGES_AT_ONCE, At, Found, over_points
 from .identity import files_digest
+from .latency import timed
 from .panoptic import PanopticScorer
 from .progress import Progress
 from .results import Grid, GridRow
@@ -84,6 +84,7 @@ class DetectionTask:
         self.facts = {
             "num_images": len(self._ground_truth["images"]),
             "num_objects": len(annotations),
+            "evaluator": evaluator_version(),
             "timing": TIMING,
         }
 
@@ -100,23 +101,17 @@ class DetectionTask:
         records: Sequence[dict],
         points: Sequence[OperatingPoint],
         at: At,
-        on_point: OnPoint,
-    ) -> dict[OperatingPoint, list[dict]]:
-        """By point, for every image: ``image_id``, ``milliseconds`` and ``detections``."""
-        return over_points(self._cfg, records, points, at, on_point, self._detect)
+    ) -> Found:
+        """For every image: ``image_id``, ``milliseconds`` and ``detections``."""
+        return over_points(self._cfg, records, points, at, self._detect)
 
     def _detect(self, image: torch.Tensor, record: dict) -> dict:
-        device = self._model.device
-        wait_for(device)
-        start = time.perf_counter()
-        instances, logits = _infer(self._model, image)
-        wait_for(device)
-        seconds = time.perf_counter() - start
+        (instances, logits), milliseconds = timed(self._model, image)
         size = record["height"], record["width"]
         instances = detector_postprocess(instances, *size)
         found = {
             "image_id": record["image_id"],
-            "milliseconds": round(seconds * 1000, 3),
+            "milliseconds": milliseconds,
             "detections": coco_results(instances, record["image_id"], self._category_ids),
         }
         if self._panoptic is not None:
@@ -141,15 +136,14 @@ class DetectionTask:
         for iou_type in self._iou_types:
             sigmas = self._cfg.TEST.KEYPOINT_OKS_SIGMAS if iou_type == "keypoints" else ()
             scores[KIND_OF[iou_type]] = score(self._index, detections, iou_type, sigmas)
-            with replacing(_detections_file(output, point, iou_type)) as file:
-                json.dump(only(iou_type, detections), file)
+            write_json_list(_detections_file(output, point, iou_type), only(iou_type, detections))
         if self._semantic is not None:
             scores["semantic"] = self._semantic.score(confusions)
         return GridRow(
             point,
             cost,
             detections_per_image=len(detections) / len(milliseconds),
-            milliseconds=statistics.median(milliseconds),
+            latency={device_name(self._model.device): Latency.of(milliseconds)},
             scores=scores,
         )
 
@@ -164,22 +158,6 @@ class DetectionTask:
                 path.unlink()
         figures = output / "figures"
         write_figures(grid, figures, self.records, self._ground_truth, progress.records)
-
-
-def _infer(model: nn.Module, image: torch.Tensor) -> tuple[Instances, torch.Tensor | None]:
-    """Detections at the network's scale, and of a Panoptic FPN the pixels' logits (K, H, W)."""
-    inputs = [{"image": image}]
-    if isinstance(model, DenseDetector):
-        images = model.preprocess_image(inputs)
-        maps = model.backbone(images.tensor)
-        features = [maps[name] for name in model.head_in_features]
-        predictions = model.head(features)
-        return model.forward_inference(images, features, predictions)[0], None
-    found = model.inference(inputs, do_postprocess=False)
-    if isinstance(model, PanopticFPN):
-        (instances,), (logits,) = found
-        return instances, logits
-    return found[0], None
 
 
 def _detections_file(output: Path, point: OperatingPoint, iou_type: str) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 @contextlib.contextmanager
@@ -22,3 +23,12 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_json_list(path: Path, items: Iterable[Any]) -> None:
+    """Write what ``json.dump`` makes of a list of the items, with one of them in memory."""
+    with replacing(path) as file:
+        file.write("[")
+        for number, item in enumerate(items):
+            file.write((", " if number else "") + json.dumps(item))
+        file.write("]")

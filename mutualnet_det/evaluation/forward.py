@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from detectron2.config import CfgNode
@@ -16,8 +16,8 @@ from ..slimmable import OperatingPoint
 
 # Switches the model to a point, as a context.
 At = Callable[[OperatingPoint], AbstractContextManager]
-# Is told of each point that is through, and on how many images.
-OnPoint = Callable[[OperatingPoint, int], None]
+# What was found on some images at each point, one after the other.
+Found = Iterator[tuple[OperatingPoint, list[dict]]]
 
 # The most that are held in memory, as they are on disk.
 IMAGES_AT_ONCE = 64
@@ -28,11 +28,10 @@ def over_points(
     records: Sequence[dict],
     points: Sequence[OperatingPoint],
     at: At,
-    on_point: OnPoint,
     run: Callable[[Tensor, dict], dict],
-) -> dict[OperatingPoint, list[dict]]:
+) -> Found:
     """
-    What ``run(image, record)`` finds on every image at every point.
+    What ``run(image, record)`` finds on every image, point by point.
 
     An image (C, H, W) is read once, and resized once for all points of a resolution.
 
@@ -40,14 +39,12 @@ def over_points(
         points: those of a resolution in a row.
     """
     images = [read_record(record, cfg.INPUT.FORMAT) for record in records]
-    found = {}
     for resolution, group in itertools.groupby(points, lambda point: point.resolution):
         resized = [resize_shortest_edge(x, resolution, cfg.INPUT.MAX_SIZE_TEST) for x in images]
         for point in group:
             with at(point):
-                found[point] = [run(*each) for each in zip(resized, records, strict=True)]
-            on_point(point, len(records))
-    return found
+                found = [run(*each) for each in zip(resized, records, strict=True)]
+            yield point, found
 
 
 def preprocessed(model: nn.Module, batched_inputs: list[dict]) -> ImageList:

@@ -7,6 +7,7 @@ evaluation that was killed continues where it was.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import itertools
@@ -16,84 +17,45 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.evaluation.evaluator import inference_context
-from detectron2.modeling import PanopticFPN, SemanticSegmentor
 from torch import nn
 
+from ..checkpoint import (
+    CALIBRATIONS_FILE,
+    add_calibrations,
+    read_calibrations,
+    write_calibrations,
+)
 from ..config import check_points, is_classification
-from ..data.coco import DatasetError
+from ..data.images import read_record
 from ..errors import UserError
-from ..runtime.device import device_name
+from ..runtime.device import device_name, hardware_name
 from ..slimmable import Calibrations, OperatingPoint, UncalibratedError
-from .classification import ClassificationTask
 from .cost import Cost
-from .detection import DetectionTask
-from .files import replacing
-from .forward import At, OnPoint
+from .latency import largest_record, model_memory
 from .progress import Progress, check_same
 from .results import Grid, GridRow
 from .scoring import KINDS
-from .semantic import SemanticTask
+from .task import Task, build_task, dataset_name
+from .workers import (
+    Job,
+    Shared,
+    by_resolution,
+    do_job,
+    do_job_in_processes,
+    evaluating,
+    share_threads,
+)
 
 logger = logging.getLogger(__name__)
 
 LOG_PERIOD = 5.0  # s
-# Work that a kill may cost.
-COMMIT_PERIOD = 60.0  # s
 
 
 class UncalibratedPointError(UserError, UncalibratedError):
     """An operating point that is to be evaluated has no statistics."""
-
-
-class Task(Protocol):
-    """
-    What is evaluated on ``DATASETS.TEST``: made of a config and a model.
-
-    Attributes:
-        records: of the images.
-        images_at_once: the most of them that :meth:`run` is to be given.
-        facts: what ``grid.json`` says of the data and of how time was measured.
-        identity: what results must share to be one grid, beside weights, points and settings.
-    """
-
-    records: list[dict]
-    images_at_once: int
-    facts: dict[str, Any]
-    identity: dict[str, Any]
-
-    def begin(self, output: Path) -> None:
-        """Write what the results will be compared with."""
-
-    def costs(self, points: Sequence[OperatingPoint], at: At) -> dict[OperatingPoint, Cost]:
-        """What each point costs; ``at`` switches the model to one."""
-
-    def run(
-        self,
-        records: Sequence[dict],
-        points: Sequence[OperatingPoint],
-        at: At,
-        on_point: OnPoint,
-    ) -> dict[OperatingPoint, list[dict]]:
-        """
-        Args:
-            records: of some of the images.
-            points: by resolution, then width.
-            on_point: told of each point that is through, and on how many images.
-
-        Returns:
-            by point, what was found on each image, as JSON, with ``milliseconds`` or None.
-        """
-
-    def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
-        """Score what was found at a point on all images, and write it."""
-
-    def finish(self, grid: Grid, progress: Progress, output: Path) -> None:
-        """Draw the figures, and remove what an earlier evaluation left."""
 
 
 def evaluate_grid(
@@ -105,93 +67,86 @@ def evaluate_grid(
     *,
     calibrate: Callable[[list[OperatingPoint]], None] | None = None,
     resume: bool = False,
+    devices: Sequence[str] = (),
 ) -> Grid:
     """
     Evaluate ``model`` on ``DATASETS.TEST`` at ``points`` and write everything to ``output_dir``.
 
     Args:
         model: a detector or a classifier, as ``cfg`` says.
-        calibrations: of ``model``; anything with their ``at(point)``.
+        calibrations: of ``model``; those that the checkpoint lacks are added.
         calibrate: calibrates points that are not yet; called with those of one resolution.
         resume: continue what is in ``output_dir``, if anything, instead of starting afresh.
+        devices: of several processes to divide the work among, such as "cuda:0" and "cuda:1", or
+            "cpu" twice; they build the model from ``cfg`` and copy its weights. None: this process
+            does all.
 
     Returns:
-        the grid, also written: ``grid.json``, ``grid.csv``, the query table, ``figures/``; of a
-        detector also ``ground_truth.json`` and, as COCO results, ``detections/POINT.bbox.json``,
-        ``.segm.json`` and ``.keypoints.json``; of a classifier ``predictions/POINT.csv``.
+        the grid, also written: ``grid.json``, ``grid.csv``, the query table, ``figures/``; where
+        points were calibrated ``calibrations.pth``; of a detector also ``ground_truth.json`` and,
+        as COCO results, ``detections/POINT.bbox.json``, ``.segm.json`` and ``.keypoints.json``; of
+        a classifier ``predictions/POINT.csv``.
 
     Raises:
         ConfigError: for a point outside the trained range, or given twice.
         DatasetError: for a data set without objects, an image that does not decode or is not of the
             size the data set says.
         ProgressError: on ``resume``, if there are results of other weights, points, data or
-            settings.
+            settings; if another evaluation is at work there.
         UncalibratedError: for a point that is not calibrated, without ``calibrate``.
+        WorkerError: if one of several processes was killed.
     """
     if not points:
         raise ValueError("points is empty: a grid has at least one operating point.")
     check_points(points, cfg)
     points = sorted(points)
-    dataset = _dataset_name(cfg)
-    make = DetectionTask
-    if is_classification(cfg):
-        make = ClassificationTask
-    elif isinstance(model, SemanticSegmentor) and not isinstance(model, PanopticFPN):
-        make = SemanticTask
-    task: Task = make(cfg, model, dataset)
-    run = _describe(cfg, model, calibrations, points, dataset, task)
+    task = build_task(cfg, model)
+    run = _describe(cfg, model, calibrations, points, task)
 
     output = Path(output_dir)
-    progress_folder = output / "progress"
-    if resume and (output / "grid.json").exists() and not progress_folder.exists():
+    progress = Progress(output / "progress", points)
+    if resume and (output / "grid.json").exists() and not progress.folder.exists():
         finished = Grid.load(output / "grid.json")
         check_same(finished.run["identity"], run["identity"], output)
         logger.info("The evaluation in %s is complete.", output)
         return finished
-    try:
-        progress = Progress(progress_folder, run["identity"], points, resume)
-        task.begin(output)
-    except OSError as error:
-        raise OSError(f"The output folder {output} cannot be written: {error}") from error
-    if progress.num_images:
-        logger.info("Continuing with %d of %d images done", progress.num_images, len(task.records))
-
-    with inference_context(model), torch.no_grad():
-        _calibrate(calibrations, points, calibrate, progress.folder / "calibrations.pth")
-        costs = task.costs(points, calibrations.at)
-        _run(task, points, calibrations.at, progress, costs)
-
-    rows = []
-    for number, point in enumerate(points, start=1):
-        kept = progress.result(point)
-        if kept is None:
-            kept = task.score(point, costs[point], progress, output).to_dict()
-            progress.keep_result(point, kept)
-        row = GridRow.from_dict(kept)
-        rows.append(row)
-        shown = [
-            f"{KINDS[kind].label} {row.score(kind):.1f}"
-            for kind in row.kinds
-            if row.score(kind) is not None
-        ]
-        logger.info("Scored %s (%d of %d): %s", point, number, len(points), ", ".join(shown))
-    grid = Grid(tuple(rows), run)
-    task.finish(grid, progress, output)
-    grid.save(output)
-    progress.delete()
+    with contextlib.closing(progress):
+        try:
+            progress.begin(run["identity"], share_threads(max(len(devices), 1)), resume)
+            task.begin(output)
+        except OSError as error:
+            raise OSError(f"The output folder {output} cannot be written: {error}") from error
+        if progress.threads > share_threads(max(len(devices), 1)):
+            logger.warning(
+                "The evaluation was begun with %d threads in each process, and keeps to that. They "
+                "are more than there are cores for them, so latencies will be longer.",
+                progress.threads,
+            )
+        with evaluating(model, progress.threads):
+            run["device"] = device_name(model.device)
+            _calibrate(cfg, calibrations, points, calibrate, output)
+            costs = task.costs(points, calibrations.at)
+            job = _job(cfg, task, costs, progress, output)
+            shared = Shared(job, max(len(devices), 1))
+            log = _Log(job, shared, len(task.records))
+            if devices:
+                do_job_in_processes(job, shared, model, calibrations, devices, log.update)
+            else:
+                do_job(job, shared, task, calibrations.at, 0, log.update)
+            image = read_record(largest_record(task.records), cfg.INPUT.FORMAT)
+            memory = model_memory(cfg, model, points, calibrations.at, image)
+        rows = tuple(
+            GridRow.from_dict(progress.result(point)).evaluated_on(run["device"], memory[point])
+            for point in points
+        )
+        grid = Grid(rows, run)
+        task.finish(grid, progress, output)
+        grid.save(output)
+        progress.delete()
     return grid
 
 
 # Describing --------------------------------------------------------------------------------------
-
-
-def _dataset_name(cfg: CfgNode) -> str:
-    if len(cfg.DATASETS.TEST) != 1:
-        raise DatasetError(
-            f"A grid is evaluated on one data set; DATASETS.TEST is {tuple(cfg.DATASETS.TEST)}."
-        )
-    (name,) = cfg.DATASETS.TEST
-    return name
 
 
 def _describe(
@@ -199,19 +154,18 @@ def _describe(
     model: nn.Module,
     calibrations: Calibrations,
     points: Sequence[OperatingPoint],
-    dataset: str,
     task: Task,
 ) -> dict[str, Any]:
     """What ``grid.json`` says of a run; ``identity`` is what results must share to be one grid."""
+    dataset = dataset_name(cfg)
     weights = calibrations.fingerprint()
-    device = device_name(model.device)
     packages = ("torch", "torchvision", "detectron2", "numpy", "pycocotools")
     run = {
         "dataset": dataset,
         **task.facts,
         "weights": cfg.MODEL.WEIGHTS,
         "weights_fingerprint": weights,
-        "device": device,
+        "device": device_name(model.device),
         "versions": {"python": platform.python_version(), **_versions(packages)},
         "config": cfg.dump(),
         "identity": {
@@ -219,11 +173,12 @@ def _describe(
             "points": [str(point) for point in points],
             "data set": dataset,
             **task.identity,
-            "device": device,
+            # Without the number of threads: that of an evaluation that is continued stays.
+            "device": hardware_name(model.device),
             **_settings(cfg),
         },
     }
-    return json.loads(json.dumps(run))  # as it reads back: lists, no tuples
+    return _as_json(run)
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
@@ -244,6 +199,9 @@ def _settings(cfg: CfgNode) -> dict[str, Any]:
         "TEST.DETECTIONS_PER_IMAGE": cfg.TEST.DETECTIONS_PER_IMAGE,
         "DATASETS.TRAIN": list(cfg.DATASETS.TRAIN),  # what points are calibrated on
     }
+    if is_classification(cfg):  # what a view shows
+        settings["MUTUALNET.RESOLUTIONS"] = list(cfg.MUTUALNET.RESOLUTIONS)
+        settings["MUTUALNET.CLASSIFICATION.TEST_CROP"] = cfg.MUTUALNET.CLASSIFICATION.TEST_CROP
     nodes = [("MODEL", cfg.MODEL), ("MUTUALNET.CALIBRATION", cfg.MUTUALNET.CALIBRATION)]
     while nodes:
         prefix, node = nodes.pop()
@@ -253,20 +211,49 @@ def _settings(cfg: CfgNode) -> dict[str, Any]:
                 nodes.append((name, value))
             elif name not in ("MODEL.WEIGHTS", "MODEL.DEVICE"):
                 settings[name] = value
-    return settings
+    return _as_json(settings)
+
+
+def _as_json(value: Any) -> Any:
+    """A value as it reads back from JSON: lists, no tuples."""
+    return json.loads(json.dumps(value))
 
 
 # Before the images -------------------------------------------------------------------------------
 
 
+def reuse_calibrations(
+    cfg: CfgNode, calibrations: Calibrations, output_dir: str | Path
+) -> list[OperatingPoint]:
+    """
+    Add what ``calibrations`` lacks of those that an evaluation with the same weights and settings
+    made and kept in ``output_dir``.
+
+    Returns:
+        all points that it kept; none if the weights or settings were others.
+
+    Raises:
+        CheckpointError: for a file that is broken.
+    """
+    path = Path(output_dir) / CALIBRATIONS_FILE
+    if not path.exists():
+        return []
+    state, settings = read_calibrations(str(path))
+    if state["fingerprint"] != calibrations.fingerprint() or settings != _settings(cfg):
+        return []
+    add_calibrations(calibrations, str(path))
+    return [OperatingPoint.parse(name) for name in state["points"]]
+
+
 def _calibrate(
+    cfg: CfgNode,
     calibrations: Calibrations,
     points: Sequence[OperatingPoint],
     calibrate: Callable[[list[OperatingPoint]], None] | None,
-    kept: Path,
+    output: Path,
 ) -> None:
-    if kept.exists():
-        calibrations.load_state_dict(torch.load(kept, weights_only=True))
+    path = output / CALIBRATIONS_FILE
+    kept = reuse_calibrations(cfg, calibrations, output)
     missing = [point for point in points if point not in calibrations]
     if missing and calibrate is None:
         raise UncalibratedPointError(
@@ -274,66 +261,87 @@ def _calibrate(
             f"{', '.join(map(str, sorted(calibrations))) or 'none'}. tools/eval_grid.py --points "
             "calibrates any point, on training images."
         )
+    # Beside these results, calibrations of other weights would mislead.
+    if path.exists():
+        state, _ = read_calibrations(str(path))
+        if state["fingerprint"] != calibrations.fingerprint():
+            path.unlink()
     done = 0
-    for _, group in itertools.groupby(_by_resolution(missing), lambda point: point.resolution):
+    for _, group in itertools.groupby(by_resolution(missing), lambda point: point.resolution):
         group = list(group)
         logger.info(
             "Calibrating %s (%d of %d done)", ", ".join(map(str, group)), done, len(missing)
         )
         calibrate(group)
         done += len(group)
-        with replacing(kept, "wb") as file:
-            torch.save(calibrations.state_dict(), file)
+        kept += group
+        write_calibrations(str(path), calibrations, kept, _settings(cfg))
 
 
-def _by_resolution(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
-    return sorted(points, key=lambda point: (point.resolution, point.width))
+def _job(
+    cfg: CfgNode, task: Task, costs: dict[OperatingPoint, Cost], progress: Progress, output: Path
+) -> Job:
+    done = progress.done()
+    if done:
+        logger.info("Continuing with %d of %d images done", len(done), len(task.records))
+    left = tuple(number for number in range(len(task.records)) if number not in done)
+    return Job(cfg, tuple(by_resolution(list(costs))), costs, left, progress, output)
 
 
-# The images --------------------------------------------------------------------------------------
+# How far it is -----------------------------------------------------------------------------------
 
 
-class _Estimate:
-    """Logs how far an evaluation is, and how long the rest will take, every few seconds."""
+class _Log:
+    """Logs how far an evaluation is, and how long the rest of the images will take."""
 
-    def __init__(self, costs: dict[OperatingPoint, Cost], num_images: int, done: int) -> None:
-        # Points differ in cost by orders of magnitude; forwards alone would say little.
-        self._work = {point: cost.total(0) for point, cost in costs.items()}
-        self._per_image = sum(self._work.values())
+    def __init__(self, job: Job, shared: Shared, num_images: int) -> None:
+        self._progress = job.progress
+        self._shared = shared
         self._num_images = num_images
-        self._left = self._per_image * (num_images - done)
-        self._done = 0.0
+        # Points differ in cost by orders of magnitude; forwards alone would say little.
+        self._work = {point: cost.total(0) for point, cost in job.costs.items()}
+        self._all = sum(self._work.values()) * num_images
+        self._before = sum(self._work.values()) * (num_images - len(job.images))
+        self._scored: list[OperatingPoint] = []
         self._start = self._logged = time.perf_counter()
 
-    def on_point(self, point: OperatingPoint, num_images: int) -> None:
-        work = self._work[point] * num_images
-        self._done += work
-        self._left -= work
+    def update(self) -> None:
+        """To be called again and again."""
         now = time.perf_counter()
-        if now - self._logged < LOG_PERIOD:
+        if now - self._logged >= LOG_PERIOD:
+            self._logged = now
+            self._log_images(now)
+        for point in self._work:
+            if point not in self._scored:
+                self._log_score(point)
+
+    def _log_images(self, now: float) -> None:
+        counts = self._shared.counts()
+        done = sum(self._work[point] * count for point, count in counts.items())
+        left = self._all - self._before - done
+        if not done:
+            self._start = now  # processes take their time to start
+        if not done or not left:
             return
-        self._logged = now
-        left = datetime.timedelta(seconds=round((now - self._start) * self._left / self._done))
-        percent = 100 * (1 - self._left / (self._per_image * self._num_images))
+        remaining = datetime.timedelta(seconds=round((now - self._start) * left / done))
+        percent = 100 * (1 - left / self._all)
         logger.info(
             "Evaluating %d images at %d operating points: %.1f %% done, %s left",
-            *(self._num_images, len(self._work), percent, max(left, datetime.timedelta())),
+            *(self._num_images, len(self._work), percent, remaining),
         )
 
-
-def _run(
-    task: Task,
-    points: Sequence[OperatingPoint],
-    at: At,
-    progress: Progress,
-    costs: dict[OperatingPoint, Cost],
-) -> None:
-    estimate = _Estimate(costs, len(task.records), progress.num_images)
-    ordered = _by_resolution(points)
-    chunk = 1
-    while progress.num_images < len(task.records):
-        part = task.records[progress.num_images : progress.num_images + chunk]
-        start = time.perf_counter()
-        progress.commit(task.run(part, ordered, at, estimate.on_point))
-        seconds_per_image = (time.perf_counter() - start) / len(part)
-        chunk = min(max(int(COMMIT_PERIOD / seconds_per_image), 1), task.images_at_once)
+    def _log_score(self, point: OperatingPoint) -> None:
+        result = self._progress.result(point)
+        if result is None:
+            return
+        self._scored.append(point)
+        row = GridRow.from_dict(result)
+        shown = [
+            f"{KINDS[kind].label} {row.score(kind):.1f}"
+            for kind in row.kinds
+            if row.score(kind) is not None
+        ]
+        logger.info(
+            "Scored %s (%d of %d): %s",
+            *(point, len(self._scored), len(self._work), ", ".join(shown)),
+        )

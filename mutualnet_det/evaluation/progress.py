@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..slimmable import OperatingPoint
 from .files import replacing
+
+# A process that loses the one that started it ends at its next step, within a forward.
+LOCK_TIMEOUT = 20.0  # s
 
 
 class ProgressError(UserError, ValueError):
@@ -40,55 +47,42 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-class Progress:
+class Part:
     """
-    The folder of an evaluation in work: one line per image in a file per operating point.
+    What one process has found: one line per image in a file per operating point.
 
-    Lines are appended to all files first and counted second, by replacing ``progress.json``; on
-    return, whatever goes beyond the counted bytes is cut off. So a kill loses at most the lines of
-    one :meth:`commit`.
+    Lines are appended to all files first and counted second, by replacing ``index.json``. So a kill
+    loses at most the lines of one :meth:`commit`.
 
     Args:
-        folder: where the evaluation keeps what it has done.
-        identity: what makes results comparable (weights, data set, points, settings), as it reads
-            back from JSON.
-        points: the operating points under evaluation.
-        resume: continue what is in ``folder``, if anything; otherwise it is deleted.
+        folder: made if it is not there.
 
-    Raises:
-        ProgressError: on ``resume``, if ``folder`` holds another evaluation.
+    Attributes:
+        images: the number of each image that is done, as the lines stand in the files.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        identity: Mapping[str, Any],
-        points: Sequence[OperatingPoint],
-        resume: bool,
-    ) -> None:
-        self.folder = folder
-        self._identity = dict(identity)
-        self._points = tuple(points)
-        self.num_images = 0
+    def __init__(self, folder: Path, points: Sequence[OperatingPoint]) -> None:
+        self._folder = folder
+        self._index = folder / "index.json"
+        self.images: list[int] = []
         self._bytes = {str(point): 0 for point in points}
-        self._index = folder / "progress.json"
-        if resume and self._index.exists():
-            self._continue()
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            self._count(0)
+        if self._index.exists():
+            index = json.loads(self._index.read_text())
+            self.images, self._bytes = index["images"], index["bytes"]
 
-    def _lines(self, point: OperatingPoint) -> Path:
-        return self.folder / f"{point}.jsonl"
+    def lines(self, point: OperatingPoint) -> Path:
+        """The file of a point."""
+        return self._folder / f"{point}.jsonl"
 
-    def _continue(self) -> None:
-        index = json.loads(self._index.read_text())
-        check_same(index["identity"], self._identity, self.folder)
-        self.num_images = index["images"]
-        self._bytes = index["bytes"]
-        for point in self._points:
-            path, counted = self._lines(point), self._bytes[str(point)]
+    def cut(self) -> None:
+        """
+        Remove the lines that were written and not counted.
+
+        Raises:
+            ProgressError: if there are fewer than were counted.
+        """
+        for name, counted in self._bytes.items():
+            path = self._folder / f"{name}.jsonl"
             found = path.stat().st_size if path.exists() else 0
             if found < counted:
                 raise ProgressError(
@@ -98,31 +92,146 @@ class Progress:
             if path.exists():
                 os.truncate(path, counted)
 
-    def commit(self, records: Mapping[OperatingPoint, Sequence[dict]]) -> None:
-        """Add what was found on some images: for every point one record per image, as JSON."""
+    def commit(
+        self, images: Sequence[int], found: Iterable[tuple[OperatingPoint, Sequence[dict]]]
+    ) -> None:
+        """
+        Add what was found on some images.
+
+        Args:
+            images: their numbers.
+            found: every point once, with one record per image, as JSON. They are written as they
+                come: those of one point at a time are held in memory.
+        """
+        self._folder.mkdir(exist_ok=True)
         sizes = dict(self._bytes)
-        for point in self._points:
-            lines = "".join(json.dumps(record) + "\n" for record in records[point]).encode()
-            with open(self._lines(point), "ab") as file:
+        for point, records in found:
+            lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+            with open(self.lines(point), "ab") as file:
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
             sizes[str(point)] += len(lines)
-        self._bytes = sizes
-        self._count(self.num_images + len(records[self._points[0]]))
-
-    def _count(self, num_images: int) -> None:
+        done = [*self.images, *images]
         with replacing(self._index) as file:
-            json.dump(
-                {"identity": self._identity, "images": num_images, "bytes": self._bytes}, file
-            )
-        self.num_images = num_images
+            json.dump({"images": done, "bytes": sizes}, file)
+        self.images, self._bytes = done, sizes
+
+
+class Progress:
+    """
+    The folder of an evaluation in work.
+
+    Each process has a part of its own, which says what images it holds; so an evaluation can be
+    continued by any number of processes. It is handed to a process by pickling while that starts.
+
+    Args:
+        folder: where the evaluation keeps what it has done.
+        points: the operating points under evaluation.
+
+    Attributes:
+        threads: of each process on the CPU, as the evaluation was begun: results and latencies are
+            to be those of one number of threads.
+    """
+
+    def __init__(self, folder: Path, points: Sequence[OperatingPoint]) -> None:
+        self.folder = folder
+        self.threads = 0
+        self._points = tuple(points)
+        self._lock: int | None = None
+
+    def begin(self, identity: Mapping[str, Any], threads: int, resume: bool) -> None:
+        """
+        Open the folder, for as long as one of the evaluation's processes lives or until
+        :meth:`close`.
+
+        Args:
+            identity: what makes results comparable (weights, data set, points, settings), as it
+                reads back from JSON.
+            threads: for an evaluation that begins.
+            resume: continue what is in the folder, if anything; otherwise it is deleted.
+
+        Raises:
+            ProgressError: if another evaluation is at work in the folder; on ``resume``, if it
+                holds another one.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked()
+        index = self.folder / "evaluation.json"
+        if resume and index.exists():
+            content = json.loads(index.read_text())
+            check_same(content["identity"], identity, self.folder)
+            self.threads = content["threads"]
+            for part in self._parts():
+                part.cut()
+            return
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
+        with replacing(index) as file:
+            json.dump({"identity": dict(identity), "threads": threads}, file)
+        self.threads = threads
+
+    def _locked(self) -> int:
+        """
+        A descriptor that locks the folder: the processes of an evaluation share it, so one that
+        outlives the others still counts.
+        """
+        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    os.close(lock)
+                    raise ProgressError(
+                        f"Another evaluation is at work in {self.folder}. Wait until it has "
+                        "finished, stop it, or choose another output folder."
+                    ) from error
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Let another evaluation begin."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": DupFd(self._lock)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = state["_lock"].detach()
+
+    def part(self, number: int) -> Part:
+        """The part that one process, numbered from 0, adds to."""
+        return Part(self.folder / f"part-{number}", self._points)
+
+    def _parts(self) -> list[Part]:
+        return [Part(folder, self._points) for folder in self.folder.glob("part-*")]
+
+    def done(self) -> set[int]:
+        """The numbers of the images that are through at all points."""
+        return {image for part in self._parts() for image in part.images}
 
     def records(self, point: OperatingPoint) -> Iterator[dict]:
-        """All records of ``point``, in the order of the images."""
-        with open(self._lines(point), encoding="utf-8") as file:
-            for line in file:
-                yield json.loads(line)
+        """All records of ``point``, by the number of the image; one at a time is held in memory."""
+        with contextlib.ExitStack() as files:
+            places = {}
+            for part in self._parts():
+                if not part.images:
+                    continue
+                file = files.enter_context(open(part.lines(point), "rb"))
+                for image in part.images:
+                    places[image] = file, file.tell()
+                    file.readline()
+            for _, (file, offset) in sorted(places.items()):
+                file.seek(offset)
+                yield json.loads(file.readline())
 
     def result(self, point: OperatingPoint) -> dict | None:
         """What :meth:`keep_result` kept, or None."""

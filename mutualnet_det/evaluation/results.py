@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..runtime import QueryEntry, QueryTable
+from ..runtime import Latency, QueryEntry, QueryTable, QueryTableError
+from ..runtime.query_table import latency_from_dict, latency_to_dict
 from ..slimmable import OperatingPoint
 from .cost import Cost
 from .files import replacing
 from .scoring import KINDS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class GridError(UserError, ValueError):
@@ -31,7 +33,7 @@ class GridRow:
         point: the operating point.
         cost: what was counted.
         detections_per_image: the mean number of detections on the grid's images.
-        milliseconds: median time of one image.
+        latency: of one image, by device; the one of the evaluation is the first.
         scores: by kind (of a detector "box", "mask" and maybe others), the metrics of
             :data:`~mutualnet_det.evaluation.scoring.KINDS` in percent; None for "mask" without a
             mask head.
@@ -40,13 +42,18 @@ class GridRow:
     point: OperatingPoint
     cost: Cost
     detections_per_image: float
-    milliseconds: float
+    latency: dict[str, Latency]
     scores: dict[str, dict[str, Any] | None]
 
     @property
     def gflops(self) -> float:
         """Per image, at the mean number of detections."""
         return self.cost.total(self.detections_per_image)
+
+    @property
+    def milliseconds(self) -> float:
+        """Median time of one image on the device of the evaluation."""
+        return next(iter(self.latency.values())).p50
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -57,6 +64,16 @@ class GridRow:
         """The main metric of a kind, such as AP, in percent; None where there is none."""
         return self.scores[kind][KINDS[kind].metrics[0]]
 
+    def with_latency(self, device: str, latency: Latency) -> GridRow:
+        """This row with the latency on one more device, or in place of what it had."""
+        return dataclasses.replace(self, latency={**self.latency, device: latency})
+
+    def evaluated_on(self, device: str, memory: float | None) -> GridRow:
+        """This row with the name of the evaluation's device, and the peak memory there in MiB."""
+        (latency,) = self.latency.values()
+        latency = dataclasses.replace(latency, memory=memory)
+        return dataclasses.replace(self, latency={device: latency})
+
     def entry(self) -> QueryEntry:
         """This point as a query table lists it."""
         columns = {
@@ -64,7 +81,7 @@ class GridRow:
             for kind in self.kinds
             for column, metric in KINDS[kind].columns.items()
         }
-        return QueryEntry(self.point, self.gflops, self.milliseconds, **columns)
+        return QueryEntry(self.point, self.gflops, self.latency, **columns)
 
     def to_dict(self) -> dict[str, Any]:
         """As ``grid.json`` holds it."""
@@ -76,7 +93,7 @@ class GridRow:
             "num_proposals": self.cost.num_proposals,
             "detections_per_image": self.detections_per_image,
             "parameters": {"total": sum(parameters.values()), **parameters},
-            "milliseconds": self.milliseconds,
+            "latency": latency_to_dict(self.latency),
             **self.scores,
         }
 
@@ -95,7 +112,7 @@ class GridRow:
             OperatingPoint(row["width"], row["resolution"]),
             cost,
             row["detections_per_image"],
-            row["milliseconds"],
+            latency_from_dict(row),
             {kind: row[kind] for kind in KINDS if kind in row},
         )
 
@@ -120,13 +137,12 @@ class Grid:
         return self.rows[0].kinds
 
     def query_table(self) -> QueryTable:
-        """The points that no cheaper point beats in the first kind's main metric."""
+        """The points on a frontier of the first kind's main metric."""
         return QueryTable.of(
             (row.entry() for row in self.rows),
             metric=next(iter(KINDS[self.kinds[0]].columns)),
             model=self.run["weights_fingerprint"],
             dataset=self.run["dataset"],
-            device=self.run["device"],
         )
 
     def __str__(self) -> str:
@@ -151,10 +167,7 @@ class Grid:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        with replacing(folder / "query_table.json") as file:
-            file.write(table.to_json() + "\n")
-        with replacing(folder / "query_table.txt") as file:
-            file.write(f"{table}\n")
+        write_query_table(table, folder)
         # Last: where there is a grid.json, the rest is there too.
         with replacing(folder / "grid.json") as file:
             rows = [row.to_dict() for row in self.rows]
@@ -167,11 +180,24 @@ class Grid:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA_VERSION:
                 raise GridError(
-                    f"{path} has schema {content['schema']}, this version reads {SCHEMA_VERSION}."
+                    f"{path} has schema {content['schema']}, this version reads {SCHEMA_VERSION}. "
+                    + (
+                        "Update mutualnet_det."
+                        if content["schema"] > SCHEMA_VERSION
+                        else "Evaluate the grid again, without --resume, to write a new one."
+                    )
                 )
             return cls(tuple(GridRow.from_dict(row) for row in content["rows"]), content["run"])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, QueryTableError, json.JSONDecodeError) as error:
             raise GridError(f"{path} is not a grid.json: {error!r}.") from error
+
+
+def write_query_table(table: QueryTable, folder: Path) -> None:
+    """Write ``query_table.json`` and ``query_table.txt``."""
+    with replacing(folder / "query_table.json") as file:
+        file.write(table.to_json() + "\n")
+    with replacing(folder / "query_table.txt") as file:
+        file.write(f"{table}\n")
 
 
 def _csv_row(row: GridRow) -> dict[str, Any]:
@@ -181,9 +207,12 @@ def _csv_row(row: GridRow) -> dict[str, Any]:
         "gflops": row.gflops,
         **{f"gflops_{part}": gflops for part, gflops in by_part.items()},
         "parameters": sum(row.cost.parameters.values()),
-        "milliseconds": row.milliseconds,
         "detections_per_image": row.detections_per_image,
     }
+    for device, latency in row.latency.items():
+        values[f"p50_ms on {device}"] = latency.p50
+        values[f"p95_ms on {device}"] = latency.p95
+        values[f"memory_mib on {device}"] = latency.memory
     for kind, found in row.scores.items():
         values |= {f"{kind}_{metric}": (found or {}).get(metric) for metric in KINDS[kind].metrics}
     return values

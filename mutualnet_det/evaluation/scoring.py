@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ..runtime.query_table import METRICS as COLUMNS
+from .coco_evaluators import EVALUATORS, Evaluator, default_evaluator
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -58,6 +56,16 @@ RESULT_KEYS = {
 # The kind of score that a results file gives.
 KIND_OF = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 
+# COCO's metrics as parts of a precision array: its IoU thresholds are 0.50, 0.55 to 0.95, its
+# areas those of _AREAS.
+_THRESHOLDS = {"AP50": 0, "AP75": 5}
+_AREA = {"APs": "small", "APm": "medium", "APl": "large"}
+_AREAS = {
+    "bbox": ("all", "small", "medium", "large"),
+    "segm": ("all", "small", "medium", "large"),
+    "keypoints": ("all", "medium", "large"),
+}
+
 Detection = dict[str, Any]
 
 
@@ -88,27 +96,28 @@ def only(iou_type: str, detections: Iterable[Detection]) -> list[Detection]:
     return [{key: detection[key] for key in RESULT_KEYS[iou_type]} for detection in detections]
 
 
-def load_ground_truth(ground_truth: dict | str) -> COCO:
-    """pycocotools' index over a COCO data set, a dict (kept as it is) or a path, made quietly."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        if isinstance(ground_truth, dict):
-            api = COCO()
-            # COCOeval writes into the annotations.
-            annotations = [dict(annotation) for annotation in ground_truth["annotations"]]
-            api.dataset = {**ground_truth, "annotations": annotations}
-            api.createIndex()
-            return api
-        return COCO(ground_truth)
+def load_ground_truth(ground_truth: dict | str, evaluator: str | None = None) -> Evaluator:
+    """
+    The ground truth to score with.
+
+    Args:
+        ground_truth: a COCO data set, kept as it is, or the path of one.
+        evaluator: one of ``EVALUATORS``; None: the best that is installed.
+    """
+    if isinstance(ground_truth, str):
+        with open(ground_truth, encoding="utf-8") as file:
+            ground_truth = json.load(file)
+    return EVALUATORS[evaluator or default_evaluator()](ground_truth)
 
 
 def score(
-    ground_truth: COCO | dict,
+    ground_truth: Evaluator | dict,
     detections: Iterable[Detection],
     iou_type: str,
     keypoint_sigmas: Sequence[float] = (),
 ) -> dict[str, Any]:
     """
-    COCO AP by pycocotools, as it comes when run by hand on the same files.
+    COCO AP, as it comes from pycocotools when run by hand on the same files.
 
     Args:
         ground_truth: annotation ids must start at 1: pycocotools takes a match with id 0 for none.
@@ -123,32 +132,19 @@ def score(
     """
     if isinstance(ground_truth, dict):
         ground_truth = load_ground_truth(ground_truth)
-    results = only(iou_type, detections)
-    with contextlib.redirect_stdout(io.StringIO()):
-        if results:
-            predictions = ground_truth.loadRes(results)
-        else:  # loadRes takes no empty list
-            predictions = load_ground_truth({**ground_truth.dataset, "annotations": []})
-        evaluation = COCOeval(ground_truth, predictions, iou_type)
-        if keypoint_sigmas:
-            evaluation.params.kpt_oks_sigmas = np.asarray(keypoint_sigmas)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    metrics = KINDS[KIND_OF[iou_type]].metrics
-    scores: dict[str, Any] = {
-        metric: _percent(value)
-        for metric, value in zip(metrics, evaluation.stats[: len(metrics)], strict=True)
+    precision = ground_truth.precision(only(iou_type, detections), iou_type, keypoint_sigmas)
+    precision = precision[..., -1]  # the largest number of detections per image
+    scores: dict[str, Any] = {}
+    for metric in KINDS[KIND_OF[iou_type]].metrics:
+        area = _AREAS[iou_type].index(_AREA.get(metric, "all"))
+        scores[metric] = _mean(precision[_THRESHOLDS.get(metric, slice(None)), ..., area])
+    scores["per_class"] = {
+        name: _mean(precision[:, :, index, 0]) for index, name in enumerate(ground_truth.categories)
     }
-    # (IoU thresholds, recalls, categories, areas: all first, detections per image: 100 last)
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    scores["per_class"] = {}
-    for index, category in enumerate(ground_truth.loadCats(evaluation.params.catIds)):
-        found = precision[:, :, index]
-        found = found[found > -1]
-        scores["per_class"][category["name"]] = _percent(np.mean(found) if found.size else -1)
     return scores
 
 
-def _percent(value: float) -> float | None:
-    return None if value < 0 else float(value) * 100
+def _mean(precision: np.ndarray) -> float | None:
+    """In percent."""
+    found = precision[precision > -1]
+    return float(np.mean(found)) * 100 if found.size else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,14 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from PIL import Image
 
 from ..data.coco import DatasetError, load_records
-from ..runtime.device import wait_for
+from ..runtime import Latency
+from ..runtime.device import device_name
 from ..slimmable import OperatingPoint
 from .cost import Cost, count_points
 from .figures import write_charts
-from .forward import IMAGES_AT_ONCE, At, OnPoint, over_points, preprocessed
+from .forward import IMAGES_AT_ONCE, At, Found, over_points
 from .identity import files_digest
+from .latency import timed
 from .progress import Progress
 from .results import Grid, GridRow
 
@@ -145,32 +145,27 @@ class SemanticTask:
         records: Sequence[dict],
         points: Sequence[OperatingPoint],
         at: At,
-        on_point: OnPoint,
-    ) -> dict[OperatingPoint, list[dict]]:
-        """By point, for every image: ``confusion`` and ``milliseconds``."""
-        return over_points(self._cfg, records, points, at, on_point, self._segment)
+    ) -> Found:
+        """For every image: ``confusion`` and ``milliseconds``."""
+        return over_points(self._cfg, records, points, at, self._segment)
 
     def _segment(self, image: torch.Tensor, record: dict) -> dict:
-        wait_for(self._model.device)
-        start = time.perf_counter()
-        images = preprocessed(self._model, [{"image": image}])
-        logits, _ = self._model.sem_seg_head(self._model.backbone(images.tensor))
-        wait_for(self._model.device)
-        seconds = time.perf_counter() - start
+        (_, logits), milliseconds = timed(self._model, image)
         size = record["height"], record["width"]
-        classes = sem_seg_postprocess(logits[0], images.image_sizes[0], *size).argmax(dim=0)
+        classes = sem_seg_postprocess(logits, tuple(image.shape[-2:]), *size).argmax(dim=0)
         return {
             "confusion": self._scorer.confusion(classes, record),
-            "milliseconds": round(seconds * 1000, 3),
+            "milliseconds": milliseconds,
         }
 
     def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
         found = list(progress.records(point))
+        milliseconds = [record["milliseconds"] for record in found]
         return GridRow(
             point,
             cost,
             detections_per_image=0.0,
-            milliseconds=statistics.median(record["milliseconds"] for record in found),
+            latency={device_name(self._model.device): Latency.of(milliseconds)},
             scores={"semantic": self._scorer.score(record["confusion"] for record in found)},
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from matplotlib.transforms import Bbox
 from pycocotools import mask as mask_util
 
 from ..runtime import frontier
+from ..runtime.drawing import class_colour, text_colour
 from ..slimmable import OperatingPoint
 from .results import Grid, GridRow
 
@@ -24,9 +24,6 @@ MIN_SCORE = 0.5
 # Images with this many objects show most.
 GOOD_OBJECTS = (2, 8)
 CELL_WIDTH = 2.35  # inches
-
-# Okabe and Ito's colours, told apart with any colour vision.
-PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442")
 
 
 def detection_sheet(
@@ -44,12 +41,9 @@ def detection_sheet(
         found: by operating point, ``image_id`` and ``detections`` (COCO results) of every image.
     """
     best = frontier(grid.rows, lambda row: row.gflops, lambda row: row.score("box"))
-    shown = _evenly(best, MAX_POINTS)
-    truth: dict[int, list[dict]] = {record["image_id"]: [] for record in records}
-    for annotation in ground_truth["annotations"]:
-        if not annotation["iscrowd"]:
-            truth[annotation["image_id"]].append(annotation)
-    chosen = _choose_images(records, truth)
+    shown = evenly(best, MAX_POINTS)
+    truth = true_objects(records, ground_truth)
+    chosen = choose_images(records, truth, MAX_IMAGES)
     columns: list[dict[int, list[dict]]] = [truth]
     for row in shown:
         wanted = {record["image_id"] for record in chosen}
@@ -60,13 +54,23 @@ def detection_sheet(
     return _draw(chosen, ["ground truth", *map(_header, shown)], columns, categories)
 
 
-def _evenly(items: Sequence, count: int) -> list:
+def true_objects(records: Sequence[dict], ground_truth: dict) -> dict[int, list[dict]]:
+    """The annotations of each record by its image id, without crowds."""
+    truth: dict[int, list[dict]] = {record["image_id"]: [] for record in records}
+    for annotation in ground_truth["annotations"]:
+        if not annotation["iscrowd"]:
+            truth[annotation["image_id"]].append(annotation)
+    return truth
+
+
+def evenly(items: Sequence, count: int) -> list:
     """``count`` of the items, first and last among them, evenly between."""
     positions = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[i] for i in positions]
 
 
-def _choose_images(records: Sequence[dict], truth: dict[int, list[dict]]) -> list[dict]:
+def choose_images(records: Sequence[dict], truth: dict[int, list[dict]], count: int) -> list[dict]:
+    """At most ``count`` of the records, with neither too few nor too many objects to show most."""
     fewest, most = GOOD_OBJECTS
 
     def excess(record: dict) -> int:
@@ -74,10 +78,10 @@ def _choose_images(records: Sequence[dict], truth: dict[int, list[dict]]) -> lis
         return max(fewest - objects, objects - most, 0)
 
     good = [record for record in records if excess(record) == 0]
-    if len(good) < MAX_IMAGES:
+    if len(good) < count:
         with_objects = [record for record in records if truth[record["image_id"]]]
-        good = sorted(with_objects, key=excess)[:MAX_IMAGES]
-    return _evenly(good, MAX_IMAGES)
+        good = sorted(with_objects, key=excess)[:count]
+    return evenly(good, count)
 
 
 def _header(row: GridRow) -> str:
@@ -131,18 +135,18 @@ def _draw_cell(
     shown = [o for o in objects if o.get("score", 1.0) >= MIN_SCORE]
     # Large ones first, so that small ones stay visible.
     shown.sort(key=lambda o: -o["bbox"][2] * o["bbox"][3])
-    colours = {id_: _colour(index) for index, id_ in enumerate(sorted(categories))}
+    colours = {id_: class_colour(index) for index, id_ in enumerate(sorted(categories))}
     canvas = image.astype(np.float32)
     for o in shown:
-        mask = _mask(o, height, width)
+        mask = object_mask(o, height, width)
         if mask is not None:
-            canvas[mask] = 0.55 * canvas[mask] + 0.45 * 255 * np.array(colours[o["category_id"]])
+            canvas[mask] = 0.55 * canvas[mask] + 0.45 * np.array(colours[o["category_id"]])
     axes.imshow(canvas.astype(np.uint8), interpolation="antialiased")
     axes.set_axis_off()
     labels: list[Bbox] = []
     for o in shown:
         x, y, w, h = o["bbox"]
-        colour = colours[o["category_id"]]
+        colour = np.array(colours[o["category_id"]]) / 255
         axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=1.1))
         text = categories[o["category_id"]]
         if "score" in o:
@@ -152,7 +156,7 @@ def _draw_cell(
             max(y, 0.055 * height),
             text,
             fontsize=5.5,
-            color="white" if _is_dark(colour) else "black",
+            color=np.array(text_colour(colours[o["category_id"]])) / 255,
             ha="left" if x < 0.75 * width else "right",
             va="bottom",
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.7, "alpha": 0.9},
@@ -176,7 +180,7 @@ def _draw_cell(
         )
 
 
-def _mask(o: dict, height: int, width: int) -> np.ndarray | None:
+def object_mask(o: dict, height: int, width: int) -> np.ndarray | None:
     """The (H, W) mask of an annotation or detection, None if it has none."""
     segmentation = o.get("segmentation")
     if not segmentation:
@@ -186,16 +190,3 @@ def _mask(o: dict, height: int, width: int) -> np.ndarray | None:
     elif isinstance(segmentation["counts"], list):
         segmentation = mask_util.frPyObjects(segmentation, height, width)
     return mask_util.decode(segmentation).astype(bool)
-
-
-def _colour(index: int) -> tuple[float, float, float]:
-    if index < len(PALETTE):
-        code = PALETTE[index]
-        return tuple(int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    # Steps of the golden angle keep any number of further hues apart.
-    return colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.9)
-
-
-def _is_dark(colour: tuple[float, float, float]) -> bool:
-    red, green, blue = colour
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.6

@@ -2,8 +2,9 @@
 
 from .deadline import DeadlineController, DeadlineError, DeadlineReport
 from .images import ImageError
-from .predictor import BudgetPredictor, Prediction, PredictorError
-from .query_table import BudgetError, QueryEntry, QueryTable, QueryTableError, frontier
+from .predictor import BudgetPredictor, Prediction
+from .pretrained import PredictorError
+from .query_table import BudgetError, Latency, QueryEntry, QueryTable, QueryTableError, frontier
 
 __all__ = [
     "BudgetError",
@@ -12,6 +13,7 @@ __all__ = [
     "DeadlineError",
     "DeadlineReport",
     "ImageError",
+    "Latency",
     "Prediction",
     "PredictorError",
     "QueryEntry",

@@ -58,8 +58,8 @@ class DeadlineReport:
         held: those that took no longer than the period.
         changes: changes of point.
         points: frames by point; points without any are left out.
-        slowness: latency now, as a multiple of the table's milliseconds (where the table has none,
-            of one millisecond per GFLOP); None before it is measured.
+        slowness: latency now, as a multiple of the table's median (where the table has none, of one
+            millisecond per GFLOP); None before it is measured.
         switch_seconds: what the first frame after a change takes longer; 0 before the first.
     """
 
@@ -99,8 +99,7 @@ class DeadlineController:
 
         slowness * cost[i] * correction[i] * exp(z * scatter)    seconds
 
-    - cost: the table's milliseconds. Where an entry has none: its GFLOPs, at the rate of the
-      nearest entry that has, else at one millisecond per GFLOP.
+    - cost: the table's median latency; its GFLOPs, at one millisecond each, where it has none.
     - slowness: one factor for all points, as machines slow down for all of them alike: the idea of
       ALERT (Wan et al., USENIX ATC 2020), which follows it by a Kalman filter. Here it is the
       median over the frames of the last second, so that a spike does not move it; and two of three
@@ -130,24 +129,39 @@ class DeadlineController:
     Args:
         table: the points to choose from.
         period: seconds a frame may take.
+        device: whose latencies in the table to begin with; may be left out unless it has several.
         clock: gives the time in seconds; another one lets a stream be simulated.
 
     Raises:
         DeadlineError: if ``period`` is not a positive finite number.
+        BudgetError: for a device that the table lacks.
     """
 
     def __init__(
-        self, table: QueryTable, period: float, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        table: QueryTable,
+        period: float,
+        *,
+        device: str | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.period = _seconds("period", period)
-        self.points = tuple(entry.point for entry in table.entries)
+        if device is None and not table.devices:
+            entries = table.by_gflops()
+            milliseconds = [entry.gflops for entry in entries]
+        else:
+            device = table.known_device(device)
+            entries = table.by_latency(device)
+            milliseconds = [entry.latency[device].p50 for entry in entries]
+        self.points = tuple(entry.point for entry in entries)
         self._clock = clock
         self._start = clock()
-        self._costs = _log_costs(table)
-        self._gflops = [math.log(entry.gflops) for entry in table.entries]
+        # Logarithms of seconds.
+        self._costs = [math.log(told / 1e3) for told in milliseconds]
+        self._gflops = [math.log(entry.gflops) for entry in entries]
         self._patience = max(PATIENCE, FEWEST_FRAMES * self.period)
 
-        self._current = min(range(len(self.points)), key=self._costs.__getitem__)
+        self._current = 0
         self._changed = self._start
         # Since when each point fits, None if it does not.
         self._fits_since: list[float | None] = [None] * len(self.points)
@@ -375,21 +389,6 @@ class _Trial:
         self.before = before
         self.first: float | None = None
         self.frames: list[float] = []
-
-
-def _log_costs(table: QueryTable) -> list[float]:
-    """Logarithms of the seconds that the table has, or expects, for each of its points."""
-    measured = [entry for entry in table.entries if entry.milliseconds is not None]
-    costs = []
-    for entry in table.entries:
-        milliseconds = entry.milliseconds
-        if milliseconds is None:
-            milliseconds = entry.gflops
-            if measured:
-                near = min(measured, key=lambda m, e=entry: abs(math.log(m.gflops / e.gflops)))
-                milliseconds *= near.milliseconds / near.gflops
-        costs.append(math.log(milliseconds / 1e3))
-    return costs
 
 
 def _seconds(name: str, value: float) -> float:

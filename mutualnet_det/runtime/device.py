@@ -11,9 +11,14 @@ import torch
 def device_name(device: torch.device) -> str:
     """What to write beside a latency, such as "NVIDIA H200" or "Intel Xeon 6975P, 2 threads"."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return hardware_name(device)
     threads = torch.get_num_threads()
-    return f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{hardware_name(device)}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def hardware_name(device: torch.device) -> str:
+    """The device, whatever the number of threads."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
 def _cpu_name() -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
-from PIL import Image
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from PIL import Image, ImageOps
 
 from ..errors import UserError
 
@@ -65,6 +65,12 @@ def read_image(image: AnyImage, name: str = "image") -> tuple[np.ndarray, str]:
     return pixels, order
 
 
+def rgb_pixels(image: AnyImage, name: str = "image") -> np.ndarray:
+    """The pixels of an image in RGB, (H, W, 3) in uint8; see :func:`read_image`."""
+    pixels, order = read_image(image, name)
+    return pixels if order == "RGB" else np.ascontiguousarray(pixels[..., ::-1])
+
+
 def _decoded(image: Image.Image, name: str) -> np.ndarray:
     # Pillow would clip what is above 255 and say nothing.
     if image.mode.startswith(("I", "F")):
@@ -74,7 +80,7 @@ def _decoded(image: Image.Image, name: str) -> np.ndarray:
         )
     try:
         # What Detectron2's read_image does of a file.
-        return convert_PIL_to_numpy(_apply_exif_orientation(image), "RGB")
+        return convert_PIL_to_numpy(ImageOps.exif_transpose(image), "RGB")
     # Damaged files fail in the decoders in any way there is.
     except Exception as error:
         raise ImageError(f"{name} cannot be decoded: {error}") from error

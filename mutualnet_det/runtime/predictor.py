@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,26 +12,12 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import nn
 
-from ..checkpoint import load_detector
-from ..config import is_classification, load_config
-from ..data.classification import evaluation_images
-from ..data.images import resize_shortest_edge
-from ..errors import UserError
-from ..slimmable import Calibrations, OperatingPoint, StaleCalibrationError
+from ..data.images import evaluation_view
+from ..slimmable import Calibrations, OperatingPoint
 from .device import device_name
 from .images import AnyImage, read_image
+from .pretrained import PredictorError, check_weights, load_pretrained
 from .query_table import BudgetError, QueryEntry, QueryTable
-
-logger = logging.getLogger(__name__)
-
-# What a folder holds, as training and tools/eval_grid.py leave it in OUTPUT_DIR.
-WEIGHTS = "model_final.pth"
-CONFIG = "config.yaml"
-TABLES = ("query_table.json", "grid/query_table.json")
-
-
-class PredictorError(UserError, ValueError):
-    """A folder, device or operating point that no prediction can be made with."""
 
 
 @dataclass(frozen=True)
@@ -76,83 +61,72 @@ class BudgetPredictor:
         calibrations: of ``model``, or of its network: see
             :func:`~mutualnet_det.modeling.classifier.network_of`.
         table: of these weights.
+        latency_device: the device of the table whose latencies milliseconds are looked up in; None:
+            the one that the model runs on.
 
     Raises:
         PredictorError: if the table is of other weights, or lists points that are not calibrated.
+        BudgetError: for a ``latency_device`` that the table lacks.
 
     Attributes:
         table: the operating points that budgets are looked up in.
         points: all that are calibrated, ascending.
+        latency_device: name of the device whose latencies milliseconds are looked up in.
     """
 
     def __init__(
-        self, cfg: CfgNode, model: nn.Module, calibrations: Calibrations, table: QueryTable
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        calibrations: Calibrations,
+        table: QueryTable,
+        *,
+        latency_device: str | None = None,
     ) -> None:
-        weights = calibrations.fingerprint()
-        if table.model != weights:
-            raise PredictorError(
-                f"The query table is of other weights (fingerprint {table.model[:12]}, the model "
-                f"has {weights[:12]}). Evaluate these, with tools/eval_grid.py."
-            )
+        check_weights(table.model, calibrations, "The query table")
         missing = [str(entry.point) for entry in table.entries if entry.point not in calibrations]
         self.table = table
         self.points = tuple(sorted(calibrations))
         if missing:
             raise PredictorError(
-                f"The query table lists {', '.join(missing)}, which the checkpoint has no "
-                f"calibration of; calibrated are {self._calibrated()}. Evaluate only those, with "
-                "tools/eval_grid.py --points, or name the others in MUTUALNET.GRID for the "
-                "training, which then calibrates them."
+                f"The query table lists {', '.join(missing)}, which there is no calibration of; "
+                f"calibrated are {self._calibrated()}. Take calibrations.pth along, which "
+                "tools/eval_grid.py writes beside the table where the checkpoint lacks some."
             )
         self._cfg = cfg
         self._model = model
         self._calibrations = calibrations
         self._entries = {entry.point: entry for entry in table.entries}
-        self._knows_device = False
+        if latency_device is not None:
+            table.known_device(latency_device)
+        self.latency_device = latency_device or device_name(model.device)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device | None = None
+        cls,
+        folder: str | Path,
+        device: str | torch.device | None = None,
+        *,
+        latency_device: str | None = None,
     ) -> BudgetPredictor:
         """
         The predictor of a folder such as the OUTPUT_DIR of a training and its evaluation.
 
         Args:
-            folder: holds ``model_final.pth`` with the weights and their calibrations,
-                ``config.yaml``, and ``query_table.json`` or ``grid/query_table.json``. Nothing else
-                is read, and no code in any of them is run.
-            device: to run on; None: the config's ``MODEL.DEVICE``, or the CPU where that is a GPU
-                and there is none.
+            folder, device: see :func:`~mutualnet_det.runtime.pretrained.load_pretrained`.
+            latency_device: see :class:`BudgetPredictor`.
 
         Raises:
             PredictorError: for a file that is missing, with how to make it; an unknown device; a
                 table of other weights, or of points that are not calibrated.
+            BudgetError: for a ``latency_device`` that the table lacks.
             CheckpointError, ConfigError, QueryTableError: for a file that cannot be used.
         """
-        folder = Path(folder)
-        weights, config, table_file = _files(folder)
-        if device is not None:
-            _check_device(device, "device")
-        # Half precision is a matter of training, and a config with it is for a GPU alone.
-        overrides = ["SOLVER.AMP.ENABLED", "False"]
-        if device is not None:
-            overrides += ["MODEL.DEVICE", str(torch.device(device))]
-        cfg = load_config(str(config), overrides)
-        _check_device(cfg.MODEL.DEVICE, f"{config}: MODEL.DEVICE")
-        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise PredictorError(
-                f"{config}: INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; a predictor runs models of RGB "
-                "or BGR images."
-            )
-        table = QueryTable.load(table_file)
+        cfg, model, calibrations, table, table_file = load_pretrained(folder, device)
         try:
-            model, calibrations = load_detector(cfg, str(weights))
-        except StaleCalibrationError as error:
-            raise PredictorError(f"{weights}: {error}") from error
-        try:
-            return cls(cfg, model, calibrations, table)
-        except PredictorError as error:
-            raise PredictorError(f"{table_file}: {error}") from error
+            return cls(cfg, model, calibrations, table, latency_device=latency_device)
+        except (PredictorError, BudgetError) as error:
+            raise type(error)(f"{table_file}: {error}") from error
 
     @property
     def device(self) -> torch.device:
@@ -169,23 +143,23 @@ class BudgetPredictor:
         clamp: bool = False,
     ) -> Prediction:
         """
-        Run the model on an image, at one budget or point; without any, at the table's dearest.
+        Run the model on an image, at one budget or point; without any, at the table's best.
 
         Args:
             image: a path, a PIL image, or an array (H, W, 3) of uint8 in BGR, the order of OpenCV
                 and of Detectron2's ``DefaultPredictor``, whatever the model wants. An RGB array is
                 given as ``PIL.Image.fromarray(array)``.
             gflops: budget per image, as the table counts it.
-            milliseconds: budget per image on the device that the table was measured on.
+            milliseconds: budget per image, as the median latency on ``latency_device``.
             point: any calibrated operating point, such as "0.5x360".
             clamp: take the cheapest point of the table where none fits the budget.
 
         Raises:
             BudgetError: if no point fits; the message names the cheapest. Also for more than one of
-                ``gflops``, ``milliseconds`` and ``point``.
+                ``gflops``, ``milliseconds`` and ``point``, and for ``milliseconds`` where the table
+                has no latencies of the device.
             ImageError: for an image that cannot be used.
             PredictorError: for a point that is not calibrated.
-            QueryTableError: for ``milliseconds``, if the table has none.
         """
         point, entry = self._choose(gflops, milliseconds, point, clamp)
         (output,) = self._run([self._inputs(image, point, "The image")], point)
@@ -237,24 +211,17 @@ class BudgetPredictor:
                     f"{self._calibrated()}."
                 )
             return point, self._entries.get(point)
-        if milliseconds is not None and not self._knows_device:
-            self._knows_device = True
-            here = device_name(self.device)
-            if here != self.table.device:
-                logger.warning(
-                    "Milliseconds of the query table are those of %s; this is %s.",
-                    *(self.table.device, here),
-                )
-        entry = self.table.lookup(clamp=clamp, **given) if given else self.table.entries[-1]
+        entry = (
+            self.table.lookup(clamp=clamp, device=self.latency_device, **given)
+            if given
+            else self.table.best
+        )
         return entry.point, entry
 
     def _inputs(self, image: AnyImage, point: OperatingPoint, name: str) -> dict[str, Any]:
         """Detectron2's inference input."""
         pixels, order = read_image(image, name)
-        if is_classification(self._cfg):
-            (seen,) = evaluation_images(self._cfg, [pixels], point.resolution)
-        else:
-            seen = resize_shortest_edge(pixels, point.resolution, self._cfg.INPUT.MAX_SIZE_TEST)
+        seen = evaluation_view(self._cfg, pixels, point.resolution)
         if order != self._cfg.INPUT.FORMAT:
             seen = seen.flip(0)  # here it is small
         return {"image": seen, "height": pixels.shape[0], "width": pixels.shape[1]}
@@ -280,42 +247,3 @@ def _as_point(point: OperatingPoint | str) -> OperatingPoint:
         return OperatingPoint.parse(point)
     except ValueError as error:
         raise PredictorError(f"point: {error}") from error
-
-
-def _files(folder: Path) -> tuple[Path, Path, Path]:
-    """Weights, config and query table; PredictorError says how to make one that is missing."""
-    if not folder.is_dir():
-        raise PredictorError(
-            f"There is no folder {folder}. Give the OUTPUT_DIR of a training that was evaluated."
-        )
-    config, weights = folder / CONFIG, folder / WEIGHTS
-    if not config.is_file():
-        raise PredictorError(
-            f"{folder} has no {CONFIG}, which tools/train_net.py writes to OUTPUT_DIR when it "
-            "begins."
-        )
-    if not weights.is_file():
-        raise PredictorError(
-            f"{folder} has no {WEIGHTS}, which ends a training: tools/train_net.py --config-file "
-            f"{config} --resume goes on with one."
-        )
-    for name in TABLES:
-        if (folder / name).is_file():
-            return weights, config, folder / name
-    raise PredictorError(
-        f"{folder} has neither {' nor '.join(TABLES)}, which an evaluation writes: "
-        f"tools/eval_grid.py --config-file {config} MODEL.WEIGHTS {weights} OUTPUT_DIR {folder}."
-    )
-
-
-def _check_device(device: str | torch.device, what: str) -> None:
-    """PredictorError unless something can be computed on ``device`` and read from it."""
-    try:
-        torch.zeros(1, device=device).item()
-    # Backends that are absent fail in any way there is.
-    except Exception as error:
-        usable = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise PredictorError(
-            f"{what} {str(device)!r} cannot be used here; expected one such as "
-            f"{', '.join(map(repr, usable))}."
-        ) from error

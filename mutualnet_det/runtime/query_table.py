@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import operator
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ..errors import UserError
 from ..slimmable import OperatingPoint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # What a table goes by, or shows: the fields of its entries, by the label of each.
 METRICS = {
     "panoptic_pq": "PQ",
@@ -36,7 +37,7 @@ class QueryTableError(UserError, ValueError):
 
 
 class BudgetError(UserError, ValueError):
-    """A budget that no operating point of the table fits, or that is not one budget."""
+    """A budget that no point of the table fits, that is not one, or of a device it lacks."""
 
 
 def frontier(
@@ -59,6 +60,28 @@ def frontier(
 
 
 @dataclass(frozen=True)
+class Latency:
+    """
+    What one image takes at an operating point on a device.
+
+    Attributes:
+        p50: median time in ms.
+        p95: the time in ms that 95 of 100 images take at most.
+        memory: MiB at the peak, None where it cannot be measured.
+    """
+
+    p50: float
+    p95: float
+    memory: float | None = None
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float], memory: float | None = None) -> Latency:
+        """Of the times that images took, at least one."""
+        p50, p95 = np.percentile(milliseconds, [50, 95]).round(3).tolist()
+        return cls(p50, p95, memory)
+
+
+@dataclass(frozen=True)
 class QueryEntry:
     """
     One operating point of a query table.
@@ -66,7 +89,8 @@ class QueryEntry:
     Attributes:
         point: the operating point.
         gflops: multiply-adds per image, in units of 1e9.
-        milliseconds: median time of one image on the table's device, None if not measured.
+        latency: by the name of the device it was measured on, see
+            :func:`~mutualnet_det.runtime.device.device_name`.
         box_ap, mask_ap, keypoint_ap: COCO AP in percent, None where there is none (a model without
             masks).
         panoptic_pq: panoptic quality in percent.
@@ -76,7 +100,7 @@ class QueryEntry:
 
     point: OperatingPoint
     gflops: float
-    milliseconds: float | None = None
+    latency: dict[str, Latency] = field(default_factory=dict)
     box_ap: float | None = None
     mask_ap: float | None = None
     keypoint_ap: float | None = None
@@ -89,21 +113,20 @@ class QueryEntry:
 @dataclass(frozen=True)
 class QueryTable:
     """
-    The operating points worth using, cheapest first.
+    The operating points worth using: those that no other beats both in cost and in AP.
 
     Attributes:
-        entries: with increasing cost and increasing AP, at least one; else QueryTableError.
+        entries: by increasing GFLOPs, at least one. Each is on the frontier of AP against GFLOPs,
+            or against the median latency on a device; else QueryTableError.
         metric: the score that decided, one of ``METRICS``.
         model: fingerprint of the weights the table is about.
         dataset: name of the data set the AP was measured on.
-        device: name of the device the milliseconds were measured on.
     """
 
     entries: tuple[QueryEntry, ...]
     metric: str
     model: str
     dataset: str
-    device: str
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -112,27 +135,82 @@ class QueryTable:
             )
         if not self.entries:
             raise QueryTableError("entries must hold at least one operating point")
+        seen: dict[OperatingPoint, int] = {}
         for index, entry in enumerate(self.entries):
             if self.ap(entry) is None:
                 raise QueryTableError(f"entries[{index}].{self.metric} must be a number, got None")
-        for index, (cheap, dear) in enumerate(itertools.pairwise(self.entries), start=1):
-            for field, low, high in (
-                ("gflops", cheap.gflops, dear.gflops),
-                (self.metric, self.ap(cheap), self.ap(dear)),
-            ):
-                if not low < high:
-                    raise QueryTableError(
-                        f"entries[{index}].{field} must be above the {low:g} of the cheaper entry "
-                        f"before it, got {high:g}"
-                    )
+            if entry.point in seen:
+                raise QueryTableError(
+                    f"entries[{index}] is {entry.point}, as entries[{seen[entry.point]}] is; each "
+                    "operating point stands once"
+                )
+            seen[entry.point] = index
+            if set(entry.latency) != set(self.devices):
+                raise QueryTableError(
+                    f"entries[{index}].latency must be on the devices of entries[0].latency, "
+                    f"{_listed(self.devices)}; got {_listed(entry.latency)}"
+                )
+        for index, (before, entry) in enumerate(itertools.pairwise(self.entries), start=1):
+            if entry.gflops < before.gflops:
+                raise QueryTableError(
+                    f"entries[{index}].gflops must be at least the {before.gflops:g} of the entry "
+                    f"before it, got {entry.gflops:g}"
+                )
+        needed = {entry.point for entry in _on_a_frontier(self.entries, self.metric)}
+        for index, entry in enumerate(self.entries):
+            if entry.point not in needed:
+                raise QueryTableError(
+                    f"entries[{index}].{self.metric} must be above that of every entry that costs "
+                    f"no more, got {self.ap(entry):g}; {entry.point} is of no use by any cost"
+                )
 
     @classmethod
     def of(
-        cls, entries: Iterable[QueryEntry], *, metric: str, model: str, dataset: str, device: str
+        cls, entries: Iterable[QueryEntry], *, metric: str, model: str, dataset: str
     ) -> QueryTable:
-        """The table of those ``entries`` that no cheaper one beats in ``metric``."""
-        kept = frontier(entries, lambda e: e.gflops, lambda e: getattr(e, metric))
-        return cls(tuple(kept), metric, model, dataset, device)
+        """The table of those ``entries`` that are on a frontier of ``metric``."""
+        return cls(tuple(_on_a_frontier(entries, metric)), metric, model, dataset)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those that latency was measured on, the one of the evaluation first."""
+        return tuple(self.entries[0].latency)
+
+    def known_device(self, name: str | None = None) -> str:
+        """
+        The device ``name``; for None the only one.
+
+        Raises:
+            BudgetError: if the table has no such device, or several to choose from.
+        """
+        known = _listed(self.devices)
+        if name is None:
+            if len(self.devices) == 1:
+                return self.devices[0]
+            raise BudgetError(
+                "Milliseconds count on one device; say on which. The query table has latencies of: "
+                f"{known}. tools/profile_latency.py adds a device to it."
+            )
+        if name not in self.devices:
+            raise BudgetError(
+                f"The query table has no latency of the device {name!r}; it has: {known}. Add it "
+                "with tools/profile_latency.py on that device, choose one of these as the latency "
+                "device, or give the budget in gflops."
+            )
+        return name
+
+    def by_gflops(self) -> list[QueryEntry]:
+        """The entries that none of fewer GFLOPs beats, cheapest first."""
+        return frontier(self.entries, _gflops, self.ap)
+
+    def by_latency(self, device: str | None = None) -> list[QueryEntry]:
+        """The entries that none beats that is faster on ``device``, fastest first."""
+        return frontier(self.entries, _p50_on(self.known_device(device)), self.ap)
+
+    @property
+    def best(self) -> QueryEntry:
+        """The entry of highest AP, the first of equal ones."""
+        return max(self.entries, key=self.ap)
 
     def _columns(self) -> list[str]:
         """The metrics to show: those that an entry has, and of a detector box and mask AP."""
@@ -152,38 +230,36 @@ class QueryTable:
         *,
         gflops: float | None = None,
         milliseconds: float | None = None,
+        device: str | None = None,
         clamp: bool = False,
     ) -> QueryEntry:
         """
         The entry of highest AP that costs at most ``gflops``, or at most ``milliseconds``.
 
         Args:
+            milliseconds: by the median latency on a device.
+            device: one of ``devices``; may be left out if there is only one.
             clamp: give the cheapest entry where none fits.
 
         Raises:
             BudgetError: if even the cheapest entry costs more; the message names it. Also unless
-                exactly one budget is given.
-            QueryTableError: for ``milliseconds``, if an entry has none.
+                exactly one budget is given, and for milliseconds on a device the table lacks.
         """
         if (gflops is None) == (milliseconds is None):
             raise BudgetError(
                 f"A budget is either gflops or milliseconds, got gflops={gflops} and "
                 f"milliseconds={milliseconds}."
             )
-        cost, unit, budget = operator.attrgetter("gflops"), "GFLOPs", gflops
         if gflops is None:
-            cost, unit, budget = operator.attrgetter("milliseconds"), "ms", milliseconds
-        unknown = [str(entry.point) for entry in self.entries if cost(entry) is None]
-        if unknown:
-            raise QueryTableError(
-                f"The query table has no milliseconds of {', '.join(unknown)}, so it cannot be "
-                "asked for a time. Give the budget in gflops, or evaluate the grid again."
-            )
-        within = [entry for entry in self.entries if cost(entry) <= budget]
+            device = self.known_device(device)
+            choices, cost = self.by_latency(device), _p50_on(device)
+            budget, unit = milliseconds, "ms"
+        else:
+            choices, cost, budget, unit = self.by_gflops(), _gflops, gflops, "GFLOPs"
+        within = [entry for entry in choices if cost(entry) <= budget]
         if within:
             return within[-1]
-        # A dearer point may take less time; of equal ones the better.
-        cheapest = min(reversed(self.entries), key=cost)
+        cheapest = choices[0]
         if clamp and not math.isnan(budget):
             return cheapest
         raise BudgetError(
@@ -195,16 +271,15 @@ class QueryTable:
         """The table as ``query_table.json`` holds it."""
         rows = []
         for entry in self.entries:
-            row = entry.point._asdict()
-            row |= {"gflops": entry.gflops, "milliseconds": entry.milliseconds}
-            rows.append(row | {name: getattr(entry, name) for name in self._columns()})
+            row = {**entry.point._asdict(), "gflops": entry.gflops}
+            row |= {name: getattr(entry, name) for name in self._columns()}
+            rows.append(row | {"latency": latency_to_dict(entry.latency)})
         return json.dumps(
             {
                 "schema": SCHEMA_VERSION,
                 "metric": self.metric,
                 "model": self.model,
                 "dataset": self.dataset,
-                "device": self.device,
                 "entries": rows,
             },
             indent=2,
@@ -239,58 +314,132 @@ class QueryTable:
                     else "Evaluate the grid again to write a new table."
                 )
             )
-        entries = []
         metric = _field(table, "metric", str)
-        needed = set(DETECTION_METRICS if metric in DETECTION_METRICS else (metric,))
-        for index, row in enumerate(_field(table, "entries", list)):
-            where = f"entries[{index}]."
-            if not isinstance(row, dict):
-                raise QueryTableError(f"entries[{index}] must be an object, got {row!r}")
-            point = OperatingPoint(
-                _number(row, "width", where, positive=True),
-                _field(row, "resolution", int, where),
-            )
-            if point.resolution <= 0:
-                raise QueryTableError(
-                    f"{where}resolution must be a positive number of pixels, got {point.resolution}"
-                )
-            entries.append(
-                QueryEntry(
-                    point,
-                    gflops=_number(row, "gflops", where, positive=True),
-                    milliseconds=_number(row, "milliseconds", where, positive=True, null=True),
-                    **{
-                        n: _number(row, n, where, null=True)
-                        for n in METRICS
-                        if n in needed | set(row)
-                    },
-                )
-            )
-        names = (_field(table, name, str) for name in ("metric", "model", "dataset", "device"))
-        return cls(tuple(entries), *names)
+        rows = _field(table, "entries", list)
+        entries = tuple(_entry(row, metric, f"entries[{index}]") for index, row in enumerate(rows))
+        names = (_field(table, name, str) for name in ("metric", "model", "dataset"))
+        return cls(entries, *names)
 
     def __str__(self) -> str:
-        widths = {name: max(8, len(METRICS[name])) for name in self._columns()}
-        lines = [
-            f"Query table of {self.dataset}: the points no cheaper point beats in "
-            f"{METRICS[self.metric]}",
-            f"{'point':<10} {'GFLOPs':>9} {'ms':>9}"
-            + "".join(f" {METRICS[name]:>{width}}" for name, width in widths.items()),
-        ]
-        for entry in self.entries:
-            lines.append(
-                f"{str(entry.point):<10} {entry.gflops:>9.4g} {_shown(entry.milliseconds):>9}"
-                + "".join(f" {_shown(getattr(entry, n)):>{w}}" for n, w in widths.items())
+        names = self._columns()
+        header = ["point", "GFLOPs"]
+        notes = []
+        for number, device in enumerate(self.devices, start=1):
+            mark = f" [{number}]" if len(self.devices) > 1 else ""
+            header += [f"ms{mark}", "p95", "MiB"]
+            notes.append(
+                f"ms{mark}, p95, MiB: median and 95th percentile of one image's time, and peak "
+                f"memory, on {device}"
             )
-        lines.append(f"ms: median of one image on {self.device}")
-        return "\n".join(lines)
+        lines = [header + [METRICS[name] for name in names]]
+        for entry in self.entries:
+            line = [str(entry.point), f"{entry.gflops:.4g}"]
+            for device in self.devices:
+                latency = entry.latency[device]
+                line += map(_shown, (latency.p50, latency.p95, latency.memory))
+            lines.append(line + [_shown(getattr(entry, name)) for name in names])
+        widths = [max(8, *map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            [
+                f"Query table of {self.dataset}: the points that no cheaper point, or faster one, "
+                f"beats in {METRICS[self.metric]}",
+                *(
+                    "  ".join([f"{first:<9}", *map(str.rjust, rest, widths[1:])])
+                    for first, *rest in lines
+                ),
+                *notes,
+            ]
+        )
+
+
+def _gflops(entry: QueryEntry) -> float:
+    return entry.gflops
+
+
+def _p50_on(device: str) -> Callable[[QueryEntry], float | None]:
+    return lambda entry: entry.latency[device].p50 if device in entry.latency else None
+
+
+def _on_a_frontier(entries: Iterable[QueryEntry], metric: str) -> list[QueryEntry]:
+    """Those of the ``entries`` on the frontier of ``metric`` by any cost, by their GFLOPs."""
+    entries = list(entries)
+    devices = {device for entry in entries for device in entry.latency}
+    kept = {
+        entry.point
+        for cost in (_gflops, *map(_p50_on, devices))
+        for entry in frontier(entries, cost, lambda e: getattr(e, metric))
+    }
+    return sorted((entry for entry in entries if entry.point in kept), key=_gflops)
 
 
 def _shown(number: float | None) -> str:
     return "-" if number is None else f"{number:.1f}"
 
 
-_KINDS = {int: "a whole number", str: "a text", list: "a list"}
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def latency_to_dict(latency: dict[str, Latency]) -> dict[str, dict[str, float | None]]:
+    """As ``query_table.json`` and ``grid.json`` hold it."""
+    return {device: asdict(found) for device, found in latency.items()}
+
+
+def latency_from_dict(record: dict[str, Any], where: str = "") -> dict[str, Latency]:
+    """
+    The "latency" of a record, the reverse of :func:`latency_to_dict`.
+
+    Args:
+        where: stands before the field in errors.
+
+    Raises:
+        QueryTableError: naming the field that is missing or wrong.
+    """
+    latency = {}
+    for device, row in _field(record, "latency", dict, where).items():
+        inside = f"{where}latency[{device!r}]"
+        if not isinstance(row, dict):
+            raise QueryTableError(f"{inside} must be an object, got {row!r}")
+        inside += "."
+        p50 = _number(row, "p50", inside, positive=True)
+        p95 = _number(row, "p95", inside, positive=True)
+        if p95 < p50:
+            raise QueryTableError(f"{inside}p95 must be at least the p50 of {p50:g}, got {p95:g}")
+        memory = _number(row, "memory", inside, positive=True, null=True)
+        latency[device] = Latency(p50, p95, memory)
+    return latency
+
+
+def _entry(row: Any, metric: str, name: str) -> QueryEntry:
+    if not isinstance(row, dict):
+        raise QueryTableError(f"{name} must be an object, got {row!r}")
+    where = f"{name}."
+    needed = set(DETECTION_METRICS if metric in DETECTION_METRICS else (metric,))
+    point = OperatingPoint(
+        _number(row, "width", where, positive=True), _field(row, "resolution", int, where)
+    )
+    if point.resolution <= 0:
+        raise QueryTableError(
+            f"{where}resolution must be a positive number of pixels, got {point.resolution}"
+        )
+    known = {"width", "resolution", "gflops", "latency", *METRICS}
+    for field_name in row:
+        if field_name not in known:
+            raise QueryTableError(
+                f"{where}{field_name} is no field of an entry; they are {', '.join(sorted(known))}"
+            )
+    return QueryEntry(
+        point,
+        gflops=_number(row, "gflops", where, positive=True),
+        latency=latency_from_dict(row, where),
+        **{n: _number(row, n, where, null=True) for n in METRICS if n in needed | set(row)},
+    )
+
+
+_KINDS = {int: "a whole number", str: "a text", list: "a list", dict: "an object"}
 
 
 def _field(record: dict, name: str, kind: type, where: str = "") -> Any:

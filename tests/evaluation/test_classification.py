@@ -108,7 +108,7 @@ def test_files_read_back(cfg, model, calibrations, tmp_path):
     entry = table.entries[0]
     assert entry.top5 >= entry.top1 and entry.box_ap is None
     assert set(json.loads((tmp_path / "grid" / "query_table.json").read_text())["entries"][0]) == {
-        *("width", "resolution", "gflops", "milliseconds", "top1", "top5")
+        *("width", "resolution", "gflops", "latency", "top1", "top5")
     }
     with open(tmp_path / "grid" / "grid.csv") as file:
         row = next(csv.DictReader(file))

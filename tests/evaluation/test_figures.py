@@ -18,6 +18,7 @@ from mutualnet_det.evaluation.figures import (
 from mutualnet_det.evaluation.results import Grid, GridRow
 from mutualnet_det.evaluation.scoring import METRICS
 from mutualnet_det.evaluation.sheet import detection_sheet
+from mutualnet_det.runtime import Latency
 from mutualnet_det.slimmable import OperatingPoint
 
 WIDTHS, RESOLUTIONS = (0.25, 0.5, 0.75, 1.0), (240, 360, 480, 600)
@@ -39,7 +40,8 @@ def make_grid(points=None, *, masks=True, ap=None):
         parts = {part: gflops * share for part, share in shares.items()}
         cost = Cost(parts, {}, 1000, dict.fromkeys((*parts, "mask_head"), 1000))
         found = {"box": scores(box)} | ({"mask": scores(0.9 * box)} if masks else {})
-        rows.append(GridRow(point, cost, 10.0, 50.0 * gflops, found))
+        latency = {"CPU": Latency(50.0 * gflops, 60.0 * gflops)}
+        rows.append(GridRow(point, cost, 10.0, latency, found))
     return Grid(tuple(rows), {})
 
 

@@ -20,12 +20,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import mutualnet_det.evaluation.cost as cost_module
+from mutualnet_det.checkpoint import read_calibrations
 from mutualnet_det.config import ConfigError
 from mutualnet_det.data.coco import DatasetError, register_coco
 from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.evaluation import detection as detection_module
 from mutualnet_det.evaluation import forward as forward_module
-from mutualnet_det.evaluation import grid as grid_module
+from mutualnet_det.evaluation import workers as workers_module
 from mutualnet_det.evaluation.cost import Cost, count_cost, padded_sizes
 from mutualnet_det.evaluation.progress import ProgressError
 from mutualnet_det.evaluation.scoring import METRICS
@@ -36,6 +37,8 @@ from mutualnet_det.slimmable import Calibrations, OperatingPoint, UncalibratedEr
 SIZES = [(96, 128), (120, 90), (96, 128), (100, 100), (96, 240)]  # height, width in px
 POINTS = [OperatingPoint(w, r) for w in (0.25, 1.0) for r in (64, 96)]
 CATEGORIES = (3, 7)
+# Forwards at the end, by which peak memory is measured.
+MEMORY_FORWARDS = 2 * len(POINTS)
 
 
 class Oracle(MutualRCNN):
@@ -186,7 +189,7 @@ def contents(folder):
     """All that must not depend on an interruption; times of course do."""
     grid = json.loads((folder / "grid.json").read_text())
     for row in grid["rows"]:
-        del row["milliseconds"]
+        del row["latency"]
     detections = {p.name: p.read_bytes() for p in (folder / "detections").iterdir()}
     return grid, detections, (folder / "ground_truth.json").read_bytes()
 
@@ -253,7 +256,11 @@ def test_tables(setting, tmp_path):
         parts = [float(text[f"gflops_{p}"]) for p in ("backbone", "neck", "rpn")]
         assert parts == [row.cost.gflops[p] for p in ("backbone", "neck", "rpn")]
         assert int(text["parameters"]) == sum(row.cost.parameters.values())
-        assert float(text["milliseconds"]) == row.milliseconds > 0
+        ((device, latency),) = row.latency.items()
+        assert device == grid.run["device"]
+        assert float(text[f"p50_ms on {device}"]) == row.milliseconds == latency.p50 > 0
+        assert float(text[f"p95_ms on {device}"]) == latency.p95 >= latency.p50
+        assert float(text[f"memory_mib on {device}"]) == latency.memory > 0
         assert float(text["mask_AP75"]) == row.scores["mask"]["AP75"] and text["box_APl"] == ""
     table = QueryTable.load(tmp_path / "grid" / "query_table.json")
     assert table == grid.query_table() and table.model == setting()[2].fingerprint()
@@ -287,6 +294,59 @@ def test_calibrates_only_what_is_missing(quick, setting, tmp_path):
     assert asked == [[POINTS[2]], [POINTS[1], POINTS[3]]]  # those of a resolution together
 
 
+def refuse(points):
+    raise AssertionError(f"{points} are calibrated already")
+
+
+def test_calibrations_are_kept_for_the_next_evaluation(quick, setting, tmp_path):
+    first, second = POINTS[:2], POINTS[2:]
+    cfg, model, calibrations, calibrate = setting()
+    calibrate(first[:1])  # as in the checkpoint
+    evaluate((cfg, model, calibrations, calibrate), tmp_path / "grid", first)
+    state, settings = read_calibrations(str(tmp_path / "grid" / "calibrations.pth"))
+    assert list(state["points"]) == [str(first[1])]  # without those of the checkpoint
+    assert state["fingerprint"] == calibrations.fingerprint()
+    assert settings["MUTUALNET.CALIBRATION.NUM_IMAGES"] == cfg.MUTUALNET.CALIBRATION.NUM_IMAGES
+
+    again = setting()
+    again[3](first[:1])
+    evaluate(again, tmp_path / "grid", first, calibrate=refuse)
+    made = setting()
+    made[3](first[:1])
+    evaluate(made, tmp_path / "grid", second)
+    state, _ = read_calibrations(str(tmp_path / "grid" / "calibrations.pth"))
+    assert list(state["points"]) == [str(point) for point in (first[1], *second)]
+
+
+def scale_weights(made):
+    with torch.no_grad():
+        next(made[1].parameters()).mul_(1.01)
+
+
+def test_calibrations_of_other_settings_or_weights_are_made_anew(quick, setting, tmp_path):
+    asked = []
+
+    def calibrate_with(made):
+        return lambda points: (asked.extend(points), made[3](points))
+
+    evaluate(setting(), tmp_path / "grid", POINTS[:1])
+    for overrides in (("MUTUALNET.CALIBRATION.NUM_IMAGES", 2), ("DATASETS.TRAIN", ("other",))):
+        made = setting(*overrides)
+        asked.clear()
+        evaluate(made, tmp_path / "grid", POINTS[:1], calibrate=calibrate_with(made))
+        assert asked == POINTS[:1]
+    made = setting("DATASETS.TRAIN", ("other",))
+    scale_weights(made)
+    asked.clear()
+    evaluate(made, tmp_path / "grid", POINTS[:1], calibrate=calibrate_with(made))
+    assert asked == POINTS[:1]
+    # Where the checkpoint has them all, those of other weights would mislead.
+    made = setting()
+    made[3](POINTS[:1])
+    evaluate(made, tmp_path / "grid", POINTS[:1], calibrate=refuse)
+    assert not (tmp_path / "grid" / "calibrations.pth").exists()
+
+
 def test_without_calibration(quick, setting, tmp_path):
     with pytest.raises(UncalibratedError, match=r"0\.25x64, 0\.25x96, 1\.00x64, 1\.00x96"):
         evaluate(setting(), tmp_path / "grid", calibrate=None)
@@ -297,7 +357,7 @@ def test_a_killed_evaluation_resumed_equals_an_undisturbed_one(
     quick, setting, tmp_path, monkeypatch, killed_after
 ):
     evaluate(setting(), tmp_path / "undisturbed")
-    monkeypatch.setattr(grid_module, "COMMIT_PERIOD", 0)  # an image at a time
+    monkeypatch.setattr(workers_module, "COMMIT_PERIOD", 0)  # an image at a time
     Oracle.forwards, Oracle.stop_after = 0, killed_after
     with pytest.raises(KeyboardInterrupt):
         evaluate(setting(), tmp_path / "killed")
@@ -309,7 +369,8 @@ def test_a_killed_evaluation_resumed_equals_an_undisturbed_one(
     Oracle.forwards, Oracle.stop_after = 0, math.inf
     evaluate(setting(), tmp_path / "killed", resume=True, calibrate=no_calibration)
     images_done = killed_after // len(POINTS)
-    assert Oracle.forwards == (len(SIZES) - images_done) * len(POINTS)
+    expected = (len(SIZES) - images_done) * len(POINTS) + MEMORY_FORWARDS
+    assert Oracle.forwards == expected
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
@@ -328,7 +389,7 @@ def test_killed_while_scoring(quick, setting, tmp_path, monkeypatch):
         evaluate(setting(), tmp_path / "killed")
     Oracle.forwards = 0
     evaluate(setting(), tmp_path / "killed", resume=True)
-    assert Oracle.forwards == 0
+    assert Oracle.forwards == MEMORY_FORWARDS
     assert scored[4:] == ["bbox", "segm"] * 3  # the first point was kept
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
@@ -338,11 +399,6 @@ def test_resuming_a_complete_evaluation_runs_nothing(quick, setting, tmp_path):
     Oracle.forwards = 0
     assert evaluate(setting(), tmp_path / "grid", resume=True) == grid
     assert Oracle.forwards == 0
-
-
-def scale_weights(made):
-    with torch.no_grad():
-        next(made[1].parameters()).mul_(1.01)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +431,7 @@ def test_refuses_to_continue_another_evaluation(
 def test_an_image_that_does_not_decode_is_named_and_nothing_lost(
     quick, setting, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(grid_module, "COMMIT_PERIOD", 0)
+    monkeypatch.setattr(workers_module, "COMMIT_PERIOD", 0)
     broken = tmp_path / "images" / "12.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
@@ -384,7 +440,7 @@ def test_an_image_that_does_not_decode_is_named_and_nothing_lost(
     broken.write_bytes(whole)
     Oracle.forwards = 0
     evaluate(setting(), tmp_path / "grid", resume=True)
-    assert Oracle.forwards == 3 * len(POINTS)
+    assert Oracle.forwards == 3 * len(POINTS) + MEMORY_FORWARDS
 
 
 def test_an_image_of_another_size_is_named(quick, setting, tmp_path):
@@ -439,8 +495,16 @@ def test_bad_requests(quick, setting, tmp_path, dataset):
         evaluate(setting(), tmp_path / "grid")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 9}', '{"schema": 1, "rows": [{}]}'])
-def test_a_file_that_is_no_grid_is_refused(tmp_path, text):
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        *((text, "is not a grid.json") for text in ("{", "[]", "{}", '{"schema": "3"}')),
+        ('{"schema": 3, "run": {}, "rows": [{}]}', "is not a grid.json"),
+        ('{"schema": 9}', "has schema 9, .* Update mutualnet_det"),
+        ('{"schema": 2, "rows": [{}]}', "has schema 2, .* Evaluate the grid again"),
+    ],
+)
+def test_a_file_that_is_no_grid_is_refused(tmp_path, text, message):
     (tmp_path / "grid.json").write_text(text)
-    with pytest.raises(ValueError, match=r"grid\.json"):
+    with pytest.raises(ValueError, match=r"grid\.json " + message):
         Grid.load(tmp_path / "grid.json")

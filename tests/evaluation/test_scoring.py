@@ -5,14 +5,23 @@ import copy
 import io
 import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mutualnet_det.data.coco import renumbered_ground_truth
+from mutualnet_det.evaluation.coco_evaluators import (
+    EVALUATORS,
+    default_evaluator,
+    evaluator_version,
+)
 from mutualnet_det.evaluation.scoring import (
     KINDS,
     METRICS,
@@ -22,6 +31,13 @@ from mutualnet_det.evaluation.scoring import (
     score,
 )
 from mutualnet_det.runtime.query_table import METRICS as COLUMNS
+
+DATA = Path(__file__).parents[2] / "../shared/data"
+REAL = {
+    "coco_mini": "annotations/instances_val2017.json",  # crowds; two categories without objects
+    "facade": "annotations/instances_val.json",
+    "blood_cells": "annotations/instances_val.json",  # no masks; a category without objects
+}
 
 
 def polygon(x, y, w, h):
@@ -95,12 +111,13 @@ def by_hand(ground_truth_file, detections_file, iou_type):
     return evaluation.stats[:6] * 100
 
 
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_equals_pycocotools_on_the_files(tmp_path, ground_truth, detections, iou_type):
+def test_equals_pycocotools_on_the_files(tmp_path, ground_truth, detections, iou_type, evaluator):
     (tmp_path / "gt.json").write_text(json.dumps(ground_truth))
     (tmp_path / "dt.json").write_text(json.dumps(only(iou_type, detections)))
     expected = by_hand(str(tmp_path / "gt.json"), str(tmp_path / "dt.json"), iou_type)
-    scores = score(ground_truth, detections, iou_type)
+    scores = score(load_ground_truth(ground_truth, evaluator), detections, iou_type)
     found = [-100 if scores[metric] is None else scores[metric] for metric in METRICS]
     np.testing.assert_allclose(found, expected, rtol=0, atol=0)
     assert 0 < scores["AP"] < 100 and scores["APl"] is None
@@ -108,8 +125,10 @@ def test_equals_pycocotools_on_the_files(tmp_path, ground_truth, detections, iou
 
 def test_a_mask_counts_with_its_own_area(ground_truth, detections):
     # Scored beside its box, the false alarm would be large for COCO, and out of APm.
-    beside_boxes = load_ground_truth(ground_truth)
+    beside_boxes = COCO()
     with contextlib.redirect_stdout(io.StringIO()):
+        beside_boxes.dataset = copy.deepcopy(ground_truth)
+        beside_boxes.createIndex()
         evaluation = COCOeval(beside_boxes, beside_boxes.loadRes(copy.deepcopy(detections)), "segm")
         evaluation.evaluate()
         evaluation.accumulate()
@@ -128,16 +147,18 @@ def test_per_class(ground_truth, detections):
     assert score(ground_truth, detections, "bbox")["AP"] == pytest.approx(mean)
 
 
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_no_detections(ground_truth, iou_type):
-    scores = score(ground_truth, [], iou_type)
+def test_no_detections(ground_truth, iou_type, evaluator):
+    scores = score(load_ground_truth(ground_truth, evaluator), [], iou_type)
     assert scores["AP"] == 0 and scores["AP50"] == 0 and scores["APl"] is None
 
 
-def test_leaves_its_arguments_alone_and_prints_nothing(ground_truth, detections, capsys):
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_leaves_its_arguments_alone_and_prints_nothing(ground_truth, detections, evaluator, capsys):
     before = copy.deepcopy((ground_truth, detections))
     for iou_type in ("bbox", "segm"):
-        score(ground_truth, detections, iou_type)
+        score(load_ground_truth(ground_truth, evaluator), detections, iou_type)
     assert (ground_truth, detections) == before
     assert capsys.readouterr().out == ""
 
@@ -149,7 +170,8 @@ def test_results_have_the_data_sets_own_categories(detections):
     assert coco_results(instances((10, 10), [], [], []), 1, [3]) == []
 
 
-def test_keypoint_ap_is_pycocotools_with_the_given_sigmas():
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_keypoint_ap_has_the_given_sigmas(evaluator):
     """Two objects: one found exactly, one with keypoints off by a known distance."""
     sigma, area, offset = 0.05, 10000.0, 12.0
     boxes = [[0.0, 0.0, 100.0, 100.0], [200.0, 0.0, 100.0, 100.0]]
@@ -179,6 +201,7 @@ def test_keypoint_ap_is_pycocotools_with_the_given_sigmas():
     # The object keypoint similarity of COCO's evaluation page.
     similarity = math.exp(-(offset**2) / (2 * area * (2 * sigma) ** 2))
     assert 0.45 < similarity < 0.5  # at no threshold a match
+    ground_truth = load_ground_truth(ground_truth, evaluator)
     found = score(ground_truth, detections, "keypoints", [sigma] * 2)
     # Half of the objects found, with the higher score: precision 1 up to recall 0.5.
     assert found["AP"] == pytest.approx(100 * 51 / 101)
@@ -194,3 +217,102 @@ def test_every_column_of_a_query_table_is_some_kinds_and_labelled_there():
         assert kind.metrics[0] == next(iter(kind.columns.values()))
         assert set(kind.columns.values()) <= set(kind.metrics)
     assert KINDS["class"].label == "top-1 accuracy" and KINDS["mask"].label == "mask AP"
+
+
+def real_ground_truth(name):
+    """Of a real data set, as the grid has it; nothing is left of the first image's objects."""
+    path = DATA / name / REAL[name]
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    truth = renumbered_ground_truth(str(path), need_masks=name != "blood_cells")
+    first = truth["images"][0]["id"]
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] != first]
+    return truth
+
+
+def moved(truth, rng):
+    """
+    Detections made of the objects: moved, grown, some twice, some of another class, some not found,
+    and those of the first image made up. Scores are tenths, so that many tie.
+    """
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    first = truth["images"][0]["id"]
+    categories = [category["id"] for category in truth["categories"]]
+    made_up = {**truth["annotations"][0], "image_id": first}
+    found = []
+    for annotation in [made_up, *truth["annotations"], *truth["annotations"][::3]]:
+        if rng.random() < 0.1:
+            continue
+        x, y, w, h = annotation["bbox"]
+        dx, dy, grown = rng.normal(0, rng.choice([0.02, 0.15]), 3) * (w, h, 1)
+        detection = {
+            "image_id": annotation["image_id"],
+            "category_id": annotation["category_id"],
+            "bbox": [x + dx, y + dy, w * math.exp(grown), h],
+            "score": round(float(rng.random()), 1),
+        }
+        if rng.random() < 0.1:
+            detection["category_id"] = int(rng.choice(categories))
+        polygons = annotation["segmentation"]
+        if not isinstance(polygons, list) or not polygons:
+            polygons = polygon(x, y, w, h)
+        polygons = [[v + (dy if i % 2 else dx) for i, v in enumerate(p)] for p in polygons]
+        size = sizes[annotation["image_id"]]
+        mask = mask_util.merge(mask_util.frPyObjects(polygons, *size))
+        detection["segmentation"] = {**mask, "counts": mask["counts"].decode()}
+        if "keypoints" in annotation:
+            keypoints = np.array(annotation["keypoints"], float).reshape(-1, 3)
+            keypoints[:, :2] += rng.normal(0, 0.05, 2) * (w, h)
+            detection["keypoints"] = keypoints.reshape(-1).tolist()
+        found.append(detection)
+    return found
+
+
+def add_keypoints(truth, rng):
+    """No real data at hand has any: 17 within each object's box, labelled or not."""
+    for annotation in truth["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        flags = rng.integers(0, 3, 17) * (not annotation["iscrowd"]) * (rng.random() > 0.1)
+        keypoints = np.stack([x + w * rng.random(17), y + h * rng.random(17), flags], axis=1)
+        annotation["keypoints"] = keypoints.reshape(-1).tolist()
+        annotation["num_keypoints"] = int((flags > 0).sum())
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_both_evaluators_agree_on_real_data(name):
+    rng = np.random.default_rng(0)
+    truth = real_ground_truth(name)
+    add_keypoints(truth, rng)
+    detections = moved(truth, rng)
+    both = [load_ground_truth(truth, evaluator) for evaluator in EVALUATORS]
+    settings = [("bbox", ())]
+    if name != "blood_cells":
+        settings.append(("segm", ()))
+    if name == "coco_mini":
+        settings += [("keypoints", ()), ("keypoints", np.linspace(0.02, 0.12, 17))]
+    for iou_type, sigmas in settings:
+        hotcoco, pycocotools = (
+            score(ground_truth, detections, iou_type, list(sigmas)) for ground_truth in both
+        )
+        assert hotcoco == pycocotools  # 1e-4 is asked for; they are the same numbers
+        assert 5 < hotcoco["AP"] < 95
+        assert len(hotcoco["per_class"]) == len(truth["categories"])
+        per_class = [ap for ap in hotcoco["per_class"].values() if ap is not None]
+        assert hotcoco["AP"] == pytest.approx(np.mean(per_class))
+
+
+def test_what_annotations_hold_beside_does_not_matter(ground_truth, detections):
+    expected = score(ground_truth, detections, "segm")
+    ground_truth["images"][0] |= {"license": "by", "coco_url": None}
+    ground_truth["annotations"][0] |= {"attributes": {"occluded": False}, "keypoints": [1, 2, 3]}
+    for evaluator in EVALUATORS:
+        assert score(load_ground_truth(ground_truth, evaluator), detections, "segm") == expected
+
+
+def test_pycocotools_scores_where_hotcoco_is_not_installed(ground_truth, detections, monkeypatch):
+    assert default_evaluator() == "hotcoco" and evaluator_version().startswith("hotcoco 1.")
+    expected = score(ground_truth, detections, "segm")
+    monkeypatch.setitem(sys.modules, "hotcoco", None)  # an import fails
+    assert default_evaluator() == "pycocotools"
+    assert evaluator_version().startswith("pycocotools 2.")
+    assert score(ground_truth, detections, "segm") == expected

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mutualnet_det.runtime import DeadlineController, DeadlineError, QueryEntry, QueryTable
+from mutualnet_det.runtime import (
+    BudgetError,
+    DeadlineController,
+    DeadlineError,
+    Latency,
+    QueryEntry,
+    QueryTable,
+)
 from mutualnet_det.slimmable import OperatingPoint
 
 # Of the simulated machine, cheapest point first.
@@ -20,12 +27,12 @@ POINTS = tuple(OperatingPoint(0.25, 100 + 50 * index) for index in range(len(MIL
 
 def make_table(milliseconds):
     entries = tuple(
-        QueryEntry(point, gflops, told, box_ap=10.0 + index)
+        QueryEntry(point, gflops, {"CPU": Latency(told, told)} if told else {}, box_ap=10.0 + index)
         for index, (point, gflops, told) in enumerate(
             zip(POINTS, GFLOPS, milliseconds, strict=True)
         )
     )
-    return QueryTable(entries, metric="box_ap", model="", dataset="", device="")
+    return QueryTable(entries, metric="box_ap", model="", dataset="")
 
 
 MEASURED = make_table(MILLISECONDS)
@@ -267,12 +274,20 @@ def test_a_table_without_times_is_explored_upwards():
     assert report.held == report.frames and controller.choose() == POINTS[-1]
 
 
-def test_entries_without_times_cost_as_their_neighbours_do():
-    partly = make_table([4.0, None, None, None, 18.0, *[None] * 5])
-    stream = quiet(partly, period=0.066).run(5)
-    assert stream.points()[-1] > 4
-    # At one millisecond per GFLOP, not at the neighbours' rate, it would be 5.
-    assert stream.controller.report().slowness == pytest.approx(1.0, abs=0.2)
+def test_goes_by_the_latencies_of_a_device():
+    """There it chooses among the points that no faster one beats."""
+    fast, slow, table = Latency(1.0, 2.0), Latency(9.0, 9.0), []
+    for index, board in enumerate((fast, slow, Latency(5.0, 5.0))):
+        latency = {"laptop": Latency(1.0 + index, 9.0), "board": board}
+        table.append(QueryEntry(POINTS[index], 1.0 + index, latency, box_ap=10.0 + index))
+    table = QueryTable(tuple(table), metric="box_ap", model="", dataset="")
+    assert DeadlineController(table, 0.1, device="laptop").points == POINTS[:3]
+    controller = DeadlineController(table, 0.1, device="board")
+    assert controller.points == (POINTS[0], POINTS[2])
+    with pytest.raises(BudgetError, match="has latencies of: 'laptop', 'board'"):
+        DeadlineController(table, 0.1)
+    with pytest.raises(BudgetError, match="no latency of the device 'phone'; it has: 'laptop'"):
+        DeadlineController(table, 0.1, device="phone")
 
 
 def test_points_dearer_than_the_table_tells_are_learnt():

@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import detection_utils
 from PIL import Image
 
-from mutualnet_det.runtime import ImageError
+from mutualnet_det.runtime import BudgetPredictor, ImageError
 from mutualnet_det.runtime.images import read_image
 
 EXIF_ORIENTATION = 0x0112
@@ -130,3 +130,51 @@ def test_an_empty_image_is_refused(image):
 def test_other_things_are_refused(image):
     with pytest.raises(ImageError, match="expected a path, a PIL image or an array"):
         read_image(image)
+
+
+# Through the predictor ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def predictor(model_folder):
+    return BudgetPredictor.from_pretrained(model_folder, device="cpu")
+
+
+@pytest.mark.parametrize("size", [(1, 90), (90, 1), (1, 1), (30_000, 1), (1, 30_000), (30_000, 40)])
+def test_the_predictor_takes_files_of_extreme_sizes(predictor, tmp_path, size):
+    """The short side of the network's input would round to 0; it is 1 px."""
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    path = tmp_path / "extreme.png"
+    Image.fromarray(noise).save(path)
+    for entry in predictor.table.entries:
+        found = predictor(path, point=entry.point).instances
+        assert found.image_size == size
+        assert found.pred_masks.shape == (len(found), *size)
+        boxes, (height, width) = found.pred_boxes.tensor, size
+        assert ((boxes >= 0) & (boxes <= boxes.new_tensor([width, height] * 2))).all()
+
+
+def test_the_predictor_takes_cmyk(predictor, tmp_path, pixels):
+    path = tmp_path / "print.tif"
+    Image.fromarray(pixels).convert("CMYK").save(path)
+    found = predictor(path).instances
+    expected = predictor(Image.fromarray(pixels)).instances
+    assert len(found) == len(expected) > 0
+    assert np.allclose(found.scores, expected.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", ["truncated", "16 bits", "bomb"])
+def test_the_predictor_refuses_bad_images(predictor, tmp_path, pixels, bad, monkeypatch):
+    path = tmp_path / "bad.png"
+    if bad == "16 bits":
+        Image.fromarray(np.full((4, 5), 40000, np.uint16)).save(path)
+    else:
+        Image.fromarray(pixels).save(path)
+    if bad == "truncated":
+        path.write_bytes(path.read_bytes()[:4000])
+    elif bad == "bomb":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    message = {"truncated": "cannot be decoded", "16 bits": "more than 8 bits", "bomb": "too large"}
+    with pytest.raises(ImageError, match=rf"^The image .*bad\.png .*{message[bad]}"):
+        predictor(path)
+    assert len(predictor(Image.fromarray(pixels)).instances) > 0

@@ -1,7 +1,6 @@
 """The predictor: the point a budget allows, and what the model itself finds there."""
 
 import dataclasses
-import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +12,12 @@ from PIL import Image
 from torch import nn
 
 from mutualnet_det import load_config
-from mutualnet_det.checkpoint import CheckpointError, MutualCheckpointer, load_detector
+from mutualnet_det.checkpoint import (
+    CheckpointError,
+    MutualCheckpointer,
+    load_detector,
+    write_calibrations,
+)
 from mutualnet_det.config import ConfigError
 from mutualnet_det.data.classification import evaluation_images
 from mutualnet_det.modeling.build import build_network
@@ -22,6 +26,7 @@ from mutualnet_det.runtime import (
     BudgetError,
     BudgetPredictor,
     ImageError,
+    Latency,
     PredictorError,
     QueryEntry,
     QueryTable,
@@ -30,19 +35,19 @@ from mutualnet_det.runtime import (
 from mutualnet_det.runtime.device import device_name
 from mutualnet_det.slimmable import Calibrations, OperatingPoint
 
+HERE = device_name(torch.device("cpu"))
 # The table's points. The dearest in GFLOPs is not the slowest.
 ENTRIES = (
-    QueryEntry(OperatingPoint(0.25, 32), 1.0, 20.0, box_ap=10.0),
-    QueryEntry(OperatingPoint(0.5, 48), 2.0, 10.0, box_ap=20.0),
-    QueryEntry(OperatingPoint(1.0, 64), 4.0, 40.0, box_ap=30.0),
+    QueryEntry(OperatingPoint(0.25, 32), 1.0, {HERE: Latency(20.0, 22.0)}, box_ap=10.0),
+    QueryEntry(OperatingPoint(0.5, 48), 2.0, {HERE: Latency(10.0, 12.0)}, box_ap=20.0),
+    QueryEntry(OperatingPoint(1.0, 64), 4.0, {HERE: Latency(40.0, 44.0)}, box_ap=30.0),
 )
 UNLISTED = OperatingPoint(0.5, 64)
 POINTS = sorted([*(entry.point for entry in ENTRIES), UNLISTED])
 
 
 def make_table(calibrations, entries=ENTRIES):
-    device = device_name(torch.device("cpu"))
-    return QueryTable(entries, "box_ap", calibrations.fingerprint(), "shapes", device)
+    return QueryTable(entries, "box_ap", calibrations.fingerprint(), "shapes")
 
 
 def build_random(cfg):
@@ -258,18 +263,48 @@ def test_refuses_a_budget_before_it_reads_the_image(predictor, budget, error, me
         predictor("nowhere.png", **budget)
 
 
-def test_warns_once_of_milliseconds_of_another_machine(source, image, caplog):
+@pytest.fixture
+def elsewhere(source):
+    """A predictor's arguments, and a table that knows other machines than this."""
     cfg = load_config(str(source / "config.yaml"))
     model, calibrations = load_detector(cfg, str(source / "model_final.pth"))
-    table = dataclasses.replace(make_table(calibrations), device="Some board")
-    predictor = BudgetPredictor(cfg, model, calibrations, table)
-    with caplog.at_level(logging.WARNING, "mutualnet_det"):
-        predictor(image, gflops=1)
-        assert not caplog.messages
-        predictor(image, milliseconds=10)
-        predictor(image, milliseconds=10)
-    (message,) = caplog.messages
-    assert "are those of Some board" in message
+    machines = {
+        "laptop": (Latency(1.0, 1.0), Latency(2.0, 2.0), Latency(3.0, 3.0)),
+        "board": (Latency(100.0, 100.0), Latency(200.0, 200.0), Latency(300.0, 300.0)),
+    }
+    entries = tuple(
+        dataclasses.replace(entry, latency=dict(zip(machines, latencies, strict=True)))
+        for entry, *latencies in zip(ENTRIES, *machines.values(), strict=True)
+    )
+    return cfg, model, calibrations, make_table(calibrations, entries)
+
+
+def test_milliseconds_are_those_of_the_device_it_runs_on(elsewhere, image):
+    predictor = BudgetPredictor(*elsewhere)
+    with pytest.raises(
+        BudgetError, match=f"of the device '{HERE}'; it has: 'laptop', 'board'.*pro"
+    ):
+        predictor(image, milliseconds=250)
+    assert predictor(image, gflops=1).point == ENTRIES[0].point
+
+
+@pytest.mark.parametrize(("device", "entry"), [("laptop", 2), ("board", 1)])
+def test_milliseconds_of_a_device_that_is_chosen(elsewhere, image, device, entry):
+    predictor = BudgetPredictor(*elsewhere, latency_device=device)
+    assert predictor(image, milliseconds=250).point == ENTRIES[entry].point
+
+
+def test_without_a_budget_it_takes_the_best_point_if_another_is_dearer(elsewhere, image):
+    cfg, model, calibrations, table = elsewhere
+    first, second, _ = ENTRIES
+    fast = dataclasses.replace(second, latency={HERE: Latency(1.0, 1.0)}, box_ap=5.0)
+    predictor = BudgetPredictor(cfg, model, calibrations, make_table(calibrations, (first, fast)))
+    assert predictor(image).point == first.point
+
+
+def test_a_latency_device_that_the_table_lacks_is_refused(folder):
+    with pytest.raises(BudgetError, match=f"query_table.json: .*device 'phone'; it has: '{HERE}'"):
+        BudgetPredictor.from_pretrained(folder, latency_device="phone")
 
 
 # Other models -------------------------------------------------------------------------------------
@@ -310,8 +345,8 @@ def test_a_classifier_sees_what_its_evaluation_sees(image):
     point = OperatingPoint(float(cfg.MUTUALNET.WIDTH_RANGE[0]), cfg.MUTUALNET.RESOLUTIONS[-1])
     model = build_random(cfg)
     calibrations = calibrated(model, [point])
-    entry = QueryEntry(point, 1.0, 10.0, top1=50.0)
-    table = QueryTable((entry,), "top1", calibrations.fingerprint(), "shapes", "CPU")
+    entry = QueryEntry(point, 1.0, top1=50.0)
+    table = QueryTable((entry,), "top1", calibrations.fingerprint(), "shapes")
     predictor = BudgetPredictor(cfg, model, calibrations, table)
     pixels = read_image(image, format=cfg.INPUT.FORMAT)
     (seen,) = evaluation_images(cfg, [pixels], point.resolution)
@@ -360,6 +395,45 @@ def test_a_config_of_half_precision_loads_on_the_cpu(folder):
 def test_a_missing_file_is_named(folder, name, message):
     (folder / name).unlink()
     with pytest.raises(PredictorError, match=message):
+        BudgetPredictor.from_pretrained(folder)
+
+
+@pytest.fixture
+def lacking(folder):
+    """A folder whose checkpoint lacks the dearest point of the table, and all its calibrations."""
+    cfg = load_config(str(folder / "config.yaml"))
+    model, calibrations = load_detector(cfg, str(folder / "model_final.pth"))
+    state = calibrations.state_dict()
+    del state["points"][str(POINTS[-1])]
+    MutualCheckpointer(model, cfg, str(folder)).save("model_final", calibrations=state)
+    return folder, calibrations
+
+
+@pytest.mark.parametrize("place", ["grid", "."])
+def test_calibrations_of_the_evaluation_are_found(lacking, predictor, image, place):
+    folder, calibrations = lacking
+    write_calibrations(str(folder / place / "calibrations.pth"), calibrations, POINTS[-1:], {})
+    found = BudgetPredictor.from_pretrained(folder)
+    assert found.points == predictor.points
+    mine, other = (p(image, point=POINTS[-1]).instances for p in (found, predictor))
+    assert torch.equal(mine.scores, other.scores)
+
+
+def test_calibrations_that_are_missing_are_asked_for(lacking):
+    folder, _ = lacking
+    message = rf"lists {POINTS[-1]}, which there is no calibration of.*Take calibrations\.pth along"
+    with pytest.raises(PredictorError, match=message):
+        BudgetPredictor.from_pretrained(folder)
+
+
+def test_calibrations_of_other_weights_are_refused(lacking):
+    folder, calibrations = lacking
+    with torch.no_grad():
+        next(calibrations.model.parameters()).mul_(2)
+    calibrations.clear()
+    calibrations = calibrated(calibrations.model, POINTS[-1:])
+    write_calibrations(str(folder / "calibrations.pth"), calibrations, POINTS[-1:], {})
+    with pytest.raises(CheckpointError, match=r"calibrations\.pth was made with other weights"):
         BudgetPredictor.from_pretrained(folder)
 
 

@@ -5,7 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from mutualnet_det.runtime import BudgetError, QueryEntry, QueryTable, QueryTableError, frontier
+from mutualnet_det.runtime import (
+    BudgetError,
+    Latency,
+    QueryEntry,
+    QueryTable,
+    QueryTableError,
+    frontier,
+)
 from mutualnet_det.runtime.query_table import METRICS
 from mutualnet_det.slimmable import OperatingPoint
 
@@ -14,13 +21,17 @@ def pairs(*entries):
     return frontier(entries, cost=lambda e: e[0], value=lambda e: e[1])
 
 
+def on_cpu(p50, p95=None, memory=None):
+    return {"CPU": Latency(p50, p50 if p95 is None else p95, memory)}
+
+
 def make_table(**changes):
     entries = (
-        QueryEntry(OperatingPoint(0.25, 240), 0.5, 10.0, 10.0, 12.0),
-        QueryEntry(OperatingPoint(0.625, 360), 2.0, None, 20.0, None),
-        QueryEntry(OperatingPoint(1.0, 600), 9.5, 80.5, 30.25, 33.0),
+        QueryEntry(OperatingPoint(0.25, 240), 0.5, on_cpu(10.0, 11.5, 150.25), 10.0, 12.0),
+        QueryEntry(OperatingPoint(0.625, 360), 2.0, on_cpu(20.0), 20.0, None),
+        QueryEntry(OperatingPoint(1.0, 600), 9.5, on_cpu(80.5, 99.0), 30.25, 33.0),
     )
-    fields = dict(entries=entries, metric="box_ap", model="c0ffee", dataset="shapes", device="CPU")
+    fields = dict(entries=entries, metric="box_ap", model="c0ffee", dataset="shapes")
     return QueryTable(**(fields | changes))
 
 
@@ -47,7 +58,7 @@ def test_table_of_entries_goes_by_the_metric():
         QueryEntry(OperatingPoint(0.25, 240), 1.0, box_ap=10.0, mask_ap=20.0),
         QueryEntry(OperatingPoint(0.5, 240), 2.0, box_ap=15.0, mask_ap=19.0),
     ]
-    names = dict(model="", dataset="", device="")
+    names = dict(model="", dataset="")
     assert len(QueryTable.of(entries, metric="box_ap", **names).entries) == 2
     assert QueryTable.of(entries, metric="mask_ap", **names).entries == (entries[0],)
 
@@ -65,38 +76,105 @@ def test_lookup_of_an_impossible_budget_names_the_cheapest_point(budget):
         make_table().lookup(gflops=budget)
 
 
-def make_timed_table(*milliseconds):
-    entries = zip(make_table().entries, milliseconds, strict=True)
-    return make_table(entries=tuple(replace(e, milliseconds=ms) for e, ms in entries))
+def make_timed_table(**devices):
+    """The table with these median milliseconds of its entries, by device."""
+    entries = zip(make_table().entries, *devices.values(), strict=True)
+    return make_table(
+        entries=tuple(
+            replace(
+                e, latency={d: Latency(ms, 2 * ms) for d, ms in zip(devices, told, strict=True)}
+            )
+            for e, *told in entries
+        )
+    )
 
 
 @pytest.mark.parametrize("budget, width", [(10, 0.625), (12, 0.625), (79, 0.625), (80, 1.0)])
 def test_lookup_by_time(budget, width):
     """The best within the budget, also where a better point is the faster one."""
-    assert make_timed_table(12.0, 10.0, 80.0).lookup(milliseconds=budget).point.width == width
+    assert make_timed_table(CPU=(12.0, 10.0, 80.0)).lookup(milliseconds=budget).point.width == width
 
 
 def test_lookup_of_an_impossible_time_names_the_fastest_point():
     with pytest.raises(BudgetError, match=r"9\.9 ms\. .*0\.625x360, costs 10 ms"):
-        make_timed_table(12.0, 10.0, 80.0).lookup(milliseconds=9.9)
+        make_timed_table(CPU=(12.0, 10.0, 80.0)).lookup(milliseconds=9.9)
 
 
-def test_lookup_by_time_needs_all_milliseconds():
-    with pytest.raises(QueryTableError, match=r"no milliseconds of 0\.625x360,"):
-        make_table().lookup(milliseconds=1e9)
+@pytest.mark.parametrize("device, width", [("laptop", 0.625), ("board", 0.25)])
+def test_lookup_by_time_on_one_of_several_devices(device, width):
+    table = make_timed_table(laptop=(1.0, 2.0, 9.0), board=(5.0, 9.0, 99.0))
+    assert table.devices == ("laptop", "board")
+    assert table.lookup(milliseconds=5, device=device).point.width == width
+
+
+@pytest.mark.parametrize(
+    "devices, asked, message",
+    [
+        ({}, None, "has latencies of: none. tools/profile_latency.py adds"),
+        ({"a": (1, 2, 3), "b": (1, 2, 3)}, None, "say on which.* of: 'a', 'b'"),
+        ({"a": (1, 2, 3)}, "b", "the device 'b'; it has: 'a'. Add it with tools/profile_latency"),
+    ],
+)
+def test_lookup_by_time_needs_a_device_of_the_table(devices, asked, message):
+    table = make_timed_table(**devices) if devices else make_untimed_table()
+    with pytest.raises(BudgetError, match=message):
+        table.lookup(milliseconds=1e9, device=asked)
+    assert table.lookup(gflops=1e9) is table.best
+
+
+def make_untimed_table():
+    return make_table(entries=tuple(replace(e, latency={}) for e in make_table().entries))
 
 
 @pytest.mark.parametrize(
     "budget, width", [({"gflops": 0.1}, 0.25), ({"milliseconds": 1}, 0.625), ({"gflops": 3}, 0.625)]
 )
 def test_clamping_gives_the_cheapest_where_none_fits(budget, width):
-    found = make_timed_table(12.0, 10.0, 80.0).lookup(clamp=True, **budget)
+    found = make_timed_table(CPU=(12.0, 10.0, 80.0)).lookup(clamp=True, **budget)
     assert found.point.width == width
 
 
 def test_clamping_gives_the_better_of_equally_fast_points():
-    found = make_timed_table(10.0, 10.0, 80.0).lookup(milliseconds=1, clamp=True)
+    found = make_timed_table(CPU=(10.0, 10.0, 80.0)).lookup(milliseconds=1, clamp=True)
     assert found.point.width == 0.625
+
+
+def test_points_of_any_frontier_are_kept_and_looked_up_by_it():
+    """B is beaten in GFLOPs but fast on a board; C, fast on neither, is beaten everywhere."""
+    entry = {
+        name: QueryEntry(
+            OperatingPoint(width, 240),
+            gflops,
+            {"laptop": Latency(laptop, laptop), "board": Latency(board, board)},
+            box_ap=ap,
+        )
+        for name, width, gflops, laptop, board, ap in (
+            ("D", 1.00, 4.0, 40.0, 400.0, 30.0),
+            ("A", 0.25, 1.0, 10.0, 300.0, 20.0),
+            ("B", 0.50, 2.0, 20.0, 100.0, 15.0),
+            ("C", 0.75, 3.0, 30.0, 300.0, 14.0),
+        )
+    }
+    table = QueryTable.of(entry.values(), metric="box_ap", model="", dataset="")
+    assert table.entries == (entry["A"], entry["B"], entry["D"])
+    assert table.lookup(gflops=3) == table.lookup(milliseconds=39, device="laptop") == entry["A"]
+    assert table.lookup(milliseconds=299, device="board") == entry["B"]
+    assert table.lookup(milliseconds=300, device="board") == entry["A"]
+    assert table.by_latency("board") == [entry["B"], entry["A"], entry["D"]]
+
+
+def test_the_best_entry_need_not_be_the_dearest():
+    entries = (
+        QueryEntry(OperatingPoint(0.5, 240), 1.0, on_cpu(30.0), box_ap=20.0),
+        QueryEntry(OperatingPoint(1.0, 160), 2.0, on_cpu(10.0), box_ap=15.0),
+    )
+    assert make_table(entries=entries).best is entries[0]
+
+
+def test_latency_of_times():
+    times = [float(n) for n in range(1, 102)]
+    assert Latency.of(times[::-1], 3.5) == Latency(51.0, 96.0, 3.5)
+    assert Latency.of([7.0]) == Latency(7.0, 7.0, None)
 
 
 @pytest.mark.parametrize("budget", [{}, {"gflops": 1, "milliseconds": 1}])
@@ -112,15 +190,24 @@ def test_json_round_trip(tmp_path):
 
 
 def test_prints_every_entry_and_the_device():
-    text = str(make_table(device="Some CPU"))
-    assert "0.625x360" in text and "30.2" in text and "80.5" in text and "Some CPU" in text
-    assert text.splitlines()[3].split()[2] == "-"  # milliseconds of the second entry
+    text = str(make_table())
+    assert "0.625x360" in text and "30.2" in text and text.endswith(" on CPU")
+    assert text.splitlines()[2].split() == "0.25x240 0.5 10.0 11.5 150.2 10.0 12.0".split()
+    assert text.splitlines()[3].split()[-1] == "-"  # mask AP of the second entry
+
+
+def test_prints_several_devices_with_a_note_each():
+    lines = str(make_timed_table(laptop=(1, 2, 3), board=(40, 50, 60))).splitlines()
+    assert lines[1].index("ms [1]") < lines[1].index("ms [2]")
+    assert lines[2].split()[2:8] == ["1.0", "2.0", "-", "40.0", "80.0", "-"]
+    assert lines[-2].startswith("ms [1]") and lines[-2].endswith("laptop")
+    assert lines[-1].startswith("ms [2]") and lines[-1].endswith("board")
 
 
 @pytest.mark.parametrize("metrics", [("box_ap", "mask_ap", "keypoint_ap"), ("top1", "top5")])
 def test_prints_values_under_their_labels(metrics):
     values = dict(zip(metrics, (12.3, 45.6, 78.9), strict=False))
-    entry = QueryEntry(OperatingPoint(1.0, 600), 9.5, 80.5, **values)
+    entry = QueryEntry(OperatingPoint(1.0, 600), 9.5, on_cpu(80.5), **values)
     header, row, _ = str(make_table(entries=(entry,), metric=metrics[0])).splitlines()[1:]
     assert len(header) == len(row)
     for name, value in values.items():
@@ -132,6 +219,7 @@ def test_prints_values_under_their_labels(metrics):
     "edit, message",
     [
         (lambda t: t.update(schema=99), "schema is 99.*Update"),
+        (lambda t: t.update(schema=1), "schema is 1, .*Evaluate the grid again"),
         (lambda t: t.pop("schema"), "schema is missing"),
         (
             lambda t: t.update(metric="ap"),
@@ -147,8 +235,50 @@ def test_prints_values_under_their_labels(metrics):
         (lambda t: t["entries"][1].update(resolution=-1), r"entries\[1\]\.resolution .*-1"),
         (lambda t: t["entries"][1].update(gflops=0), r"entries\[1\]\.gflops must be a positive"),
         (lambda t: t["entries"][1].update(gflops=True), r"entries\[1\]\.gflops must be a positive"),
-        (lambda t: t["entries"][2].update(gflops=1.5), r"entries\[2\]\.gflops must be above the 2"),
-        (lambda t: t["entries"][1].update(box_ap=31), r"entries\[2\]\.box_ap must be above the 31"),
+        (lambda t: t["entries"].reverse(), r"entries\[1\]\.gflops must be at least the 9\.5"),
+        (
+            lambda t: t["entries"][1].update(box_ap=31),
+            r"entries\[2\]\.box_ap must be above .*got 30\.25; 1\.00x600 is of no use",
+        ),
+        (
+            lambda t: t["entries"][1].update(width=0.25, resolution=240),
+            r"entries\[1\] is 0\.25x240, as entries\[0\] is",
+        ),
+        (lambda t: t["entries"][1].update(mask_Ap=3), r"entries\[1\]\.mask_Ap is no field"),
+        (lambda t: t["entries"][1].pop("latency"), r"entries\[1\]\.latency is missing"),
+        (lambda t: t["entries"][1].update(latency=20), r"entries\[1\]\.latency must be an object"),
+        (
+            lambda t: t["entries"][1].update(latency={}),
+            r"entries\[1\]\.latency must be on the devices of .*, 'CPU'; got none",
+        ),
+        (
+            lambda t: t["entries"][1]["latency"].update(phone=t["entries"][0]["latency"]["CPU"]),
+            r"entries\[1\]\.latency must be on .*, 'CPU'; got 'CPU', 'phone'",
+        ),
+        (
+            lambda t: t["entries"][1]["latency"].update(CPU=3),
+            r"entries\[1\]\.latency\['CPU'\] must be an object, got 3",
+        ),
+        *(
+            (
+                lambda t, field=field, value=value: t["entries"][1]["latency"]["CPU"].update(
+                    {field: value}
+                ),
+                rf"entries\[1\]\.latency\['CPU'\]\.{field} must be {message}",
+            )
+            for field, value, message in (
+                ("p50", -1, "a positive number, got -1"),
+                ("p50", "20 ms", "a positive number, got '20 ms'"),
+                ("p50", None, "a positive number, got None"),
+                ("p95", 19.9, "at least the p50 of 20, got 19.9"),
+                ("p95", float("nan"), "a positive number, got nan"),
+                ("memory", 0, "a positive number, got 0"),
+            )
+        ),
+        (
+            lambda t: t["entries"][1]["latency"]["CPU"].pop("memory"),
+            r"entries\[1\]\.latency\['CPU'\]\.memory is missing",
+        ),
         (lambda t: t["entries"][1].update(box_ap=None), r"entries\[1\]\.box_ap must be a number"),
         (lambda t: t["entries"][0].pop("mask_ap"), r"entries\[0\]\.mask_ap is missing"),
     ],

@@ -91,6 +91,30 @@ def test_wrong_arguments(tool, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+def devices_of(tool, cfg, *arguments):
+    return tool.chosen_devices(tool.parse_args(arguments), cfg)
+
+
+def test_a_process_per_gpu_or_several_on_the_cpu(tool, cfg, monkeypatch):
+    names = {0: "NVIDIA H200", 1: "NVIDIA H200"}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    cfg.MODEL.DEVICE = "cuda"
+    assert devices_of(tool, cfg) == []
+    assert devices_of(tool, cfg, "--num-gpus", "2") == ["cuda:0", "cuda:1"]
+    names[1] = "NVIDIA L4"
+    with pytest.raises(ConfigError, match="of several kinds .*NVIDIA L4.*CUDA_VISIBLE_DEVICES"):
+        devices_of(tool, cfg, "--num-gpus", "2")
+    with pytest.raises(ConfigError, match="--num-gpus is 3, but this machine has 2 GPUs"):
+        devices_of(tool, cfg, "--num-gpus", "3")
+    with pytest.raises(ConfigError, match=r"--num-processes is 2, but MODEL\.DEVICE is cuda"):
+        devices_of(tool, cfg, "--num-processes", "2")
+    cfg.MODEL.DEVICE = "cpu"
+    assert devices_of(tool, cfg, "--num-processes", "3") == ["cpu"] * 3
+    with pytest.raises(ConfigError, match=r"--num-gpus is 2, but MODEL\.DEVICE is cpu"):
+        devices_of(tool, cfg, "--num-gpus", "2")
+
+
 @pytest.fixture
 def run(tool, tmp_path):
     """Runs the tool on an untrained quick-start model and three images, from ``tmp_path``."""
@@ -133,7 +157,7 @@ def run(tool, tmp_path):
         DatasetCatalog.remove(name)
 
 
-def test_from_a_checkpoint_to_the_query_table(run, tmp_path, capsys):
+def test_from_a_checkpoint_to_the_query_table(run, tool, tmp_path, capsys, monkeypatch):
     run()
     output = tmp_path / "output"
     shown = capsys.readouterr().out
@@ -145,6 +169,15 @@ def test_from_a_checkpoint_to_the_query_table(run, tmp_path, capsys):
     before = (output / "grid" / "grid.json").stat().st_mtime_ns
     run("--resume")
     assert (output / "grid" / "grid.json").stat().st_mtime_ns == before
+
+    # Another evaluation takes the calibrations of the first, and needs no training images.
+    def refuse(*args, **kwargs):
+        raise AssertionError("calibrated a second time")
+
+    monkeypatch.setattr(tool, "calibration_images", refuse)
+    monkeypatch.setattr(tool, "calibrate_points", refuse)
+    run()
+    assert (output / "grid" / "grid.json").stat().st_mtime_ns > before
 
 
 def test_other_weights_and_output(run, tmp_path):
@@ -163,3 +196,7 @@ def test_bad_requests_stop_before_anything_is_computed(run, tmp_path):
         run("--output", str(tmp_path / "file"))
     with pytest.raises(CheckpointError, match="nowhere.pth"):
         run(overrides=("MODEL.WEIGHTS", "nowhere.pth"))
+    with pytest.raises(ConfigError, match="--num-processes is 0; expected at least 1"):
+        run("--num-processes", "0")
+    with pytest.raises(ConfigError, match="--num-gpus is 9999"):
+        run("--num-gpus", "9999")

@@ -1,0 +1,304 @@
+"""
+Latency and peak memory of operating points on the device at hand.
+
+What is timed is one forward with a batch of 1, up to results at the network's scale: resizing the
+image before it and pasting masks after it are left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import gc
+import itertools
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation.evaluator import inference_context
+from detectron2.modeling import PanopticFPN, SemanticSegmentor
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..data.images import evaluation_view
+from ..errors import UserError
+from ..modeling.classifier import MutualClassifier
+from ..runtime import Latency
+from ..runtime.device import wait_for
+from ..slimmable import OperatingPoint
+from .forward import At, preprocessed
+
+logger = logging.getLogger(__name__)
+
+# Images that a point is given in a row when points take turns. The forward before them does not
+# count: the first after a change of point is slower.
+IMAGES_IN_A_ROW = 3
+LOG_PERIOD = 5.0  # s
+
+
+class ProfileError(UserError, ValueError):
+    """Something that cannot be measured."""
+
+
+# One forward -------------------------------------------------------------------------------------
+
+
+def infer(model: nn.Module, image: Tensor) -> tuple[Instances | None, Tensor | None]:
+    """
+    One image (3, H, W) through any of the models, in a batch of its own.
+
+    Returns:
+        the detections at the network's scale, if the model makes any, and its logits: of a Panoptic
+        FPN and of a SemanticSegmentor of the pixels (K, H, W), of a classifier (K,).
+    """
+    inputs = [{"image": image}]
+    if isinstance(model, MutualClassifier):
+        return None, model.logits(inputs)[0]
+    if isinstance(model, PanopticFPN):
+        (instances,), (logits,) = model.inference(inputs, do_postprocess=False)
+        return instances, logits
+    if isinstance(model, SemanticSegmentor):
+        images = preprocessed(model, inputs)
+        logits, _ = model.sem_seg_head(model.backbone(images.tensor))
+        return None, logits[0]
+    if isinstance(model, DenseDetector):
+        images = model.preprocess_image(inputs)
+        maps = model.backbone(images.tensor)
+        features = [maps[name] for name in model.head_in_features]
+        predictions = model.head(features)
+        return model.forward_inference(images, features, predictions)[0], None
+    return model.inference(inputs, do_postprocess=False)[0], None
+
+
+def timed(model: nn.Module, image: Tensor) -> tuple[tuple[Instances | None, Tensor | None], float]:
+    """What :func:`infer` finds, and the ms it takes."""
+    wait_for(model.device)
+    start = time.perf_counter()
+    found = infer(model, image)
+    wait_for(model.device)
+    return found, round((time.perf_counter() - start) * 1000, 3)
+
+
+def largest_record(records: Sequence[dict]) -> dict:
+    """Of the image with most pixels; the first of records that do not tell."""
+    return max(records, key=lambda record: record.get("height", 0) * record.get("width", 0))
+
+
+# Memory ------------------------------------------------------------------------------------------
+
+
+def resident_memory(field: str) -> float:
+    """
+    Of this process, in MiB: "VmRSS" is what it holds, "VmHWM" the most that it has held.
+
+    OSError where there is no ``/proc``.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 2**10
+
+
+def peak_memory(device: torch.device, run: Callable[[], object]) -> float | None:
+    """
+    MiB that ``run`` takes at its peak on top of what is there before it.
+
+    On a GPU what PyTorch allocates, on the CPU the resident set of the process; None where that
+    cannot be measured, as outside Linux.
+    """
+    if device.type == "cuda":
+        wait_for(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        wait_for(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    if device.type != "cpu" or not _forgets_the_peak():
+        return None
+    before = resident_memory("VmRSS")
+    run()
+    return resident_memory("VmHWM") - before
+
+
+def _forgets_the_peak() -> bool:
+    """Hand free memory back to the system and let the peak begin anew; False where it cannot be."""
+    gc.collect()
+    try:
+        # What was freed before would be used again, and not be seen.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+@torch.no_grad()
+def model_memory(
+    cfg: CfgNode,
+    model: nn.Module,
+    points: Sequence[OperatingPoint],
+    at: At,
+    image: np.ndarray,
+) -> dict[OperatingPoint, float | None]:
+    """
+    MiB that the model takes at its peak at every one of ``points``: its weights, and what a forward
+    on ``image`` (H, W, 3) adds. The program itself, Python and PyTorch, is not in it.
+    """
+    weights = sum(t.nbytes for t in itertools.chain(model.parameters(), model.buffers())) / 2**20
+    memory: dict[OperatingPoint, float | None] = {}
+    logged = time.perf_counter()
+    with inference_context(model):
+        for number, point in enumerate(points, start=1):
+            view = evaluation_view(cfg, image, point.resolution)
+            with at(point):
+                infer(model, view)  # what a switch allocates stays
+                added = peak_memory(model.device, lambda view=view: infer(model, view))
+            memory[point] = None if added is None else round(weights + added, 1)
+            if time.perf_counter() - logged >= LOG_PERIOD:
+                logged = time.perf_counter()
+                logger.info("Measured the memory of %d of %d points", number, len(points))
+    return memory
+
+
+# Many forwards -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PointProfile:
+    """
+    What was measured at an operating point.
+
+    Attributes:
+        latency: of one image.
+        detections_per_image: the mean number; 0 for a model that makes none.
+    """
+
+    latency: Latency
+    detections_per_image: float
+
+
+@torch.no_grad()
+def profile_points(
+    cfg: CfgNode,
+    model: nn.Module,
+    points: Sequence[OperatingPoint],
+    at: At,
+    images: Sequence[np.ndarray],
+    num_forwards: int,
+) -> dict[OperatingPoint, PointProfile]:
+    """
+    Measure latency and memory of ``model`` at every one of ``points``.
+
+    Points take turns, a few images each, so that a machine that becomes slower or faster meanwhile
+    does so for all of them.
+
+    Args:
+        images: arrays (H, W, 3) of ``INPUT.FORMAT``, at least one.
+        num_forwards: how many are timed at each point, on the images in turn.
+    """
+    largest = max(images, key=lambda image: image.shape[0] * image.shape[1])
+    memory = model_memory(cfg, model, points, at, largest)
+    views = {
+        resolution: [evaluation_view(cfg, image, resolution) for image in images]
+        for resolution in {point.resolution for point in points}
+    }
+    times: dict[OperatingPoint, list[float]] = {point: [] for point in points}
+    detections = dict.fromkeys(points, 0)
+    order = list(itertools.islice(itertools.cycle(range(len(images))), num_forwards))
+    log = _Log(num_forwards)
+    with inference_context(model):
+        for point in points:
+            with at(point):
+                log.expect(point, timed(model, views[point.resolution][0])[1])
+        for begin in range(0, num_forwards, IMAGES_IN_A_ROW):
+            row = order[begin : begin + IMAGES_IN_A_ROW]
+            for point in points:
+                with at(point):
+                    infer(model, views[point.resolution][row[0]])
+                    for index in row:
+                        (instances, _), milliseconds = timed(model, views[point.resolution][index])
+                        times[point].append(milliseconds)
+                        detections[point] += 0 if instances is None else len(instances)
+                log.did(point, len(row))
+    return {
+        point: PointProfile(
+            Latency.of(times[point], memory[point]), detections[point] / num_forwards
+        )
+        for point in points
+    }
+
+
+class _Log:
+    """Tells how far the timing is, and how long the rest will take, every few seconds."""
+
+    def __init__(self, num_forwards: int) -> None:
+        self._num_forwards = num_forwards
+        self._expected: dict[OperatingPoint, float] = {}
+        self._done = 0.0
+        self._start = self._logged = time.perf_counter()
+
+    def expect(self, point: OperatingPoint, milliseconds: float) -> None:
+        self._expected[point] = milliseconds
+        self._start = time.perf_counter()
+
+    def did(self, point: OperatingPoint, forwards: int) -> None:
+        self._done += self._expected[point] * forwards
+        now = time.perf_counter()
+        if now - self._logged < LOG_PERIOD:
+            return
+        self._logged = now
+        share = self._done / (sum(self._expected.values()) * self._num_forwards)
+        left = datetime.timedelta(seconds=round((now - self._start) * (1 / share - 1)))
+        logger.info(
+            "Timing %d operating points: %.0f %% done, about %s left",
+            *(len(self._expected), 100 * share, left),
+        )
+
+
+@contextmanager
+def equal_detections(model: nn.Module, count: int) -> Iterator[None]:
+    """
+    Give the mask and keypoint heads of ``model`` exactly ``count`` detections per image, whatever
+    was found: what is too much is left out, what is missing is filled up with the whole image.
+
+    What a point finds depends on how well it was trained, and so does its time: to compare points
+    at equal numbers of detections, measure them so. ProfileError for a model without ROI heads.
+    """
+    heads = getattr(model, "roi_heads", None)
+    if heads is None:
+        raise ProfileError(
+            f"A {type(model).__name__} has no heads behind its detections, so there is no number "
+            "of them to set."
+        )
+    forward = heads.forward_with_given_boxes
+
+    def forward_with_equal(features: Any, instances: list[Instances]) -> list[Instances]:
+        return forward(features, [_filled_up(found, count) for found in instances])
+
+    heads.forward_with_given_boxes = forward_with_equal
+    try:
+        yield
+    finally:
+        del heads.forward_with_given_boxes
+
+
+def _filled_up(found: Instances, count: int) -> Instances:
+    missing = count - len(found)
+    if missing <= 0:
+        return found[:count]
+    height, width = found.image_size
+    boxes = found.pred_boxes.tensor
+    filler = Instances(
+        found.image_size,
+        pred_boxes=Boxes(boxes.new_tensor([[0, 0, width, height]]).expand(missing, 4)),
+        scores=found.scores.new_zeros(missing),
+        pred_classes=found.pred_classes.new_zeros(missing),
+    )
+    return Instances.cat([found, filler])

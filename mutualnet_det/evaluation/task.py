@@ -1,0 +1,81 @@
+"""What is evaluated on a data set: a detector, a classifier or a semantic segmentor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from detectron2.config import CfgNode
+from detectron2.modeling import PanopticFPN, SemanticSegmentor
+from torch import nn
+
+from ..config import is_classification
+from ..data.coco import DatasetError
+from ..slimmable import OperatingPoint
+from .classification import ClassificationTask
+from .cost import Cost
+from .detection import DetectionTask
+from .forward import At, Found
+from .progress import Progress
+from .results import Grid, GridRow
+from .semantic import SemanticTask
+
+
+class Task(Protocol):
+    """
+    What is evaluated on ``DATASETS.TEST``: made of a config and a model.
+
+    Attributes:
+        records: of the images.
+        images_at_once: the most of them that :meth:`run` is to be given.
+        facts: what ``grid.json`` says of the data and of how time was measured.
+        identity: what results must share to be one grid, beside weights, points and settings.
+    """
+
+    records: list[dict]
+    images_at_once: int
+    facts: dict[str, Any]
+    identity: dict[str, Any]
+
+    def begin(self, output: Path) -> None:
+        """Write what the results will be compared with."""
+
+    def costs(self, points: Sequence[OperatingPoint], at: At) -> dict[OperatingPoint, Cost]:
+        """What each point costs; ``at`` switches the model to one."""
+
+    def run(self, records: Sequence[dict], points: Sequence[OperatingPoint], at: At) -> Found:
+        """
+        Args:
+            records: of some of the images.
+            points: by resolution, then width.
+
+        Returns:
+            point by point, what was found on each image, as JSON, with ``milliseconds`` or None.
+        """
+
+    def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
+        """Score what was found at a point on all images, and write it."""
+
+    def finish(self, grid: Grid, progress: Progress, output: Path) -> None:
+        """Draw the figures, and remove what an earlier evaluation left."""
+
+
+def dataset_name(cfg: CfgNode) -> str:
+    """The one data set of ``DATASETS.TEST``; DatasetError for none or several."""
+    if len(cfg.DATASETS.TEST) != 1:
+        raise DatasetError(
+            f"A grid is evaluated on one data set; DATASETS.TEST is {tuple(cfg.DATASETS.TEST)}."
+        )
+    (name,) = cfg.DATASETS.TEST
+    return name
+
+
+def build_task(cfg: CfgNode, model: nn.Module) -> Task:
+    """The task of a model that ``cfg`` describes."""
+    make = DetectionTask
+    if is_classification(cfg):
+        make = ClassificationTask
+    elif isinstance(model, SemanticSegmentor) and not isinstance(model, PanopticFPN):
+        make = SemanticTask
+    return make(cfg, model, dataset_name(cfg))

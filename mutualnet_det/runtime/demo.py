@@ -1,0 +1,90 @@
+"""What the demo and the live page share: a model's class names, images to try it on, its time."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from PIL import Image
+
+from ..config import is_classification, is_semantic, load_config
+from ..slimmable import OperatingPoint
+from .device import wait_for
+from .predictor import BudgetPredictor, Prediction
+from .pretrained import CONFIG, PredictorError
+from .sources import is_image_name
+
+
+def demo_config(folder: Path) -> CfgNode:
+    """
+    The config of a folder with a detector.
+
+    Raises:
+        PredictorError: if its model finds no objects, so that there is nothing to draw.
+    """
+    # As the predictor does: half precision is a matter of training.
+    cfg = load_config(str(folder / CONFIG), ["SOLVER.AMP.ENABLED", "False"])
+    if is_classification(cfg) or is_semantic(cfg):
+        raise PredictorError(
+            f"The model in {folder}, a {cfg.MODEL.META_ARCHITECTURE}, finds no objects, and "
+            "detections are all that is drawn."
+        )
+    return cfg
+
+
+def class_names(cfg: CfgNode, folder: Path) -> list[str]:
+    """
+    The names of a detector's classes, by the number that it gives; none where nothing tells them.
+
+    They are looked for in the metadata of the config's test set, in ``grid/ground_truth.json`` of
+    the model's ``folder``, and in the annotation file that the config declares for the test set.
+    """
+    for name in cfg.DATASETS.TEST[:1]:
+        known = MetadataCatalog.get(name).get("thing_classes")
+        if known:
+            return list(known)
+        declared = [Path(file) for other, file, _ in cfg.DATASETS.COCO_FORMAT if other == name]
+        for file in (folder / "grid/ground_truth.json", *declared):
+            if file.is_file():
+                categories = json.loads(file.read_text())["categories"]
+                # Detectron2 numbers the classes by their ids.
+                return [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
+    return []
+
+
+def example_images(cfg: CfgNode, count: int) -> list[Path]:
+    """Up to ``count`` images of the config's test set, spread over it; none if it is not here."""
+    for name in cfg.DATASETS.TEST[:1]:
+        declared = [Path(root) for other, _, root in cfg.DATASETS.COCO_FORMAT if other == name]
+        known = MetadataCatalog.get(name).get("image_root")
+        for folder in declared or ([Path(known)] if known else []):
+            if folder.is_dir():
+                return spread([file for file in folder.iterdir() if is_image_name(file)], count)
+    return []
+
+
+def spread(paths: list[Path], count: int) -> list[Path]:
+    """Up to ``count`` of the paths, by name, evenly over all of them."""
+    paths = sorted(paths)
+    chosen = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
+    return [paths[index] for index in chosen]
+
+
+def timed(
+    predictor: BudgetPredictor, image: np.ndarray, **budget: float | bool | OperatingPoint | None
+) -> tuple[Prediction, float]:
+    """
+    A prediction, and the seconds that it took: of resizing, the network and pasting the masks.
+
+    Args:
+        image: RGB, (H, W, 3) in uint8.
+        budget: see :class:`BudgetPredictor`.
+    """
+    start = time.perf_counter()
+    prediction = predictor(Image.fromarray(image), **budget)
+    wait_for(predictor.device)
+    return prediction, time.perf_counter() - start

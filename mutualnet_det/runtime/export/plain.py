@@ -1,0 +1,86 @@
+"""The plain network of an operating point: as a module, as a config builds it, as it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ...config import test_point
+from ...slimmable import OperatingPoint, SlimmableBatchNorm2d, at_width, sliced
+from ..pretrained import PredictorError, Pretrained
+
+# Images (3, H, W) of uint8, resized, to detections at their scale: ``pred_boxes``, ``scores``,
+# ``pred_classes``, and with a mask head ``pred_masks`` (R, 1, 28, 28).
+Runner = Callable[[list[Tensor]], list[Instances]]
+
+# Of a meta-architecture, for the same without a slimmable layer, of the width in
+# MUTUALNET.TEST_POINT.
+PLAIN_PREFIX = "Plain"
+
+
+def plain_network(pretrained: Pretrained, point: OperatingPoint) -> nn.Module:
+    """
+    A copy of a model at a calibrated point, with no slimmable layer left.
+
+    PredictorError if the point is not calibrated.
+    """
+    calibrations = pretrained.calibrations
+    if point not in calibrations:
+        raise PredictorError(
+            f"Operating point {point} is not calibrated; calibrated are "
+            f"{', '.join(map(str, sorted(calibrations))) or 'none'}."
+        )
+    with calibrations.at(point):
+        plain = sliced(pretrained.model)
+    return plain.to(memory_format=torch.channels_last)  # as build_network has it
+
+
+def _build_plain(cfg: CfgNode, build: Callable[[CfgNode], nn.Module]) -> nn.Module:
+    """The plain network, untrained, of the width that ``MUTUALNET.TEST_POINT`` names."""
+    model = build(cfg)
+    width = test_point(cfg).width
+    # Whatever they are: a checkpoint brings its own.
+    statistics = {
+        norm: (norm.running_mean[:channels], norm.running_var[:channels])
+        for norm in model.modules()
+        if isinstance(norm, SlimmableBatchNorm2d) and (channels := norm.dim.at(width))
+    }
+    with at_width(model, width, statistics=statistics):
+        plain = sliced(model)
+    return plain.to(memory_format=torch.channels_last)
+
+
+def _register(name: str) -> None:
+    def build(cfg: CfgNode) -> nn.Module:
+        return _build_plain(cfg, META_ARCH_REGISTRY.get(name))
+
+    build.__name__ = PLAIN_PREFIX + name
+    META_ARCH_REGISTRY.register(build)
+
+
+for _name in ("MutualRCNN", "MutualRetinaNet"):
+    _register(_name)
+
+
+def run(model: nn.Module, images: list[Tensor]) -> list[Instances]:
+    """A model of Detectron2's, as a :data:`Runner`."""
+    inputs = [{"image": image} for image in images]
+    with torch.no_grad():
+        if isinstance(model, GeneralizedRCNN):
+            return model.inference(inputs, do_postprocess=False)
+        return [output["instances"] for output in model(inputs)]
+
+
+def as_instances(image: Tensor, found: dict[str, Tensor]) -> Instances:
+    """What a graph found on an image, in Detectron2's names."""
+    instances = Instances(tuple(image.shape[-2:]))
+    instances.pred_boxes = Boxes(found["boxes"])
+    instances.scores, instances.pred_classes = found["scores"], found["classes"]
+    if "masks" in found:
+        instances.pred_masks = found["masks"][:, None]
+    return instances

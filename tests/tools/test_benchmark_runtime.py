@@ -1,0 +1,54 @@
+"""The command line of tools/benchmark_runtime.py."""
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import pytest
+
+from mutualnet_det.evaluation.comparison import Comparison
+
+TOOL = Path(__file__).parents[2] / "tools" / "benchmark_runtime.py"
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("benchmark_runtime", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    logger = logging.getLogger("mutualnet_det")
+    state = logger.handlers[:], logger.propagate, logger.level
+    yield module
+    logger.handlers[:], logger.propagate = state[:2]
+    logger.setLevel(state[2])
+
+
+def test_wrong_arguments(tool, capsys):
+    with pytest.raises(SystemExit):
+        tool.parse_args(["folder", "--rounds", "0"])
+    assert "--rounds must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_everything_is_compared_and_printed(tool, model_folder, monkeypatch, capsys):
+    given = {}
+
+    def comparing(name):
+        def compare(*args):
+            given[name] = args
+            return [Comparison(f"{name} compared", 3.0, 2.0, 1.0, 1.5)]
+
+        return compare
+
+    names = ("predictor", "exports", "grid", "scoring")
+    for name in names:
+        monkeypatch.setattr(tool, f"compare_{name}", comparing(name))
+    options = ["--points", "2", "--images", "5", "--rounds", "6", "--calls", "7"]
+    tool.main(tool.parse_args([str(model_folder), "--device", "cpu", *options]))
+    found, *rest = given["grid"]
+    points = sorted(found.calibrations)
+    assert rest == [[points[0], points[-1]], 5, 6]
+    assert given["predictor"] == given["exports"] == (found, 5, 7)
+    assert given["scoring"][0] == model_folder / "grid"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("; a grid of 2 points")
+    assert [line.split()[0] for line in lines[3:]] == list(names)

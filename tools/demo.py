@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""
+Run a trained model within a budget, or at a deadline, on images, a folder, a video or a camera,
+and draw what it finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from mutualnet_det.errors import UserError, reported
+from mutualnet_det.runtime import BudgetPredictor, DeadlineController, ImageError
+from mutualnet_det.runtime.demo import class_names, demo_config, timed
+from mutualnet_det.runtime.drawing import MIN_SCORE, caption, draw_detections
+from mutualnet_det.runtime.images import rgb_pixels
+from mutualnet_det.runtime.sources import (
+    ImageFiles,
+    PictureFolder,
+    VideoFrames,
+    VideoWriter,
+    open_source,
+)
+
+EXAMPLES = """examples:
+  tools/demo.py output/quickstart datasets/shapes/val --gflops 0.1 --output output/demo
+  tools/demo.py output/quickstart street.mp4 --period 0.04 --output street_found.mp4
+  tools/demo.py output/quickstart 0 --period 0.1          camera 0, until Ctrl-C
+"""
+# Frames per second of a video from a camera without --period.
+CAMERA_RATE = 10.0
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="OUTPUT_DIR of an evaluated training")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="+",
+        help="images and folders of images, or one video, or the number of a camera",
+    )
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--gflops", type=float, help="budget per image")
+    budget.add_argument("--milliseconds", type=float, help="budget per image")
+    budget.add_argument("--point", help="an operating point such as 0.5x360")
+    budget.add_argument(
+        "--period", type=float, metavar="SECONDS", help="deadline that each image has to hold"
+    )
+    parser.add_argument(
+        "--clamp", action="store_true", help="take the cheapest point where none fits the budget"
+    )
+    parser.add_argument(
+        "--output", help="where to draw: a folder for images, an .mp4 or .avi file for a video"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there")
+    parser.add_argument(
+        "--min-score", type=float, default=MIN_SCORE, help="of what is drawn (default: %(default)s)"
+    )
+    parser.add_argument("--device", help="to run on, such as cpu; default: MODEL.DEVICE")
+    parser.add_argument(
+        "--latency-device", metavar="NAME", help="of the query table; default: the one it runs on"
+    )
+    args = parser.parse_args(arguments)
+    if args.clamp and args.gflops is None and args.milliseconds is None:
+        parser.error("--clamp needs --gflops or --milliseconds")
+    return args
+
+
+def open_output(
+    args: argparse.Namespace, source: ImageFiles | VideoFrames
+) -> PictureFolder | VideoWriter | None:
+    if args.output is None:
+        return None
+    if not source.is_stream:
+        return PictureFolder(args.output, source, overwrite=args.overwrite)
+    rate = source.frame_rate or (1 / args.period if args.period else CAMERA_RATE)
+    return VideoWriter(args.output, rate, source=args.source[0], overwrite=args.overwrite)
+
+
+def known_device(predictor: BudgetPredictor) -> str | None:
+    """The device to begin with: a deadline controller learns how much another one differs."""
+    devices = predictor.table.devices
+    here = predictor.latency_device
+    return here if here in devices else next(iter(devices), None)
+
+
+def main(args: argparse.Namespace) -> None:
+    setup_logger(name="mutualnet_det")
+    source = open_source(args.source)
+    output = open_output(args, source)
+    predictor = BudgetPredictor.from_pretrained(
+        args.folder, args.device, latency_device=args.latency_device
+    )
+    cfg = demo_config(Path(args.folder))
+    names = class_names(cfg, Path(args.folder))
+    controller = None
+    if args.period is not None:
+        controller = DeadlineController(
+            predictor.table, args.period, device=known_device(predictor)
+        )
+    budget = {"gflops": args.gflops, "milliseconds": args.milliseconds}
+    shown_budget = budget if controller is None else {"milliseconds": 1e3 * args.period}
+
+    count, bad, told = 0, 0, -math.inf
+    with closing(output) if output is not None else nullcontext():
+        try:
+            for name, image in source:
+                count += 1
+                try:
+                    image = rgb_pixels(image, name)
+                except ImageError as error:
+                    print(f"error: {error}", file=sys.stderr)
+                    bad += 1
+                    continue
+                if controller is None:
+                    found, seconds = timed(
+                        predictor, image, **budget, point=args.point, clamp=args.clamp
+                    )
+                else:
+                    with controller.frame() as point:
+                        found, seconds = timed(predictor, image, point=point)
+                text = caption(found, seconds, **shown_budget)
+                # Of a stream, once a second is enough.
+                if not source.is_stream or time.monotonic() - told >= 1:
+                    told = time.monotonic()
+                    objects = int((found.instances.scores >= args.min_score).sum())
+                    plural = "" if objects == 1 else "s"
+                    print(f"{name}: {', '.join(text)}, {objects} object{plural}", flush=True)
+                if output is not None:
+                    picture = draw_detections(
+                        image, found.instances, names, min_score=args.min_score, text=text
+                    )
+                    output.write(name, picture)
+        except KeyboardInterrupt:
+            print("Stopped.")
+    if controller is not None:
+        print(controller.report())
+    what = "frames" if isinstance(source, VideoFrames) else "images"
+    if count and bad == count:
+        raise UserError(f"None of {count} {what} could be used.")
+    print(f"{count - bad} of {count} {what} done" + (f", in {args.output}." if output else "."))
+
+
+if __name__ == "__main__":
+    with reported():
+        main(parse_args())
