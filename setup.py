@@ -14,7 +14,7 @@ EXTRAS = {
     "eval": ["hotcoco>=1.0"],
     "demo": ["opencv-python-headless>=4.5"],
     "export": ["onnx>=1.15", "onnxruntime>=1.17"],
-    "serve": ["gradio>=6.0"],
+    "serve": ["gradio>=6.27"],
 }
 
 

@@ -20,7 +20,7 @@ from mutualnet_det.evaluation.benchmark import (
     compare_scoring,
 )
 from mutualnet_det.evaluation.comparison import comparison_table
-from mutualnet_det.evaluation.sheet import evenly
+from mutualnet_det.evenly import evenly
 from mutualnet_det.runtime.device import device_name
 from mutualnet_det.runtime.pretrained import load_pretrained
 

@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 
 from mutualnet_det.errors import UserError, reported
 from mutualnet_det.runtime import BudgetPredictor, DeadlineController, ImageError
-from mutualnet_det.runtime.demo import class_names, demo_config, timed
+from mutualnet_det.runtime.demo import check_finds_objects, class_names, timed
 from mutualnet_det.runtime.drawing import MIN_SCORE, caption, draw_detections
 from mutualnet_det.runtime.images import rgb_pixels
 from mutualnet_det.runtime.sources import (
@@ -54,7 +54,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     budget.add_argument("--milliseconds", type=float, help="budget per image")
     budget.add_argument("--point", help="an operating point such as 0.5x360")
     budget.add_argument(
-        "--period", type=float, metavar="SECONDS", help="deadline that each image has to hold"
+        "--period",
+        type=float,
+        metavar="SECONDS",
+        help="deadline that resizing, the network and its masks have to hold for each image;\n"
+        "reading it and drawing come on top",
     )
     parser.add_argument(
         "--clamp", action="store_true", help="take the cheapest point where none fits the budget"
@@ -101,54 +105,65 @@ def main(args: argparse.Namespace) -> None:
     predictor = BudgetPredictor.from_pretrained(
         args.folder, args.device, latency_device=args.latency_device
     )
-    cfg = demo_config(Path(args.folder))
-    names = class_names(cfg, Path(args.folder))
+    check_finds_objects(predictor.cfg)
     controller = None
     if args.period is not None:
         controller = DeadlineController(
             predictor.table, args.period, device=known_device(predictor)
         )
-    budget = {"gflops": args.gflops, "milliseconds": args.milliseconds}
-    shown_budget = budget if controller is None else {"milliseconds": 1e3 * args.period}
-
-    count, bad, told = 0, 0, -math.inf
     with closing(output) if output is not None else nullcontext():
-        try:
-            for name, image in source:
-                count += 1
-                try:
-                    image = rgb_pixels(image, name)
-                except ImageError as error:
-                    print(f"error: {error}", file=sys.stderr)
-                    bad += 1
-                    continue
-                if controller is None:
-                    found, seconds = timed(
-                        predictor, image, **budget, point=args.point, clamp=args.clamp
-                    )
-                else:
-                    with controller.frame() as point:
-                        found, seconds = timed(predictor, image, point=point)
-                text = caption(found, seconds, **shown_budget)
-                # Of a stream, once a second is enough.
-                if not source.is_stream or time.monotonic() - told >= 1:
-                    told = time.monotonic()
-                    objects = int((found.instances.scores >= args.min_score).sum())
-                    plural = "" if objects == 1 else "s"
-                    print(f"{name}: {', '.join(text)}, {objects} object{plural}", flush=True)
-                if output is not None:
-                    picture = draw_detections(
-                        image, found.instances, names, min_score=args.min_score, text=text
-                    )
-                    output.write(name, picture)
-        except KeyboardInterrupt:
-            print("Stopped.")
+        count, bad = run(args, source, predictor, controller, output)
     if controller is not None:
         print(controller.report())
     what = "frames" if isinstance(source, VideoFrames) else "images"
     if count and bad == count:
         raise UserError(f"None of {count} {what} could be used.")
     print(f"{count - bad} of {count} {what} done" + (f", in {args.output}." if output else "."))
+
+
+def run(
+    args: argparse.Namespace,
+    source: ImageFiles | VideoFrames,
+    predictor: BudgetPredictor,
+    controller: DeadlineController | None,
+    output: PictureFolder | VideoWriter | None,
+) -> tuple[int, int]:
+    """Find, tell and draw until Ctrl-C; how many images came, and how many were of no use."""
+    names = class_names(predictor.cfg, Path(args.folder))
+    budget = {"gflops": args.gflops, "milliseconds": args.milliseconds}
+    shown_budget = budget if controller is None else {"milliseconds": 1e3 * args.period}
+    count, bad, told = 0, 0, -math.inf
+    try:
+        for name, image in source:
+            count += 1
+            try:
+                image = rgb_pixels(image, name)
+            except ImageError as error:
+                print(f"error: {error}", file=sys.stderr)
+                bad += 1
+                continue
+            if controller is None:
+                found, seconds = timed(
+                    predictor, image, **budget, point=args.point, clamp=args.clamp
+                )
+            else:
+                with controller.frame() as point:
+                    found, seconds = timed(predictor, image, point=point)
+            text = caption(found, seconds, **shown_budget)
+            # Of a stream, once a second is enough.
+            if not source.is_stream or time.monotonic() - told >= 1:
+                told = time.monotonic()
+                objects = int((found.instances.scores >= args.min_score).sum())
+                plural = "" if objects == 1 else "s"
+                print(f"{name}: {', '.join(text)}, {objects} object{plural}", flush=True)
+            if output is not None:
+                picture = draw_detections(
+                    image, found.instances, names, min_score=args.min_score, text=text
+                )
+                output.write(name, picture)
+    except KeyboardInterrupt:
+        print("Stopped.")
+    return count, bad
 
 
 if __name__ == "__main__":

@@ -104,6 +104,11 @@ def chosen_devices(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
     Raises:
         ConfigError: for a number that this machine or ``MODEL.DEVICE`` does not have.
     """
+    if args.num_machines != 1:
+        raise ConfigError(
+            f"--num-machines is {args.num_machines}; a grid is evaluated on one machine. Give each "
+            "machine some of the --points and an --output of its own."
+        )
     check_num_gpus(args.num_gpus)
     if args.num_processes < 1:
         raise ConfigError(f"--num-processes is {args.num_processes}; expected at least 1.")

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mutualnet_det.errors import reported
+from mutualnet_det.evenly import evenly
 from mutualnet_det.runtime import BudgetPredictor
-from mutualnet_det.runtime.demo import class_names, demo_config, example_images, spread
+from mutualnet_det.runtime.demo import check_finds_objects, class_names, example_images
 from mutualnet_det.runtime.drawing import MIN_SCORE
 from mutualnet_det.runtime.page import served
 from mutualnet_det.runtime.sources import ImageFiles
@@ -47,17 +48,17 @@ def main(args: argparse.Namespace) -> None:
         args.folder, args.device, latency_device=args.latency_device
     )
     folder = Path(args.folder)
-    cfg = demo_config(folder)
+    check_finds_objects(predictor.cfg)
     if args.examples:
-        examples = spread(ImageFiles([args.examples]).paths, NUM_EXAMPLES)
+        examples = evenly(ImageFiles([args.examples]).paths, NUM_EXAMPLES)
     else:
-        examples = example_images(cfg, NUM_EXAMPLES)
+        examples = example_images(predictor.cfg, NUM_EXAMPLES)
     # What ends a service ends it as cleanly as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with served(
             predictor,
-            class_names(cfg, folder),
+            class_names(predictor.cfg, folder),
             examples,
             host=args.host,
             port=args.port,

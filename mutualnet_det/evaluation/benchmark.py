@@ -38,6 +38,7 @@ from ..data.check import check_datasets
 from ..data.coco import register_coco
 from ..data.images import evaluation_view, read_record
 from ..errors import UserError
+from ..evenly import evenly
 from ..runtime import BudgetPredictor
 from ..runtime.device import wait_for
 from ..runtime.export import FORMATS, ExportError, export_point
@@ -52,7 +53,6 @@ from .forward import IMAGES_AT_ONCE, Found
 from .latency import timed
 from .progress import Progress
 from .scoring import KIND_OF, load_ground_truth, score
-from .sheet import evenly
 from .task import build_task, dataset_name
 from .workers import by_resolution, evaluating
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+# Items that are made into text in one go: one by one takes twice as long.
+BATCH = 1000
 
 
 @contextlib.contextmanager
@@ -26,9 +30,12 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
 
 
 def write_json_list(path: Path, items: Iterable[Any]) -> None:
-    """Write what ``json.dump`` makes of a list of the items, with one of them in memory."""
+    """Write what ``json.dump`` makes of a list of the items, with few of them in memory."""
+    items = iter(items)
+    separator = ""
     with replacing(path) as file:
         file.write("[")
-        for number, item in enumerate(items):
-            file.write((", " if number else "") + json.dumps(item))
+        while batch := list(itertools.islice(items, BATCH)):
+            file.write(separator + json.dumps(batch)[1:-1])
+            separator = ", "
         file.write("]")

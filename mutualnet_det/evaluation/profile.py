@@ -19,6 +19,7 @@ from ..config import check_output_dir, grid_points, is_classification
 from ..data.classification import load_classification_records
 from ..data.coco import DatasetError, load_records
 from ..data.images import read_record
+from ..evenly import evenly
 from ..modeling.build import build_network
 from ..modeling.classifier import network_of
 from ..runtime import QueryTable
@@ -31,7 +32,6 @@ from .classification_cost import classification_costs
 from .cost import count_points
 from .latency import PointProfile, ProfileError, equal_detections, profile_points
 from .results import Grid, write_query_table
-from .sheet import evenly
 from .task import dataset_name
 
 

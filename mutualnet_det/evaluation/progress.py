@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import time
@@ -17,7 +18,9 @@ from ..errors import UserError
 from ..slimmable import OperatingPoint
 from .files import replacing
 
-# A process that loses the one that started it ends at its next step, within a forward.
+logger = logging.getLogger(__name__)
+
+# A process that loses the one that started it ends at once, but may be slow to notice.
 LOCK_TIMEOUT = 20.0  # s
 
 
@@ -165,6 +168,8 @@ class Progress:
             for part in self._parts():
                 part.cut()
             return
+        if index.exists():
+            logger.warning("Starting afresh: what was begun in %s is deleted.", self.folder)
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -245,4 +250,8 @@ class Progress:
 
     def delete(self) -> None:
         """To be called when everything has been written elsewhere."""
-        shutil.rmtree(self.folder)
+        # In one step: half of it would be taken for an evaluation that is to be continued.
+        done = self.folder.with_name(f".{self.folder.name}.done")
+        shutil.rmtree(done, ignore_errors=True)
+        self.folder.rename(done)
+        shutil.rmtree(done)

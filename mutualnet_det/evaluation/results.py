@@ -100,6 +100,9 @@ class GridRow:
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> GridRow:
         """The reverse of :meth:`to_dict`."""
+        latency = latency_from_dict(row)
+        if not latency:
+            raise QueryTableError("latency must be on at least one device, got none")
         per_detection = row["gflops_per_detection"]
         total_of = {"total", *per_detection}
         cost = Cost(
@@ -112,7 +115,7 @@ class GridRow:
             OperatingPoint(row["width"], row["resolution"]),
             cost,
             row["detections_per_image"],
-            latency_from_dict(row),
+            latency,
             {kind: row[kind] for kind in KINDS if kind in row},
         )
 
@@ -188,7 +191,10 @@ class Grid:
                     )
                 )
             return cls(tuple(GridRow.from_dict(row) for row in content["rows"]), content["run"])
-        except (KeyError, TypeError, QueryTableError, json.JSONDecodeError) as error:
+        except (
+            *(AttributeError, KeyError, TypeError, RecursionError),
+            *(QueryTableError, json.JSONDecodeError, UnicodeDecodeError),
+        ) as error:
             raise GridError(f"{path} is not a grid.json: {error!r}.") from error
 
 

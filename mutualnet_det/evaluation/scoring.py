@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +91,10 @@ def coco_results(
     return results
 
 
-def only(iou_type: str, detections: Iterable[Detection]) -> list[Detection]:
+def only(iou_type: str, detections: Iterable[Detection]) -> Iterator[Detection]:
     """The detections as a COCO results file of one type holds them, see ``RESULT_KEYS``."""
-    return [{key: detection[key] for key in RESULT_KEYS[iou_type]} for detection in detections]
+    for detection in detections:
+        yield {key: detection[key] for key in RESULT_KEYS[iou_type]}
 
 
 def load_ground_truth(ground_truth: dict | str, evaluator: str | None = None) -> Evaluator:
@@ -132,7 +133,8 @@ def score(
     """
     if isinstance(ground_truth, dict):
         ground_truth = load_ground_truth(ground_truth)
-    precision = ground_truth.precision(only(iou_type, detections), iou_type, keypoint_sigmas)
+    results = list(only(iou_type, detections))
+    precision = ground_truth.precision(results, iou_type, keypoint_sigmas)
     precision = precision[..., -1]  # the largest number of detections per image
     scores: dict[str, Any] = {}
     for metric in KINDS[KIND_OF[iou_type]].metrics:

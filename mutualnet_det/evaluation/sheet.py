@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 from pycocotools import mask as mask_util
 
+from ..evenly import evenly
 from ..runtime import frontier
 from ..runtime.drawing import class_colour, text_colour
 from ..slimmable import OperatingPoint
@@ -61,12 +62,6 @@ def true_objects(records: Sequence[dict], ground_truth: dict) -> dict[int, list[
         if not annotation["iscrowd"]:
             truth[annotation["image_id"]].append(annotation)
     return truth
-
-
-def evenly(items: Sequence, count: int) -> list:
-    """``count`` of the items, first and last among them, evenly between."""
-    positions = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[i] for i in positions]
 
 
 def choose_images(records: Sequence[dict], truth: dict[int, list[dict]], count: int) -> list[dict]:

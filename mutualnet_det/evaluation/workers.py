@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -94,7 +96,8 @@ class Shared:
 
     def counts(self) -> dict[OperatingPoint, int]:
         """How many images are through, by point."""
-        return dict(zip(self._job.points, self._through, strict=True))
+        # Without the lock: a process that was killed may have left it closed.
+        return dict(zip(self._job.points, self._through.get_obj(), strict=True))
 
     def wait_for_all(self) -> None:
         """Wait until every process has come here."""
@@ -129,7 +132,12 @@ def evaluating(model: nn.Module, threads: int) -> Iterator[None]:
 
 
 def do_job(
-    job: Job, shared: Shared, task: Task, at: At, number: int, on_step: Callable[[], None]
+    job: Job,
+    shared: Shared,
+    task: Task,
+    at: At,
+    number: int,
+    on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """
     Do one process's share.
@@ -216,7 +224,7 @@ def do_job_in_processes(
 def _process(
     number: int, job: Job, shared: Shared, source: str, devices: Sequence[str], errors
 ) -> None:
-    _end_with_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # What Detectron2 has to say of the data, it has said where the processes were started.
     logging.getLogger("detectron2").setLevel(logging.ERROR)
     cfg = job.cfg.clone()
@@ -231,7 +239,7 @@ def _process(
         model, calibrations = load_detector(cfg, source)
         with evaluating(model, job.progress.threads):
             task = build_task(cfg, model)
-            do_job(job, shared, task, calibrations.at, number, on_step=_end_with_parent)
+            do_job(job, shared, task, calibrations.at, number)
     except UserError as error:
         errors.put(error)
         sys.exit(1)
@@ -239,8 +247,9 @@ def _process(
 
 def _end_with_parent() -> None:
     """Nobody will make a grid of what is found after the evaluation's own process was killed."""
-    if not multiprocessing.parent_process().is_alive():
-        sys.exit(1)
+    # PyTorch has the system send SIGINT then; in the background of a script that is ignored.
+    multiprocessing.parent_process().join()
+    os._exit(1)  # wherever this process is: scoring, or waiting for others that have ended
 
 
 def by_resolution(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:

@@ -11,29 +11,22 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from ..config import is_classification, is_semantic, load_config
+from ..config import is_classification, is_semantic
+from ..evenly import evenly
 from ..slimmable import OperatingPoint
 from .device import wait_for
 from .predictor import BudgetPredictor, Prediction
-from .pretrained import CONFIG, PredictorError
+from .pretrained import PredictorError
 from .sources import is_image_name
 
 
-def demo_config(folder: Path) -> CfgNode:
-    """
-    The config of a folder with a detector.
-
-    Raises:
-        PredictorError: if its model finds no objects, so that there is nothing to draw.
-    """
-    # As the predictor does: half precision is a matter of training.
-    cfg = load_config(str(folder / CONFIG), ["SOLVER.AMP.ENABLED", "False"])
+def check_finds_objects(cfg: CfgNode) -> None:
+    """PredictorError for the config of a model that finds no objects, which are all we draw."""
     if is_classification(cfg) or is_semantic(cfg):
         raise PredictorError(
-            f"The model in {folder}, a {cfg.MODEL.META_ARCHITECTURE}, finds no objects, and "
-            "detections are all that is drawn."
+            f"The model, a {cfg.MODEL.META_ARCHITECTURE}, finds no objects, and detections are all "
+            "that is drawn."
         )
-    return cfg
 
 
 def class_names(cfg: CfgNode, folder: Path) -> list[str]:
@@ -63,15 +56,8 @@ def example_images(cfg: CfgNode, count: int) -> list[Path]:
         known = MetadataCatalog.get(name).get("image_root")
         for folder in declared or ([Path(known)] if known else []):
             if folder.is_dir():
-                return spread([file for file in folder.iterdir() if is_image_name(file)], count)
+                return evenly(sorted(filter(is_image_name, folder.iterdir())), count)
     return []
-
-
-def spread(paths: list[Path], count: int) -> list[Path]:
-    """Up to ``count`` of the paths, by name, evenly over all of them."""
-    paths = sorted(paths)
-    chosen = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
-    return [paths[index] for index in chosen]
 
 
 def timed(

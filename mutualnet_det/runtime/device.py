@@ -10,15 +10,19 @@ import torch
 
 def device_name(device: torch.device) -> str:
     """What to write beside a latency, such as "NVIDIA H200" or "Intel Xeon 6975P, 2 threads"."""
-    if device.type == "cuda":
-        return hardware_name(device)
+    name = hardware_name(device)
+    if device.type != "cpu":
+        return name
     threads = torch.get_num_threads()
-    return f"{hardware_name(device)}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def hardware_name(device: torch.device) -> str:
     """The device, whatever the number of threads."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    # Other accelerators have no name, but must not pass for the CPU beside them.
+    return _cpu_name() if device.type == "cpu" else f"{_cpu_name()}, {device.type}"
 
 
 def _cpu_name() -> str:
@@ -35,3 +39,5 @@ def wait_for(device: torch.device) -> None:
     """Wait until ``device`` has done what it was given, so that a clock can be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

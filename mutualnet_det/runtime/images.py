@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -47,14 +48,8 @@ def read_image(image: AnyImage, name: str = "image") -> tuple[np.ndarray, str]:
         pixels, order = _decoded(image, name), "RGB"
     elif isinstance(image, str | os.PathLike):
         name = f"The image {os.fspath(image)}"
-        try:
-            with Image.open(image) as file:
-                pixels, order = _decoded(file, name), "RGB"
-        except OSError as error:
-            reason = error.strerror or "it is of no known format"
-            raise ImageError(f"{name} cannot be read: {reason}.") from error
-        except Image.DecompressionBombError as error:
-            raise ImageError(f"{name} is too large: {error}") from error
+        with open_image(image, name) as file:
+            pixels, order = _decoded(file, name), "RGB"
     else:
         raise ImageError(
             f"{name} is a {type(image).__name__}; expected a path, a PIL image or an array "
@@ -63,6 +58,31 @@ def read_image(image: AnyImage, name: str = "image") -> tuple[np.ndarray, str]:
     if pixels.size == 0:
         raise ImageError(f"{name} is empty: {pixels.shape[1]} x {pixels.shape[0]} px.")
     return pixels, order
+
+
+def open_image(
+    path: str | os.PathLike, name: str, formats: Sequence[str] | None = None
+) -> Image.Image:
+    """
+    A file whose header is read, not its pixels yet.
+
+    Args:
+        name: what an error calls it.
+        formats: those that are taken, as Pillow calls them; None: all that Pillow knows.
+
+    Raises:
+        ImageError: for a file that is missing or no image.
+    """
+    try:
+        return Image.open(path, formats=formats)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} is too large: {error}") from error
+    except OSError as error:
+        reason = error.strerror or "it is of no known format"
+        raise ImageError(f"{name} cannot be read: {reason}.") from error
+    # Damaged headers fail in any way there is, too.
+    except Exception as error:
+        raise ImageError(f"{name} cannot be read: {error}") from error
 
 
 def rgb_pixels(image: AnyImage, name: str = "image") -> np.ndarray:

@@ -20,7 +20,7 @@ from PIL import Image
 from ..errors import UserError
 from .demo import timed
 from .drawing import MIN_SCORE, draw_detections
-from .images import ImageError, rgb_pixels
+from .images import ImageError, open_image, rgb_pixels
 from .predictor import BudgetPredictor, Prediction
 from .query_table import METRICS, QueryEntry
 from .sources import IMAGE_SUFFIXES
@@ -124,20 +124,14 @@ def read_upload(path: str | Path) -> np.ndarray:
     Raises:
         ImageError: for one that cannot be used; the message does not tell where it lies.
     """
-    try:
-        # Only the header is read.
-        with Image.open(path, formats=FORMATS) as file:
-            width, height = file.size
-            if width * height > MAX_PIXELS:
-                raise ImageError(
-                    f"This image has {width} x {height} px; at most "
-                    f"{MAX_PIXELS // 1_000_000} million pixels are taken."
-                )
-            pixels = rgb_pixels(file, "This image")
-    except (OSError, Image.DecompressionBombError) as error:
-        if isinstance(error, Image.DecompressionBombError):
-            raise ImageError("This image has far too many pixels.") from error
-        raise ImageError("This is no image of a known format.") from error
+    with open_image(path, "This image", FORMATS) as file:
+        width, height = file.size
+        if width * height > MAX_PIXELS:
+            raise ImageError(
+                f"This image has {width} x {height} px; at most "
+                f"{MAX_PIXELS // 1_000_000} million pixels are taken."
+            )
+        pixels = rgb_pixels(file, "This image")
     if max(pixels.shape[:2]) > MAX_SIDE:
         small = Image.fromarray(pixels)
         small.thumbnail((MAX_SIDE, MAX_SIDE))

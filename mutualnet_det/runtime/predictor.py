@@ -69,6 +69,7 @@ class BudgetPredictor:
         BudgetError: for a ``latency_device`` that the table lacks.
 
     Attributes:
+        cfg: what the model was trained with.
         table: the operating points that budgets are looked up in.
         points: all that are calibrated, ascending.
         latency_device: name of the device whose latencies milliseconds are looked up in.
@@ -93,7 +94,7 @@ class BudgetPredictor:
                 f"calibrated are {self._calibrated()}. Take calibrations.pth along, which "
                 "tools/eval_grid.py writes beside the table where the checkpoint lacks some."
             )
-        self._cfg = cfg
+        self.cfg = cfg
         self._model = model
         self._calibrations = calibrations
         self._entries = {entry.point: entry for entry in table.entries}
@@ -150,7 +151,8 @@ class BudgetPredictor:
                 and of Detectron2's ``DefaultPredictor``, whatever the model wants. An RGB array is
                 given as ``PIL.Image.fromarray(array)``.
             gflops: budget per image, as the table counts it.
-            milliseconds: budget per image, as the median latency on ``latency_device``.
+            milliseconds: budget per image, as the median latency on ``latency_device``. It is the
+                network's alone: reading and resizing the image and pasting masks come on top.
             point: any calibrated operating point, such as "0.5x360".
             clamp: take the cheapest point of the table where none fits the budget.
 
@@ -221,8 +223,8 @@ class BudgetPredictor:
     def _inputs(self, image: AnyImage, point: OperatingPoint, name: str) -> dict[str, Any]:
         """Detectron2's inference input."""
         pixels, order = read_image(image, name)
-        seen = evaluation_view(self._cfg, pixels, point.resolution)
-        if order != self._cfg.INPUT.FORMAT:
+        seen = evaluation_view(self.cfg, pixels, point.resolution)
+        if order != self.cfg.INPUT.FORMAT:
             seen = seen.flip(0)  # here it is small
         return {"image": seen, "height": pixels.shape[0], "width": pixels.shape[1]}
 

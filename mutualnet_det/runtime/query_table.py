@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -62,7 +63,9 @@ def frontier(
 @dataclass(frozen=True)
 class Latency:
     """
-    What one image takes at an operating point on a device.
+    What one image, alone in its batch, takes at an operating point on a device.
+
+    The times are the network's: resizing before it and pasting masks after it are not in them.
 
     Attributes:
         p50: median time in ms.
@@ -294,8 +297,8 @@ class QueryTable:
             QueryTableError: naming the file and the field that is missing or wrong.
         """
         try:
-            return cls._from_json(json.loads(Path(path).read_text()))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            return cls._from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise QueryTableError(f"{path}: not JSON: {error}") from None
         except QueryTableError as error:
             raise QueryTableError(f"{path}: {error}") from None
@@ -459,8 +462,11 @@ def _number(
     value = record[name]
     if value is None and null:
         return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or (positive and value <= 0):
+    number = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # JSON has integers of any size
+            number = float(value)
+    if not math.isfinite(number) or (positive and number <= 0):
         kind = "a positive number" if positive else "a number"
         raise QueryTableError(f"{where}{name} must be {kind}, got {value!r}")
-    return float(value)
+    return number

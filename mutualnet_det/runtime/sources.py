@@ -128,16 +128,19 @@ class VideoFrames:
     def __iter__(self) -> Iterator[tuple[str, AnyImage]]:
         """Name and BGR array (H, W, 3) of each frame, in uint8."""
         frame, number = self._first, 0
-        while frame is not None:
-            number += 1
-            yield f"frame {number}", frame
-            frame = self._capture.read()[1]
+        try:
+            while frame is not None:
+                number += 1
+                yield f"frame {number}", frame
+                frame = self._capture.read()[1]
+        finally:
+            # A camera serves one program at a time.
+            self._capture.release()
         if number < self._count:
             logger.warning(
                 "%s breaks off: it says that it has %d frames, %d could be decoded.",
                 *(self.source, self._count, number),
             )
-        self._capture.release()
 
 
 def open_source(sources: Sequence[str]) -> ImageFiles | VideoFrames:

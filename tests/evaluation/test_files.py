@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from mutualnet_det.evaluation.files import write_json_list
+from mutualnet_det.evaluation.files import BATCH, write_json_list
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("count", [0, 1, 3, BATCH, 2 * BATCH + 1])
 def test_a_list_is_written_as_json_writes_it(tmp_path, count):
     items = [{"id": number, "score": 0.1 + number, "name": "\u00e9"} for number in range(count)]
     write_json_list(tmp_path / "list.json", iter(items))

@@ -145,6 +145,7 @@ def hold(progress, ready, stop):
     stop.wait(START_TIMEOUT)
 
 
+@pytest.mark.slow
 def test_a_process_that_outlives_the_others_keeps_the_folder(start):
     progress = start()
     context = multiprocessing.get_context("spawn")
@@ -166,7 +167,24 @@ def test_keeps_results_of_points(start):
     again = start()
     assert again.result(POINTS[0]) == {"AP": 1.5} and again.result(POINTS[1]) is None
     again.delete()
-    assert not again.folder.exists()
+    assert not list(again.folder.parent.iterdir())
+
+
+def test_a_kill_while_it_is_deleted_leaves_nothing_to_continue(start, tmp_path, monkeypatch):
+    commit(start().part(0), 0)
+
+    def kill(path, **kwargs):
+        (path / "evaluation.json").unlink(missing_ok=True)
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress_module.shutil, "rmtree", kill)
+        with pytest.raises(KeyboardInterrupt):
+            start().delete()
+    assert not (tmp_path / "p").exists()
+    start().delete()  # what the kill left is not in the way
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_part_that_is_not_there_is_empty(tmp_path):

@@ -115,7 +115,7 @@ def by_hand(ground_truth_file, detections_file, iou_type):
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_equals_pycocotools_on_the_files(tmp_path, ground_truth, detections, iou_type, evaluator):
     (tmp_path / "gt.json").write_text(json.dumps(ground_truth))
-    (tmp_path / "dt.json").write_text(json.dumps(only(iou_type, detections)))
+    (tmp_path / "dt.json").write_text(json.dumps(list(only(iou_type, detections))))
     expected = by_hand(str(tmp_path / "gt.json"), str(tmp_path / "dt.json"), iou_type)
     scores = score(load_ground_truth(ground_truth, evaluator), detections, iou_type)
     found = [-100 if scores[metric] is None else scores[metric] for metric in METRICS]

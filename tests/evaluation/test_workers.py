@@ -12,6 +12,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
+from torch.multiprocessing import start_processes
 
 from mutualnet_det.data.coco import DatasetError, register_coco
 from mutualnet_det.evaluation import Grid, evaluate_grid
@@ -25,6 +26,8 @@ from mutualnet_det.slimmable import Calibrations, OperatingPoint
 
 POINTS = [OperatingPoint(w, r) for w in (0.25, 1.0) for r in (64, 96)]
 NUM_IMAGES = 7
+# A process imports torch before it does anything.
+START_TIMEOUT = 300  # s
 
 
 def no_costs(cfg, model, points, image_sizes, at):
@@ -141,6 +144,41 @@ def test_a_process_that_is_killed_ends_the_evaluation(evaluate, tmp_path):
         evaluate(tmp_path / "grid", devices=("cpu", "cpu"))
     thread.join()
     assert not multiprocessing.active_children()
+
+
+class Stuck:
+    """A job, as far as its config, which takes for ever; who has it says so."""
+
+    def __init__(self, sender):
+        self.cfg = self
+        self._sender = sender
+
+    def clone(self):
+        self._sender.send("at work")
+        time.sleep(START_TIMEOUT)
+
+
+def lead(sender):
+    """Start one process of an evaluation as in the background of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    arguments = (Stuck(sender), None, "", ("cpu",), None)
+    start_processes(
+        workers_module._process, arguments, 1, join=False, daemon=True, start_method="spawn"
+    )
+    time.sleep(START_TIMEOUT)
+
+
+def test_a_process_ends_with_the_one_that_started_it():
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    leader = multiprocessing.get_context("fork").Process(target=lead, args=(sender,))
+    leader.start()
+    sender.close()
+    assert receiver.recv() == "at work"
+    leader.kill()
+    assert receiver.poll(START_TIMEOUT / 10)
+    with pytest.raises(EOFError):  # nobody is there to send any more
+        receiver.recv()
+    leader.join()
 
 
 def make_shared(num_images, num_processes, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from detectron2.data import detection_utils
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mutualnet_det.runtime import BudgetPredictor, ImageError
 from mutualnet_det.runtime.images import read_image
@@ -93,6 +94,16 @@ def test_files_that_are_no_images_are_refused(tmp_path):
         read_image(tmp_path / "nowhere.png")
     with pytest.raises(ImageError, match="cannot be read: Is a directory"):
         read_image(tmp_path)
+
+
+def test_a_damaged_header_is_refused(tmp_path):
+    """Pillow's own errors are of any class: here a ValueError."""
+    path = tmp_path / "comment.png"
+    comment = PngInfo()
+    comment.add_text("comment", "0" * 5_000_000, zip=True)
+    Image.new("RGB", (4, 5)).save(path, pnginfo=comment)
+    with pytest.raises(ImageError, match=r"^The image .*comment\.png cannot be read: .*too large"):
+        read_image(path)
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):

@@ -235,6 +235,7 @@ def test_prints_values_under_their_labels(metrics):
         (lambda t: t["entries"][1].update(resolution=-1), r"entries\[1\]\.resolution .*-1"),
         (lambda t: t["entries"][1].update(gflops=0), r"entries\[1\]\.gflops must be a positive"),
         (lambda t: t["entries"][1].update(gflops=True), r"entries\[1\]\.gflops must be a positive"),
+        (lambda t: t["entries"][1].update(gflops=10**400), r"entries\[1\]\.gflops must be a pos"),
         (lambda t: t["entries"].reverse(), r"entries\[1\]\.gflops must be at least the 9\.5"),
         (
             lambda t: t["entries"][1].update(box_ap=31),
@@ -292,7 +293,11 @@ def test_a_wrong_file_is_refused_with_the_field_named(tmp_path, edit, message):
         QueryTable.load(path)
 
 
-@pytest.mark.parametrize("text, message", [("{", "not JSON"), ("[]", "expected an object")])
+@pytest.mark.parametrize(
+    "text, message",
+    [("{", "not JSON"), ("[" * 100_000, "not JSON"), ("[]", "expected an object")],
+    ids=["cut off", "deep", "a list"],
+)
 def test_a_file_that_is_no_table_is_refused(tmp_path, text, message):
     path = tmp_path / "query_table.json"
     path.write_text(text)

@@ -137,6 +137,14 @@ def test_a_camera_gives_its_frames(monkeypatch):
     assert [int(frame[0, 0, 0]) for _, frame in source] == [1, 2]
 
 
+def test_a_video_that_is_left_early_is_let_go(video):
+    source = VideoFrames(video)
+    frames = iter(source)
+    next(frames)
+    frames.close()
+    assert not source._capture.isOpened()
+
+
 def test_without_opencv_the_error_says_how_to_get_it(video, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SourceError, match=r'pip install "mutualnet_det\[demo\]"'):

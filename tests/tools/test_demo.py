@@ -112,6 +112,9 @@ def test_ctrl_c_ends_a_stream_with_its_report(demo, video, tmp_path, monkeypatch
         def get(self, key):
             return self.capture.get(key)
 
+        def release(self):
+            self.capture.release()
+
     monkeypatch.setattr(cv2, "VideoCapture", Interrupted)
     output = tmp_path / "out.mp4"
     lines = demo(video, "--period", 30, "--output", output).out.splitlines()

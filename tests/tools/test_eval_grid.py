@@ -198,5 +198,7 @@ def test_bad_requests_stop_before_anything_is_computed(run, tmp_path):
         run(overrides=("MODEL.WEIGHTS", "nowhere.pth"))
     with pytest.raises(ConfigError, match="--num-processes is 0; expected at least 1"):
         run("--num-processes", "0")
+    with pytest.raises(ConfigError, match="--num-machines is 2; .* one machine"):
+        run("--num-machines", "2")
     with pytest.raises(ConfigError, match="--num-gpus is 9999"):
         run("--num-gpus", "9999")

@@ -25,10 +25,11 @@ from detectron2.data.detection_utils import read_image
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from ...evenly import evenly
 from ...runtime.drawing import class_colour
 from ..results import Grid
 from ..scoring import KIND_OF
-from ..sheet import choose_images, evenly, object_mask, true_objects
+from ..sheet import choose_images, object_mask, true_objects
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import GeneralizedRCNN, build_model
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor, nn
 
 from ...checkpoint.layouts import DETECTRON2, LAYOUTS
@@ -25,8 +24,7 @@ from ...config import add_mutualnet_config
 from ...modeling.backbones import ResNet
 from ...slimmable import Channels, OperatingPoint
 from .card import Format, normalisation, resizing
-from .errors import ExportError
-from .plain import PLAIN_PREFIX, Runner, run
+from .plain import PLAIN_PREFIX, Runner, check_finds_objects, run
 
 CONFIG = "config.yaml"
 FILE = "model.pth"
@@ -51,22 +49,13 @@ STOCK_NAMES = {
 
 def check(model: nn.Module) -> None:
     """ExportError for a model that cannot be written in this format."""
-    if type(model).__name__ == "MutualPanopticFPN" or not isinstance(
-        model, GeneralizedRCNN | DenseDetector
-    ):
-        raise ExportError(
-            f"The model is a {type(model).__name__}; what finds objects can be exported: Faster, "
-            "Mask, Cascade and Keypoint R-CNN and RetinaNet."
-        )
+    check_finds_objects(model)
 
 
 def write(plain: nn.Module, cfg: CfgNode, point: OperatingPoint, folder: Path) -> None:
     """Write a plain network into a folder."""
-    state = plain.state_dict()
-    stock = _stock(plain, cfg, point)
-    config = _plain_config(cfg, point)
-    if stock is not None:
-        config, state = stock
+    config, state = _stock(plain, cfg, point) or (_plain_config(cfg, point), plain.state_dict())
+    config.OUTPUT_DIR = get_cfg().OUTPUT_DIR
     config.MODEL.DEVICE = "cpu"
     config.MODEL.WEIGHTS = FILE
     config.INPUT.MIN_SIZE_TEST = point.resolution

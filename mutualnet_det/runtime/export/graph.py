@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from .errors import ExportError
+from .plain import check_finds_objects
 
 # What a graph gives for an image, in this order; masks only if the model has them.
 OUTPUTS = ("boxes", "scores", "classes", "masks")
@@ -27,6 +28,7 @@ OUTPUTS = ("boxes", "scores", "classes", "masks")
 
 def check_has_graph(model: nn.Module) -> None:
     """ExportError, saying what is supported, for a network that is not made of known parts."""
+    check_finds_objects(model)
     if not isinstance(model, GeneralizedRCNN):
         found = f"a {type(model).__name__}"
     elif isinstance(model.roi_heads, CascadeROIHeads):
@@ -45,7 +47,7 @@ def check_has_graph(model: nn.Module) -> None:
         return
     raise ExportError(
         f"The model is {found}; --format torchscript and onnx take Faster R-CNN and Mask R-CNN. "
-        "--format detectron2 takes every model that finds objects."
+        "--format detectron2 takes it."
     )
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from PIL import Image
 from torch import Tensor
 
 from ...data.coco import DatasetError, load_records
 from ...data.images import evaluation_view
+from ...evenly import evenly
 from ..images import rgb_pixels
+from ..sources import is_image_name
 from .errors import ExportError
-
-# What a folder is searched for.
-SUFFIXES = {suffix for suffix, form in Image.registered_extensions().items() if form in Image.OPEN}
 
 
 def dataset_images(cfg: CfgNode, count: int) -> list[str]:
@@ -35,17 +32,17 @@ def dataset_images(cfg: CfgNode, count: int) -> list[str]:
             f"The export is compared with its source on images of DATASETS.TEST, and they cannot "
             f"be read: {error} Give --image-folder instead."
         ) from error
-    return _some([record["file_name"] for record in records], count)
+    return evenly([record["file_name"] for record in records], count)
 
 
 def folder_images(folder: str, count: int) -> list[str]:
     """Image files in a folder, evenly over their names; ExportError if there are none."""
     files = []
     if Path(folder).is_dir():
-        files = sorted(str(x) for x in Path(folder).iterdir() if x.suffix.lower() in SUFFIXES)
+        files = sorted(map(str, filter(is_image_name, Path(folder).iterdir())))
     if not files:
         raise ExportError(f"--image-folder {folder}: there are no images in it.")
-    return _some(files, count)
+    return evenly(files, count)
 
 
 def class_names(cfg: CfgNode) -> list[str] | None:
@@ -65,8 +62,3 @@ def network_input(cfg: CfgNode, file: str, resolution: int) -> tuple[Tensor, tup
     if cfg.INPUT.FORMAT == "BGR":
         pixels = pixels[..., ::-1]
     return evaluation_view(cfg, pixels, resolution), pixels.shape[:2]
-
-
-def _some(files: list[str], count: int) -> list[str]:
-    places = np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)
-    return [files[place] for place in places]

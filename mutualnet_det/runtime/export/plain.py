@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ...config import test_point
 from ...slimmable import OperatingPoint, SlimmableBatchNorm2d, at_width, sliced
 from ..pretrained import PredictorError, Pretrained
+from .errors import ExportError
 
 # Images (3, H, W) of uint8, resized, to detections at their scale: ``pred_boxes``, ``scores``,
 # ``pred_classes``, and with a mask head ``pred_masks`` (R, 1, 28, 28).
@@ -21,6 +23,15 @@ Runner = Callable[[list[Tensor]], list[Instances]]
 # Of a meta-architecture, for the same without a slimmable layer, of the width in
 # MUTUALNET.TEST_POINT.
 PLAIN_PREFIX = "Plain"
+
+
+def check_finds_objects(model: nn.Module) -> None:
+    """ExportError, saying what is supported, for a model that gives more or other than objects."""
+    if isinstance(model, PanopticFPN) or not isinstance(model, GeneralizedRCNN | DenseDetector):
+        raise ExportError(
+            f"The model is a {type(model).__name__}; what finds objects alone can be exported: "
+            "Faster, Mask, Cascade and Keypoint R-CNN and RetinaNet."
+        )
 
 
 def plain_network(pretrained: Pretrained, point: OperatingPoint) -> nn.Module:
