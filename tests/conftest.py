@@ -1,6 +1,7 @@
 """What the tests of several folders share: a tiny Mask R-CNN's config, and data to train it on."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -153,3 +154,17 @@ def model_folder(make_training_cfg, tmp_path_factory):
     checkpointer = MutualCheckpointer(model, cfg, str(folder))
     checkpointer.save("model_final", calibrations=calibrations.state_dict())
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, driven by Playwright; without it the test is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("there is no Chromium on the PATH")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()

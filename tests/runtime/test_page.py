@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import shutil
 import socket
 import sys
 import urllib.error
@@ -239,18 +238,6 @@ def test_an_example_that_cannot_be_used_is_named(predictor, tmp_path):
 
 
 # In a browser -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no Chromium on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Visitor:

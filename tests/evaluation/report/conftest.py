@@ -1,7 +1,6 @@
 """Evaluations as files, made from formulas, and a browser to look at their reports."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -123,22 +122,3 @@ def write_pictures():
     with a score of 0.05.
     """
     return picture
-
-
-def find_chromium():
-    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
-        if path := shutil.which(name):
-            return path
-    return None
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = find_chromium()
-    if path is None:
-        pytest.skip("there is no Chromium on PATH")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield started
-        started.close()
