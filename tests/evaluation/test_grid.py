@@ -465,7 +465,8 @@ def test_no_detection_at_all(quick, setting, tmp_path, monkeypatch):
         Image.new("RGB", Image.open(path).size).save(path)
     grid = evaluate((cfg, model, calibrations, calibrate), tmp_path / "grid")
     assert all(row.score(kind) == 0 for row in grid.rows for kind in ("box", "mask"))
-    assert [entry.point for entry in grid.query_table().entries] == [POINTS[0]]
+    # By time, it may be another one.
+    assert [entry.point for entry in grid.query_table().by_gflops()] == [POINTS[0]]
 
 
 def test_leaves_the_model_as_it_was(quick, setting, tmp_path):

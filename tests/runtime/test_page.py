@@ -22,7 +22,7 @@ from mutualnet_det.slimmable import OperatingPoint
 
 NAMES = ["circle", "square", "triangle"]
 MIN_SCORE = 0.2
-TIMEOUT = 30_000  # ms
+TIMEOUT = 60_000  # ms
 
 
 def free_port():

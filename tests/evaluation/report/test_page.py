@@ -16,7 +16,7 @@ EVIL = '</script><img src=x onerror="window.hacked=1"><b>'
 @pytest.fixture(scope="module")
 def tab(browser):
     page = browser.new_page()
-    page.set_default_timeout(10000)
+    page.set_default_timeout(60_000)  # ms: a browser is slow to start on a busy machine
     yield page
     page.close()
 
