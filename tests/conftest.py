@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -124,6 +125,27 @@ def training_batch():
     return make
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes a disk of some MiB and returns its folder; skips where that takes other rights."""
+    mounted = []
+
+    def make(size):
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("mounting a small disk takes the rights of root")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @pytest.fixture(scope="session")
 def model_folder(make_training_cfg, tmp_path_factory):
     """
@@ -148,7 +170,8 @@ def model_folder(make_training_cfg, tmp_path_factory):
         calibrations.calibrate(point, [noise], model)
         latency = {device: Latency(10.0 * number, 11.0 * number)}
         entries.append(QueryEntry(point, 2.0**number, latency, 10.0 * number, 9.0 * number))
-    table = QueryTable(tuple(entries), "box_ap", calibrations.fingerprint(), "tiny_shapes")
+    classes = ("circle", "square", "triangle")
+    table = QueryTable(tuple(entries), "box_ap", calibrations.fingerprint(), "tiny_shapes", classes)
     (folder / "config.yaml").write_text(cfg.dump())
     (folder / "query_table.json").write_text(table.to_json())
     checkpointer = MutualCheckpointer(model, cfg, str(folder))

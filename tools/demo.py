@@ -12,13 +12,12 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
 from mutualnet_det.errors import UserError, reported
 from mutualnet_det.runtime import BudgetPredictor, DeadlineController, ImageError
-from mutualnet_det.runtime.demo import check_finds_objects, class_names, timed
+from mutualnet_det.runtime.demo import check_finds_objects, timed
 from mutualnet_det.runtime.drawing import MIN_SCORE, caption, draw_detections
 from mutualnet_det.runtime.images import rgb_pixels
 from mutualnet_det.runtime.sources import (
@@ -129,7 +128,7 @@ def run(
     output: PictureFolder | VideoWriter | None,
 ) -> tuple[int, int]:
     """Find, tell and draw until Ctrl-C; how many images came, and how many were of no use."""
-    names = class_names(predictor.cfg, Path(args.folder))
+    names = predictor.table.classes
     budget = {"gflops": args.gflops, "milliseconds": args.milliseconds}
     shown_budget = budget if controller is None else {"milliseconds": 1e3 * args.period}
     count, bad, told = 0, 0, -math.inf
@@ -137,7 +136,7 @@ def run(
         for name, image in source:
             count += 1
             try:
-                image = rgb_pixels(image, name)
+                image = rgb_pixels(image, name, predictor.max_pixels)
             except ImageError as error:
                 print(f"error: {error}", file=sys.stderr)
                 bad += 1

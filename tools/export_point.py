@@ -11,15 +11,16 @@ from pathlib import Path
 
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation import Grid
+from mutualnet_det.evenly import evenly
 from mutualnet_det.runtime import QueryEntry
 from mutualnet_det.runtime.export import (
     FORMATS,
     check_target,
     dataset_images,
     export_point,
-    folder_images,
 )
 from mutualnet_det.runtime.pretrained import Pretrained, check_weights, load_pretrained
+from mutualnet_det.runtime.sources import ImageFiles
 from mutualnet_det.slimmable import OperatingPoint
 
 
@@ -51,7 +52,7 @@ def main() -> None:
     check_target(args.output)
     pretrained = load_pretrained(args.folder, device="cpu")
     images = (
-        folder_images(args.image_folder, args.images)
+        [str(path) for path in evenly(ImageFiles([args.image_folder]).paths, args.images)]
         if args.image_folder
         else dataset_images(pretrained.cfg, args.images)
     )

@@ -7,12 +7,11 @@ import argparse
 import signal
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from mutualnet_det.errors import reported
 from mutualnet_det.evenly import evenly
 from mutualnet_det.runtime import BudgetPredictor
-from mutualnet_det.runtime.demo import check_finds_objects, class_names, example_images
+from mutualnet_det.runtime.demo import check_finds_objects, example_images
 from mutualnet_det.runtime.drawing import MIN_SCORE
 from mutualnet_det.runtime.page import served
 from mutualnet_det.runtime.sources import ImageFiles
@@ -47,7 +46,6 @@ def main(args: argparse.Namespace) -> None:
     predictor = BudgetPredictor.from_pretrained(
         args.folder, args.device, latency_device=args.latency_device
     )
-    folder = Path(args.folder)
     check_finds_objects(predictor.cfg)
     if args.examples:
         examples = evenly(ImageFiles([args.examples]).paths, NUM_EXAMPLES)
@@ -58,14 +56,13 @@ def main(args: argparse.Namespace) -> None:
     try:
         with served(
             predictor,
-            class_names(predictor.cfg, folder),
             examples,
             host=args.host,
             port=args.port,
             max_upload_mb=args.max_upload_mb,
             min_score=args.min_score,
         ) as url:
-            print(f"Serving {folder} at {url} until Ctrl-C.", flush=True)
+            print(f"Serving {args.folder} at {url} until Ctrl-C.", flush=True)
             threading.Event().wait()
     except KeyboardInterrupt:
         print("Stopped.")

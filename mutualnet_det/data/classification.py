@@ -23,6 +23,7 @@ from torchvision.transforms import functional as TF
 
 from ..safe_pickle import load_pickle
 from .coco_check import DatasetError
+from .pixels import check_file
 from .views import resize_image
 
 EVALUATOR = "classification"
@@ -214,8 +215,9 @@ def _read_cifar(path: str) -> dict:
 
 
 def read_classification_image(record: dict, image_format: str) -> np.ndarray:
-    """The image (H, W, 3) of a record, in uint8."""
+    """The image (H, W, 3) of a record, in uint8; PixelError for one of more than 8 bits."""
     if "row" not in record:
+        check_file(record["file_name"])
         return read_image(record["file_name"], format=image_format)
     pixels = _read_cifar(record["file_name"])["data"][record["row"]]
     image = pixels.reshape(3, 32, 32).transpose(1, 2, 0)

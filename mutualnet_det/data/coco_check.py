@@ -30,8 +30,13 @@ class CheckedCoco:
 
     @property
     def class_names(self) -> list[str]:
-        """The categories' names by ascending id: the order of Detectron2's class indices."""
-        return [c["name"] for c in sorted(self.data["categories"], key=lambda c: c["id"])]
+        """The categories' names in the order of Detectron2's class indices."""
+        return [category["name"] for category in by_class(self.data)]
+
+
+def by_class(data: dict) -> list[dict]:
+    """The categories of a data set in the order of Detectron2's class indices: by their ids."""
+    return sorted(data["categories"], key=lambda category: category["id"])
 
 
 def check_coco_format(

@@ -20,7 +20,8 @@ def read_record(record: dict, image_format: str) -> np.ndarray:
     The image (H, W, 3) of a record of any data set, in uint8.
 
     Raises:
-        DatasetError: naming the file, if it does not decode or is not of the size the record says.
+        DatasetError: naming the file, if it does not decode, has pixels of more than 8 bits, or is
+            not of the size the record says.
     """
     try:
         image = read_classification_image(record, image_format)

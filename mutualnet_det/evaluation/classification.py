@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from ..data.classification import evaluation_images, load_classification_records
@@ -22,7 +23,7 @@ from .classification_cost import classification_costs
 from .cost import Cost
 from .figures import write_charts
 from .files import replacing
-from .forward import IMAGES_AT_ONCE, At, Found
+from .forward import IMAGES_AT_ONCE, At, Found, steady_times
 from .identity import files_digest
 from .latency import timed
 from .progress import Progress
@@ -31,13 +32,14 @@ from .results import Grid, GridRow
 # Images that are timed one by one; all are classified in batches.
 NUM_TIMED = 32
 TIMING = (
-    f"median over {NUM_TIMED} images of one forward with a batch of 1: normalising and the "
-    "network; cropping and resizing the image before are left out"
+    f"of one forward with a batch of 1, on {NUM_TIMED} images: normalising and the network; "
+    "cropping and resizing the image before and the first forward after a change of operating "
+    "point are left out"
 )
 
 
 class ClassificationTask:
-    """Accuracy of a classifier; see :class:`grid.Task`."""
+    """Accuracy of a classifier; see :class:`task.Task`."""
 
     def __init__(self, cfg: CfgNode, model: MutualClassifier, dataset: str) -> None:
         self._cfg = cfg
@@ -49,7 +51,11 @@ class ClassificationTask:
         # Whole batches.
         size = cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE
         self.images_at_once = size * max(1, IMAGES_AT_ONCE // size)
-        self.facts = {"num_images": len(self.records), "timing": TIMING}
+        self.facts = {
+            "num_images": len(self.records),
+            "classes": list(MetadataCatalog.get(dataset).classes),
+            "timing": TIMING,
+        }
         labels = json.dumps([(r["file_name"], r["label"]) for r in self.records])
         self.identity = {
             "ground truth": hashlib.sha256(labels.encode()).hexdigest(),
@@ -80,13 +86,12 @@ class ClassificationTask:
                         timed(self._model, view)[1] if record["index"] < NUM_TIMED else None
                         for view, record in zip(views, records, strict=True)
                     ]
-                yield (
-                    point,
-                    [
-                        {"top5": labels, "milliseconds": milliseconds}
-                        for labels, milliseconds in zip(best, times, strict=True)
-                    ],
-                )
+                found = [
+                    {"top5": labels, "milliseconds": milliseconds}
+                    for labels, milliseconds in zip(best, times, strict=True)
+                ]
+                found[0]["is_first"] = True
+                yield point, found
 
     def _classify(self, views: Sequence[Tensor]) -> list[list[int]]:
         size = self._cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE
@@ -109,12 +114,11 @@ class ClassificationTask:
             for record, (label, best) in zip(self.records, pairs, strict=True):
                 row = record.get("row", "")
                 writer.writerow((record["file_name"], row, label, " ".join(map(str, best))))
-        milliseconds = [f["milliseconds"] for f in found if f["milliseconds"] is not None]
         return GridRow(
             point,
             cost,
             detections_per_image=0.0,
-            latency={device_name(self._model.device): Latency.of(milliseconds)},
+            latency={device_name(self._model.device): Latency.of(steady_times(found))},
             scores={"class": accuracy},
         )
 

@@ -17,6 +17,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..data.coco_check import by_class
+
 # All of a ground truth that decides on a score. hotcoco is strict about the types of the rest.
 _KEYS = {
     "images": ("id", "height", "width"),
@@ -64,17 +66,22 @@ class PycocotoolsEvaluator:
     def precision(
         self, results: list[dict[str, Any]], iou_type: str, keypoint_sigmas: Sequence[float]
     ) -> np.ndarray:
+        evaluation = self.evaluation(results, iou_type)
         with contextlib.redirect_stdout(io.StringIO()):
-            if results:
-                found = self._truth.loadRes(results)
-            else:  # loadRes takes no empty list
-                found = _pycocotools_index({**self._truth.dataset, "annotations": []})
-            evaluation = COCOeval(self._truth, found, iou_type)
             if keypoint_sigmas:
                 evaluation.params.kpt_oks_sigmas = np.asarray(keypoint_sigmas)
             evaluation.evaluate()
             evaluation.accumulate()
         return evaluation.eval["precision"]
+
+    def evaluation(self, results: list[dict[str, Any]], iou_type: str) -> COCOeval:
+        """pycocotools' own evaluation of ``results``, not run yet."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            if results:
+                found = self._truth.loadRes(results)
+            else:  # loadRes takes no empty list
+                found = _pycocotools_index({**self._truth.dataset, "annotations": []})
+            return COCOeval(self._truth, found, iou_type)
 
 
 class HotcocoEvaluator:
@@ -138,4 +145,4 @@ def _relevant(ground_truth: dict[str, Any]) -> dict[str, Any]:
 
 
 def _category_names(ground_truth: dict[str, Any]) -> list[str]:
-    return [c["name"] for c in sorted(ground_truth["categories"], key=lambda c: c["id"])]
+    return [category["name"] for category in by_class(ground_truth)]

@@ -27,7 +27,7 @@ from .coco_evaluators import evaluator_version
 from .cost import Cost, count_points
 from .figures import write_figures
 from .files import replacing, write_json_list
-from .forward import IMAGES_AT_ONCE, At, Found, over_points
+from .forward import IMAGES_AT_ONCE, At, Found, over_points, steady_times
 from .identity import files_digest
 from .latency import timed
 from .panoptic import PanopticScorer
@@ -38,13 +38,13 @@ from .semantic import SemanticScorer
 
 TIMING = (
     "of one forward with a batch of 1: normalising, padding and the network, up to detections at "
-    "the network's scale; resizing the image before and pasting the masks after are left out; the "
-    "first forwards after a change of operating point are in it"
+    "the network's scale; resizing the image before, pasting the masks after and the first forward "
+    "after a change of operating point are left out"
 )
 
 
 class DetectionTask:
-    """Box AP of a detector, mask and keypoint AP if it has the heads; see :class:`grid.Task`."""
+    """Box AP of a detector, mask and keypoint AP if it has the heads; see :class:`task.Task`."""
 
     images_at_once = IMAGES_AT_ONCE
 
@@ -84,6 +84,7 @@ class DetectionTask:
         self.facts = {
             "num_images": len(self._ground_truth["images"]),
             "num_objects": len(annotations),
+            "classes": list(metadata.thing_classes),
             "evaluator": evaluator_version(),
             "timing": TIMING,
         }
@@ -123,27 +124,25 @@ class DetectionTask:
     def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
         if self._index is None:
             self._index = load_ground_truth(str(output / "ground_truth.json"))
-        milliseconds, detections, confusions, matches = [], [], [], []
+        found, detections = [], []
         for record in progress.records(point):
-            milliseconds.append(record["milliseconds"])
-            detections += record["detections"]
-            confusions.append(record.get("confusion"))
-            matches.append(record.get("matches"))
+            detections += record.pop("detections")
+            found.append(record)
         scores: dict[str, dict[str, Any] | None] = {}
         if self._panoptic is not None:
-            scores["panoptic"] = self._panoptic.score(matches)
+            scores["panoptic"] = self._panoptic.score(record["matches"] for record in found)
         scores |= {"box": None, "mask": None}
         for iou_type in self._iou_types:
             sigmas = self._cfg.TEST.KEYPOINT_OKS_SIGMAS if iou_type == "keypoints" else ()
             scores[KIND_OF[iou_type]] = score(self._index, detections, iou_type, sigmas)
             write_json_list(_detections_file(output, point, iou_type), only(iou_type, detections))
         if self._semantic is not None:
-            scores["semantic"] = self._semantic.score(confusions)
+            scores["semantic"] = self._semantic.score(record["confusion"] for record in found)
         return GridRow(
             point,
             cost,
-            detections_per_image=len(detections) / len(milliseconds),
-            latency={device_name(self._model.device): Latency.of(milliseconds)},
+            detections_per_image=len(detections) / len(found),
+            latency={device_name(self._model.device): Latency.of(steady_times(found))},
             scores=scores,
         )
 

@@ -48,18 +48,19 @@ def write_figures(
         found: by operating point, ``image_id`` and ``detections`` of every image.
     """
     write_charts(grid, folder, "ap_against_gflops")
-    _write(detection_sheet(grid, records, ground_truth, found), folder / "detections.png")
+    write_figure(detection_sheet(grid, records, ground_truth, found), folder / "detections.png")
 
 
 def write_charts(grid: Grid, folder: Path, curves: str) -> None:
     """Write ``heat_map.png`` and, under the name ``curves``, the scores against GFLOPs."""
-    _write(ap_against_gflops(grid), folder / f"{curves}.png")
-    _write(heat_map(grid), folder / "heat_map.png")
+    write_figure(ap_against_gflops(grid), folder / f"{curves}.png")
+    write_figure(heat_map(grid), folder / "heat_map.png")
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the file's ending names, such as PNG or SVG."""
     with replacing(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+        figure.savefig(file, format=path.suffix[1:], dpi=DOTS_PER_INCH)
 
 
 def grid_frontier(grid: Grid, kind: str) -> list[GridRow]:
@@ -85,7 +86,7 @@ def ap_against_gflops(grid: Grid) -> Figure:
     widths = sorted({row.point.width for row in grid.rows})
     lines: dict[str, list[Curve]] = {}
     for axes, kind in zip(panels, grid.kinds, strict=True):
-        _style(axes)
+        style_axes(axes)
         axes.set_xlabel("GFLOPs per image (multiply-adds)")
         axes.set_ylabel(f"{KINDS[kind].label} (%)")
         best = _curve(grid_frontier(grid, kind), kind)
@@ -128,7 +129,7 @@ def ap_against_gflops(grid: Grid) -> Figure:
                     markeredgewidth=0.9,
                     zorder=3,
                 )
-        _scale_cost(axes, [row.gflops for row in grid.rows])
+        scale_cost(axes, [row.gflops for row in grid.rows])
         axes.margins(x=0.09, y=0.14)
         axes.autoscale_view()
         axes.set_ylim(bottom=max(axes.get_ylim()[0], 0))
@@ -149,7 +150,8 @@ def _width_label(width: float) -> str:
     return f"{width:.2f}" if round(width, 2) == width else f"{width:g}"
 
 
-def _style(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """Axes that stand back behind what is drawn in them."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=9, color=FAINT)
@@ -162,7 +164,8 @@ def _ordinal_colour(values: Sequence[float], value: float):
     return COLOURS(0.9 * values.index(value) / max(len(values) - 1, 1))
 
 
-def _scale_cost(axes: Axes, costs: Sequence[float]) -> None:
+def scale_cost(axes: Axes, costs: Sequence[float]) -> None:
+    """Make the axis of costs (GFLOPs) logarithmic, if they span much."""
     if max(costs) / min(costs) <= LOG_SPAN:
         return
     axes.set_xscale("log")

@@ -1,32 +1,17 @@
-"""Writing files so that a kill leaves the old one or the new one, never half of one."""
+"""Writing what an evaluation finds, whole or not at all."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from ..files import replacing
 
 # Items that are made into text in one go: one by one takes twice as long.
 BATCH = 1000
-
-
-@contextlib.contextmanager
-def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
-    """Open a file beside ``path`` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        with open(draft, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_json_list(path: Path, items: Iterable[Any]) -> None:

@@ -1,17 +1,15 @@
-"""Images through a model: every one at every operating point, and how a batch reaches the model."""
+"""Images through a model: every one at every operating point."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from detectron2.config import CfgNode
-from detectron2.structures import ImageList
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.images import read_record, resize_shortest_edge
-from ..modeling.semantic import MutualSemanticSegmentor
 from ..slimmable import OperatingPoint
 
 # Switches the model to a point, as a context.
@@ -31,7 +29,8 @@ def over_points(
     run: Callable[[Tensor, dict], dict],
 ) -> Found:
     """
-    What ``run(image, record)`` finds on every image, point by point.
+    What ``run(image, record)`` finds on every image, point by point; the first of a point is marked
+    by ``is_first``.
 
     An image (C, H, W) is read once, and resized once for all points of a resolution.
 
@@ -44,12 +43,16 @@ def over_points(
         for point in group:
             with at(point):
                 found = [run(*each) for each in zip(resized, records, strict=True)]
+            found[0]["is_first"] = True
             yield point, found
 
 
-def preprocessed(model: nn.Module, batched_inputs: list[dict]) -> ImageList:
-    """The images normalised, padded and batched, as any of Detectron2's models does it."""
-    if hasattr(model, "preprocess_image"):
-        return model.preprocess_image(batched_inputs)
-    # Detectron2's SemanticSegmentor does it in passing; ours has the same in a method.
-    return MutualSemanticSegmentor.preprocess_image(model, batched_inputs)
+def steady_times(found: Iterable[dict]) -> list[float]:
+    """
+    The ``milliseconds`` of the images that have some, but of those that are first after a change of
+    operating point: there a forward is slower, and a profile leaves it out, too. All of them, where
+    images are so slow that each was run alone.
+    """
+    timed = [one for one in found if one["milliseconds"] is not None]
+    steady = [one["milliseconds"] for one in timed if not one.get("is_first")]
+    return steady or [one["milliseconds"] for one in timed]

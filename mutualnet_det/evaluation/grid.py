@@ -24,6 +24,7 @@ from torch import nn
 
 from ..checkpoint import (
     CALIBRATIONS_FILE,
+    CheckpointError,
     add_calibrations,
     read_calibrations,
     write_calibrations,
@@ -31,6 +32,7 @@ from ..checkpoint import (
 from ..config import check_points, is_classification
 from ..data.images import read_record
 from ..errors import UserError
+from ..modeling.parts import has_norms_behind_backbone
 from ..runtime.device import device_name, hardware_name
 from ..slimmable import Calibrations, OperatingPoint, UncalibratedError
 from .cost import Cost
@@ -52,6 +54,12 @@ from .workers import (
 logger = logging.getLogger(__name__)
 
 LOG_PERIOD = 5.0  # s
+
+# How config keys begin that what a backbone and its pyramid see does not depend on.
+BEHIND_BACKBONE = (
+    *("TEST.", "MODEL.RPN.", "MODEL.ROI_HEADS.", "MODEL.ROI_BOX_HEAD.", "MODEL.ROI_MASK_HEAD."),
+    *("MODEL.RETINANET.", "MODEL.SEM_SEG_HEAD.", "MODEL.PANOPTIC_FPN."),
+)
 
 
 class UncalibratedPointError(UserError, UncalibratedError):
@@ -108,6 +116,9 @@ def evaluate_grid(
     if resume and (output / "grid.json").exists() and not progress.folder.exists():
         finished = Grid.load(output / "grid.json")
         check_same(finished.run["identity"], run["identity"], output)
+        if not run.keys() <= finished.run.keys():  # written before all of it was told
+            finished = Grid(finished.rows, {**run, **finished.run})
+            finished.save(output)
         logger.info("The evaluation in %s is complete.", output)
         return finished
     with contextlib.closing(progress):
@@ -214,6 +225,20 @@ def _settings(cfg: CfgNode) -> dict[str, Any]:
     return _as_json(settings)
 
 
+def _calibration_settings(cfg: CfgNode, calibrations: Calibrations) -> dict[str, Any]:
+    """
+    The config keys that statistics depend on: by what images there are, or what layers see of them.
+    """
+    settings = {
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        "MUTUALNET.BAD_RECORDS": cfg.MUTUALNET.BAD_RECORDS,
+        **_settings(cfg),
+    }
+    if is_classification(cfg) or has_norms_behind_backbone(calibrations.model):
+        return settings
+    return {name: v for name, v in settings.items() if not name.startswith(BEHIND_BACKBONE)}
+
+
 def _as_json(value: Any) -> Any:
     """A value as it reads back from JSON: lists, no tuples."""
     return json.loads(json.dumps(value))
@@ -233,15 +258,21 @@ def reuse_calibrations(
         all points that it kept; none if the weights or settings were others.
 
     Raises:
-        CheckpointError: for a file that is broken.
+        CheckpointError: for a file that is broken; to delete it helps.
     """
     path = Path(output_dir) / CALIBRATIONS_FILE
     if not path.exists():
         return []
-    state, settings = read_calibrations(str(path))
-    if state["fingerprint"] != calibrations.fingerprint() or settings != _settings(cfg):
-        return []
-    add_calibrations(calibrations, str(path))
+    try:
+        state, settings = read_calibrations(str(path))
+        wanted = _calibration_settings(cfg, calibrations)
+        if state["fingerprint"] != calibrations.fingerprint() or settings != wanted:
+            return []
+        add_calibrations(calibrations, str(path))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} Delete the file, and its operating points are calibrated again."
+        ) from error
     return [OperatingPoint.parse(name) for name in state["points"]]
 
 
@@ -275,7 +306,8 @@ def _calibrate(
         calibrate(group)
         done += len(group)
         kept += group
-        write_calibrations(str(path), calibrations, kept, _settings(cfg))
+        settings = _calibration_settings(cfg, calibrations)
+        write_calibrations(str(path), calibrations, kept, settings)
 
 
 def _job(

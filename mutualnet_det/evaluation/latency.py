@@ -32,10 +32,11 @@ from torch import Tensor, nn
 from ..data.images import evaluation_view
 from ..errors import UserError
 from ..modeling.classifier import MutualClassifier
+from ..modeling.parts import preprocessed
 from ..runtime import Latency
 from ..runtime.device import wait_for
 from ..slimmable import OperatingPoint
-from .forward import At, preprocessed
+from .forward import At
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from detectron2.modeling import PanopticFPN
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.structures import Instances
 from PIL import Image
-from pycocotools import mask as mask_util
 
 from ..data.coco import DatasetError
+from .masks import decoded
 
 # Whether it is a thing, and its class index among the things or the stuff.
 Category = tuple[bool, int]
@@ -193,7 +193,7 @@ class PanopticScorer:
                 ids[stuff == label] = len(categories)
         for annotation in record["annotations"]:
             categories[len(categories) + 1] = (True, annotation["category_id"])
-            ids[_mask(annotation["segmentation"], stuff.shape)] = len(categories)
+            ids[decoded(annotation["segmentation"], *stuff.shape)] = len(categories)
             if annotation.get("iscrowd", 0):
                 crowds.append(len(categories))
         return Segments(ids, categories, crowds)
@@ -225,15 +225,6 @@ class PanopticScorer:
         is_thing, index = category
         names = self._metadata.get("thing_classes" if is_thing else "stuff_classes")
         return names[index] if names else f"{'thing' if is_thing else 'stuff'} {index}"
-
-
-def _mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
-    rle = segmentation
-    if isinstance(segmentation, list):
-        rle = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation["counts"], list):
-        rle = mask_util.frPyObjects(segmentation, *size)
-    return mask_util.decode(rle).astype(bool)
 
 
 def _means(rows: Iterable[np.ndarray], count: int) -> list[float | None]:

@@ -167,7 +167,8 @@ def _with_latency(
         for entry in table.entries
     )
     # What only the old figures of the device spoke for is left out.
-    return QueryTable.of(entries, metric=table.metric, model=table.model, dataset=table.dataset)
+    about = {name: getattr(table, name) for name in ("metric", "model", "dataset", "classes")}
+    return QueryTable.of(entries, **about)
 
 
 # A config ----------------------------------------------------------------------------------------

@@ -146,6 +146,7 @@ class Grid:
             metric=next(iter(KINDS[self.kinds[0]].columns)),
             model=self.run["weights_fingerprint"],
             dataset=self.run["dataset"],
+            classes=self.run.get("classes", ()),
         )
 
     def __str__(self) -> str:

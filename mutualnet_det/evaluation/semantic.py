@@ -22,15 +22,16 @@ from ..runtime.device import device_name
 from ..slimmable import OperatingPoint
 from .cost import Cost, count_points
 from .figures import write_charts
-from .forward import IMAGES_AT_ONCE, At, Found, over_points
+from .forward import IMAGES_AT_ONCE, At, Found, over_points, steady_times
 from .identity import files_digest
 from .latency import timed
 from .progress import Progress
 from .results import Grid, GridRow
 
 TIMING = (
-    "median over the images of one forward with a batch of 1: normalising, padding and the "
-    "network, up to logits at the network's scale; resizing before and after is left out"
+    "of one forward with a batch of 1: normalising, padding and the network, up to logits at the "
+    "network's scale; resizing before and after and the first forward after a change of operating "
+    "point are left out"
 )
 
 # Pixels by (true class, predicted class), where there are any.
@@ -44,13 +45,16 @@ class SemanticScorer:
     Args:
         cfg: its ``MODEL.SEM_SEG_HEAD`` says how many classes there are and which label to ignore.
         dataset: in Detectron2's semantic format.
+
+    Attributes:
+        names: of the classes; their numbers, where the data set tells none.
     """
 
     def __init__(self, cfg: CfgNode, dataset: str) -> None:
         self._num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         self._ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         names = MetadataCatalog.get(dataset).get("stuff_classes")
-        self._names = names or [str(index) for index in range(self._num_classes)]
+        self.names = list(names or map(str, range(self._num_classes)))
 
     def confusion(self, classes: torch.Tensor, record: dict) -> Confusion:
         """What was found on one image: (true class, predicted class, number of pixels) each."""
@@ -99,7 +103,7 @@ class SemanticScorer:
             "accuracy": float(100 * hits.sum() / matrix.sum()) if matrix.sum() else None,
             "per_class": {
                 name: float(ratio) if there else None
-                for name, ratio, there in zip(self._names, ratios, present, strict=True)
+                for name, ratio, there in zip(self.names, ratios, present, strict=True)
             },
         }
 
@@ -116,7 +120,7 @@ def _with_size(record: dict) -> dict:
 
 
 class SemanticTask:
-    """Mean IoU of a semantic segmentor; see :class:`grid.Task`."""
+    """Mean IoU of a semantic segmentor; see :class:`task.Task`."""
 
     images_at_once = IMAGES_AT_ONCE
 
@@ -125,7 +129,11 @@ class SemanticTask:
         self._model = model
         self.records = [_with_size(record) for record in load_records(cfg, dataset)]
         self._scorer = SemanticScorer(cfg, dataset)
-        self.facts = {"num_images": len(self.records), "timing": TIMING}
+        self.facts = {
+            "num_images": len(self.records),
+            "classes": self._scorer.names,
+            "timing": TIMING,
+        }
         names = json.dumps([record["file_name"] for record in self.records])
         masks = (record["sem_seg_file_name"] for record in self.records)
         self.identity = {
@@ -160,12 +168,11 @@ class SemanticTask:
 
     def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
         found = list(progress.records(point))
-        milliseconds = [record["milliseconds"] for record in found]
         return GridRow(
             point,
             cost,
             detections_per_image=0.0,
-            latency={device_name(self._model.device): Latency.of(milliseconds)},
+            latency={device_name(self._model.device): Latency.of(steady_times(found))},
             scores={"semantic": self._scorer.score(record["confusion"] for record in found)},
         )
 

@@ -11,12 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
-from pycocotools import mask as mask_util
 
+from ..data.coco_check import by_class
 from ..evenly import evenly
 from ..runtime import frontier
 from ..runtime.drawing import class_colour, text_colour
 from ..slimmable import OperatingPoint
+from .masks import decoded
 from .results import Grid, GridRow
 
 MAX_IMAGES = 4
@@ -51,7 +52,7 @@ def detection_sheet(
         columns.append(
             {r["image_id"]: r["detections"] for r in found(row.point) if r["image_id"] in wanted}
         )
-    categories = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    categories = {category["id"]: category["name"] for category in by_class(ground_truth)}
     return _draw(chosen, ["ground truth", *map(_header, shown)], columns, categories)
 
 
@@ -130,7 +131,7 @@ def _draw_cell(
     shown = [o for o in objects if o.get("score", 1.0) >= MIN_SCORE]
     # Large ones first, so that small ones stay visible.
     shown.sort(key=lambda o: -o["bbox"][2] * o["bbox"][3])
-    colours = {id_: class_colour(index) for index, id_ in enumerate(sorted(categories))}
+    colours = {id_: class_colour(index) for index, id_ in enumerate(categories)}
     canvas = image.astype(np.float32)
     for o in shown:
         mask = object_mask(o, height, width)
@@ -178,10 +179,4 @@ def _draw_cell(
 def object_mask(o: dict, height: int, width: int) -> np.ndarray | None:
     """The (H, W) mask of an annotation or detection, None if it has none."""
     segmentation = o.get("segmentation")
-    if not segmentation:
-        return None
-    if isinstance(segmentation, list):
-        segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = mask_util.frPyObjects(segmentation, height, width)
-    return mask_util.decode(segmentation).astype(bool)
+    return decoded(segmentation, height, width) if segmentation else None

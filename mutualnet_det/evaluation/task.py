@@ -29,7 +29,8 @@ class Task(Protocol):
     Attributes:
         records: of the images.
         images_at_once: the most of them that :meth:`run` is to be given.
-        facts: what ``grid.json`` says of the data and of how time was measured.
+        facts: what ``grid.json`` says of the data ("classes": the names by the model's number of
+            each) and of how time was measured.
         identity: what results must share to be one grid, beside weights, points and settings.
     """
 

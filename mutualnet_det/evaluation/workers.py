@@ -9,6 +9,7 @@ import logging
 import math
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -225,6 +226,10 @@ def _process(
     number: int, job: Job, shared: Shared, source: str, devices: Sequence[str], errors
 ) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # PyTorch would let it end as if its work were done; the others would wait for it. In the
+    # background of a script the signal is ignored, and stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # What Detectron2 has to say of the data, it has said where the processes were started.
     logging.getLogger("detectron2").setLevel(logging.ERROR)
     cfg = job.cfg.clone()

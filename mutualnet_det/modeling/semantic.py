@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..config import LOSS_TERMS
 from ..slimmable import Channels, Width, width_of
 from .layers import check_slimmable, head_arguments, slimmed
+from .parts import normalised_batch
 
 Losses = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -291,12 +292,7 @@ class MutualSemanticSegmentor(SemanticSegmentor):
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise, pad and batch the images, as :class:`SemanticSegmentor` does in passing."""
-        images = [x["image"].to(self.device) for x in batched_inputs]
-        return ImageList.from_tensors(
-            [(x - self.pixel_mean) / self.pixel_std for x in images],
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
-        )
+        return normalised_batch(self, batched_inputs)
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, SemanticTeacher]:
         """

@@ -24,15 +24,14 @@ DOWN = 1.645
 # Those of the 90 % quantile, from which the scatter is taken: rarer spikes, which a cheaper point
 # would not spare, do not count.
 NINETY = 1.2816
+# The slowness is a median over the frames of a second, within these bounds; the scatter is that of
+# the last MOST_FRAMES.
+FEWEST_FRAMES, MOST_FRAMES = 10, 100
 # Before anything is measured latencies are taken to scatter by 10 %; this weighs as much as
-# PRIOR_FRAMES measured ones.
+# FEWEST_FRAMES measured ones.
 PRIOR_SCATTER = 0.1
-PRIOR_FRAMES = 10
-SCATTER_FRAMES = 100
 # Seconds that a dearer point must have fitted, and that must have passed since the last change.
 PATIENCE = 1.0
-# The slowness is a median of so many frames: those of a second, within these bounds.
-FEWEST_FRAMES, MOST_FRAMES = 10, 60
 # Two frames that are too slow to be chance show that the machine has slowed; three where about 3
 # fit in so many seconds, so that chance spikes are not taken for it.
 ALARM = 0.2
@@ -173,7 +172,7 @@ class DeadlineController:
         self._slowness: float | None = None
         self._alarm = min(max(round(ALARM / self.period), 2), 3)
         self._latest: deque[float] = deque(maxlen=self._alarm + 1)
-        self._residuals: deque[float] = deque(maxlen=SCATTER_FRAMES)
+        self._residuals: deque[float] = deque(maxlen=MOST_FRAMES)
         self._scatter = PRIOR_SCATTER
         # Logarithms, by the index of the points tried.
         self._corrections: dict[int, float] = {self._current: 0.0}
@@ -324,7 +323,8 @@ class DeadlineController:
         ordered = sorted(self._residuals)
         count = len(ordered)
         measured = max(0.0, ordered[math.ceil(0.9 * count) - 1]) / NINETY
-        self._scatter = (count * measured + PRIOR_FRAMES * PRIOR_SCATTER) / (count + PRIOR_FRAMES)
+        before = FEWEST_FRAMES * PRIOR_SCATTER
+        self._scatter = (count * measured + before) / (count + FEWEST_FRAMES)
 
     def _learn_point(self, trial: _Trial) -> None:
         """Learn a point's correction when its trial is over: enough frames, or two were late."""

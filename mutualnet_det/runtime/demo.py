@@ -1,8 +1,7 @@
-"""What the demo and the live page share: a model's class names, images to try it on, its time."""
+"""What the demo and the live page share: a model that finds objects, images to try it on, times."""
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -27,26 +26,6 @@ def check_finds_objects(cfg: CfgNode) -> None:
             f"The model, a {cfg.MODEL.META_ARCHITECTURE}, finds no objects, and detections are all "
             "that is drawn."
         )
-
-
-def class_names(cfg: CfgNode, folder: Path) -> list[str]:
-    """
-    The names of a detector's classes, by the number that it gives; none where nothing tells them.
-
-    They are looked for in the metadata of the config's test set, in ``grid/ground_truth.json`` of
-    the model's ``folder``, and in the annotation file that the config declares for the test set.
-    """
-    for name in cfg.DATASETS.TEST[:1]:
-        known = MetadataCatalog.get(name).get("thing_classes")
-        if known:
-            return list(known)
-        declared = [Path(file) for other, file, _ in cfg.DATASETS.COCO_FORMAT if other == name]
-        for file in (folder / "grid/ground_truth.json", *declared):
-            if file.is_file():
-                categories = json.loads(file.read_text())["categories"]
-                # Detectron2 numbers the classes by their ids.
-                return [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
-    return []
 
 
 def example_images(cfg: CfgNode, count: int) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from PIL import Image, ImageOps
 
+from ..data.pixels import PixelError, check_eight_bits
 from ..errors import UserError
 
 # What users give as an image.
@@ -19,7 +21,9 @@ class ImageError(UserError, ValueError):
     """An image that cannot be used; the message names it and what is expected."""
 
 
-def read_image(image: AnyImage, name: str = "image") -> tuple[np.ndarray, str]:
+def read_image(
+    image: AnyImage, name: str = "image", max_pixels: float = math.inf
+) -> tuple[np.ndarray, str]:
     """
     The pixels of an image, and the order of their channels.
 
@@ -29,13 +33,15 @@ def read_image(image: AnyImage, name: str = "image") -> tuple[np.ndarray, str]:
             an array (H, W, 3) in uint8, in BGR as OpenCV has it and Detectron2's
             ``DefaultPredictor`` takes it.
         name: what an error calls an image that is no file.
+        max_pixels: larger images are not decoded.
 
     Returns:
         array (H, W, 3) in uint8, and "RGB" or "BGR".
 
     Raises:
         ImageError: for a file that is missing or does not decode, one whose pixels have no colour
-            of 8 bits each (16-bit grey levels, floats), an array of another kind, an empty image.
+            of 8 bits each (16-bit grey levels, floats), an array of another kind, an image that is
+            empty or too large.
     """
     if isinstance(image, np.ndarray):
         pixels, order = image, "BGR"
@@ -44,20 +50,29 @@ def read_image(image: AnyImage, name: str = "image") -> tuple[np.ndarray, str]:
                 f"{name} is an array {pixels.shape} of {pixels.dtype}; expected (H, W, 3) of "
                 "uint8, with the channels in the order BGR."
             )
+        _check_size(pixels.shape[1], pixels.shape[0], name, max_pixels)
     elif isinstance(image, Image.Image):
-        pixels, order = _decoded(image, name), "RGB"
+        pixels, order = _decoded(image, name, max_pixels), "RGB"
     elif isinstance(image, str | os.PathLike):
         name = f"The image {os.fspath(image)}"
         with open_image(image, name) as file:
-            pixels, order = _decoded(file, name), "RGB"
+            pixels, order = _decoded(file, name, max_pixels), "RGB"
     else:
         raise ImageError(
             f"{name} is a {type(image).__name__}; expected a path, a PIL image or an array "
             "(H, W, 3) of uint8 in BGR."
         )
-    if pixels.size == 0:
-        raise ImageError(f"{name} is empty: {pixels.shape[1]} x {pixels.shape[0]} px.")
     return pixels, order
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: float) -> None:
+    if width * height == 0:
+        raise ImageError(f"{name} is empty: {width} x {height} px.")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} has {width} x {height} px; at most {max_pixels / 1e6:.3g} million pixels are "
+            "taken. Make it smaller."
+        )
 
 
 def open_image(
@@ -85,19 +100,18 @@ def open_image(
         raise ImageError(f"{name} cannot be read: {error}") from error
 
 
-def rgb_pixels(image: AnyImage, name: str = "image") -> np.ndarray:
+def rgb_pixels(image: AnyImage, name: str = "image", max_pixels: float = math.inf) -> np.ndarray:
     """The pixels of an image in RGB, (H, W, 3) in uint8; see :func:`read_image`."""
-    pixels, order = read_image(image, name)
+    pixels, order = read_image(image, name, max_pixels)
     return pixels if order == "RGB" else np.ascontiguousarray(pixels[..., ::-1])
 
 
-def _decoded(image: Image.Image, name: str) -> np.ndarray:
-    # Pillow would clip what is above 255 and say nothing.
-    if image.mode.startswith(("I", "F")):
-        raise ImageError(
-            f"{name} has pixels of more than 8 bits (mode {image.mode!r}), and how they map to "
-            "0-255 is not known. Convert it to 8 bits first."
-        )
+def _decoded(image: Image.Image, name: str, max_pixels: float) -> np.ndarray:
+    _check_size(*image.size, name, max_pixels)
+    try:
+        check_eight_bits(image)
+    except PixelError as error:
+        raise ImageError(f"{name} has {error}") from error
     try:
         # What Detectron2's read_image does of a file.
         return convert_PIL_to_numpy(ImageOps.exif_transpose(image), "RGB")

@@ -125,13 +125,7 @@ def read_upload(path: str | Path) -> np.ndarray:
         ImageError: for one that cannot be used; the message does not tell where it lies.
     """
     with open_image(path, "This image", FORMATS) as file:
-        width, height = file.size
-        if width * height > MAX_PIXELS:
-            raise ImageError(
-                f"This image has {width} x {height} px; at most "
-                f"{MAX_PIXELS // 1_000_000} million pixels are taken."
-            )
-        pixels = rgb_pixels(file, "This image")
+        pixels = rgb_pixels(file, "This image", MAX_PIXELS)
     if max(pixels.shape[:2]) > MAX_SIDE:
         small = Image.fromarray(pixels)
         small.thumbnail((MAX_SIDE, MAX_SIDE))
@@ -140,11 +134,7 @@ def read_upload(path: str | Path) -> np.ndarray:
 
 
 def build_page(
-    predictor: BudgetPredictor,
-    names: Sequence[str],
-    examples: Sequence[Path],
-    *,
-    min_score: float = MIN_SCORE,
+    predictor: BudgetPredictor, examples: Sequence[Path], *, min_score: float = MIN_SCORE
 ) -> Any:
     """
     The page, as ``gradio.Blocks``.
@@ -153,7 +143,6 @@ def build_page(
     alone, so that visitors do not disturb each other.
 
     Args:
-        names: of the classes.
         examples: images to choose from. The first is shown at once.
         min_score: of the detections to draw.
 
@@ -172,7 +161,9 @@ def build_page(
         # A visitor's browser may send anything.
         budget = scale.budgets[min(max(int(position), 0), len(scale.budgets) - 1)]
         found, seconds = timed(predictor, pixels, **{scale.name: budget})
-        picture = draw_detections(pixels, found.instances, names, min_score=min_score)
+        picture = draw_detections(
+            pixels, found.instances, predictor.table.classes, min_score=min_score
+        )
         count = int((found.instances.scores >= min_score).sum())
         return picture, _answer(predictor, found, seconds, count), _points(predictor, found.entry)
 
@@ -358,7 +349,6 @@ def _only_uploads(
 @contextmanager
 def served(
     predictor: BudgetPredictor,
-    names: Sequence[str],
     examples: Sequence[Path],
     *,
     host: str = "127.0.0.1",
@@ -373,7 +363,7 @@ def served(
     the end.
 
     Args:
-        predictor, names, examples, min_score: see :func:`build_page`.
+        predictor, examples, min_score: see :func:`build_page`.
         max_upload_mb: the most that an uploaded file may have, in MiB.
 
     Raises:
@@ -385,8 +375,10 @@ def served(
         raise PageError(
             f"The limit of uploads must be a positive number of MB, got {max_upload_mb}."
         )
+    is_ipv6 = ":" in host
+    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
     try:
-        socket.create_server((host, port)).close()
+        socket.create_server((host, port), family=family).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PageError(
@@ -395,9 +387,9 @@ def served(
         ) from error
     gr = _gradio()
     with _private_cache():
-        page = build_page(predictor, names, examples, min_score=min_score)
+        page = build_page(predictor, examples, min_score=min_score)
         _, url, _ = page.launch(
-            server_name=host,
+            server_name=f"[{host}]" if is_ipv6 else host,  # as it stands in an address
             server_port=port,
             max_file_size=int(max_upload_mb * 2**20),
             state_session_capacity=MAX_VISITS,

@@ -16,7 +16,7 @@ from ..data.images import evaluation_view
 from ..slimmable import Calibrations, OperatingPoint
 from .device import device_name
 from .images import AnyImage, read_image
-from .pretrained import PredictorError, check_weights, load_pretrained
+from .pretrained import PredictorError, check_weights, load_pretrained, max_pixels
 from .query_table import BudgetError, QueryEntry, QueryTable
 
 
@@ -73,6 +73,8 @@ class BudgetPredictor:
         table: the operating points that budgets are looked up in.
         points: all that are calibrated, ascending.
         latency_device: name of the device whose latencies milliseconds are looked up in.
+        max_pixels: the most that an image may have, see
+            :func:`~mutualnet_det.runtime.pretrained.max_pixels`.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class BudgetPredictor:
                 "tools/eval_grid.py writes beside the table where the checkpoint lacks some."
             )
         self.cfg = cfg
+        self.max_pixels = max_pixels(cfg, model)
         self._model = model
         self._calibrations = calibrations
         self._entries = {entry.point: entry for entry in table.entries}
@@ -222,7 +225,7 @@ class BudgetPredictor:
 
     def _inputs(self, image: AnyImage, point: OperatingPoint, name: str) -> dict[str, Any]:
         """Detectron2's inference input."""
-        pixels, order = read_image(image, name)
+        pixels, order = read_image(image, name, self.max_pixels)
         seen = evaluation_view(self.cfg, pixels, point.resolution)
         if order != self.cfg.INPUT.FORMAT:
             seen = seen.flip(0)  # here it is small

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from .query_table import QueryTable
 WEIGHTS = "model_final.pth"
 CONFIG = "config.yaml"
 TABLES = ("query_table.json", "grid/query_table.json")
+# What a model may find in one image at most.
+MAX_OUTPUT = 8e9  # bytes
 
 
 class PredictorError(UserError, ValueError):
@@ -87,6 +90,21 @@ def load_pretrained(folder: str | Path, device: str | torch.device | None = None
         if (place / CALIBRATIONS_FILE).is_file():
             add_calibrations(calibrations, str(place / CALIBRATIONS_FILE))
     return Pretrained(cfg, model, calibrations, table, table_file)
+
+
+def max_pixels(cfg: CfgNode, model: nn.Module) -> float:
+    """
+    The most pixels that an image may have, so that all that can be found there fits in MAX_OUTPUT.
+
+    At the scale of the image a mask takes one byte for each pixel, and the scores of a semantic
+    head four for each class. A model without either takes images of any size.
+    """
+    bytes_per_pixel = 0
+    if getattr(getattr(model, "roi_heads", None), "mask_on", False):
+        bytes_per_pixel += max(cfg.TEST.DETECTIONS_PER_IMAGE, 0)
+    if hasattr(model, "sem_seg_head"):
+        bytes_per_pixel += 4 * cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    return MAX_OUTPUT / bytes_per_pixel if bytes_per_pixel else math.inf
 
 
 def check_weights(fingerprint: str, calibrations: Calibrations, what: str) -> None:

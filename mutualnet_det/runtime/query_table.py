@@ -124,12 +124,14 @@ class QueryTable:
         metric: the score that decided, one of ``METRICS``.
         model: fingerprint of the weights the table is about.
         dataset: name of the data set the AP was measured on.
+        classes: their names, by the number that the model gives; empty where nothing tells them.
     """
 
     entries: tuple[QueryEntry, ...]
     metric: str
     model: str
     dataset: str
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -169,10 +171,16 @@ class QueryTable:
 
     @classmethod
     def of(
-        cls, entries: Iterable[QueryEntry], *, metric: str, model: str, dataset: str
+        cls,
+        entries: Iterable[QueryEntry],
+        *,
+        metric: str,
+        model: str,
+        dataset: str,
+        classes: Iterable[str] = (),
     ) -> QueryTable:
         """The table of those ``entries`` that are on a frontier of ``metric``."""
-        return cls(tuple(_on_a_frontier(entries, metric)), metric, model, dataset)
+        return cls(tuple(_on_a_frontier(entries, metric)), metric, model, dataset, tuple(classes))
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -186,21 +194,23 @@ class QueryTable:
         Raises:
             BudgetError: if the table has no such device, or several to choose from.
         """
-        known = _listed(self.devices)
-        if name is None:
-            if len(self.devices) == 1:
-                return self.devices[0]
+        if not self.devices:
             raise BudgetError(
-                "Milliseconds count on one device; say on which. The query table has latencies of: "
-                f"{known}. tools/profile_latency.py adds a device to it."
+                "The query table has no latencies to look milliseconds up in. Add a device with "
+                "tools/profile_latency.py, or give the budget in gflops."
             )
-        if name not in self.devices:
+        known = _listed(self.devices)
+        if name is None and len(self.devices) > 1:
+            raise BudgetError(
+                f"The query table has latencies of several devices: {known}. Say which one counts."
+            )
+        if name not in (None, *self.devices):
             raise BudgetError(
                 f"The query table has no latency of the device {name!r}; it has: {known}. Add it "
                 "with tools/profile_latency.py on that device, choose one of these as the latency "
                 "device, or give the budget in gflops."
             )
-        return name
+        return name or self.devices[0]
 
     def by_gflops(self) -> list[QueryEntry]:
         """The entries that none of fewer GFLOPs beats, cheapest first."""
@@ -283,6 +293,7 @@ class QueryTable:
                 "metric": self.metric,
                 "model": self.model,
                 "dataset": self.dataset,
+                "classes": self.classes,
                 "entries": rows,
             },
             indent=2,
@@ -321,7 +332,12 @@ class QueryTable:
         rows = _field(table, "entries", list)
         entries = tuple(_entry(row, metric, f"entries[{index}]") for index, row in enumerate(rows))
         names = (_field(table, name, str) for name in ("metric", "model", "dataset"))
-        return cls(entries, *names)
+        # Tables that were written before classes had names in them are as good as ever.
+        classes = _field({"classes": [], **table}, "classes", list)
+        for index, name in enumerate(classes):
+            if not isinstance(name, str):
+                raise QueryTableError(f"classes[{index}] must be a text, got {name!r}")
+        return cls(entries, *names, tuple(classes))
 
     def __str__(self) -> str:
         names = self._columns()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from mutualnet_det.data.coco import DatasetError
 from mutualnet_det.data.images import read_record, resize_shortest_edge
+from mutualnet_det.data.pixels import check_file
 
 
 @pytest.fixture
@@ -37,6 +38,20 @@ def test_a_record_without_a_size_stays_without(record):
     bare = {"file_name": record["file_name"]}
     assert read_record(bare, "RGB").shape == (40, 90, 3)
     assert set(bare) == {"file_name"}
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_pixels_of_more_than_8_bits_are_not_clipped(tmp_path, kind):
+    path = str(tmp_path / "deep.tif")
+    Image.fromarray(np.full((40, 90), 300, kind)).save(path)
+    with pytest.raises(DatasetError, match=r"deep\.tif cannot be used: pixels of more than 8 bits"):
+        read_record({"file_name": path, "height": 40, "width": 90}, "RGB")
+
+
+def test_jpeg_files_are_not_opened_for_it():
+    check_file("nowhere.JPG")
+    with pytest.raises(FileNotFoundError):
+        check_file("nowhere.png")
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,23 @@ def test_shares_of_processes(cfg, monkeypatch):
         assert_same(batches(cfg, 3), [batch[rank::2] for batch in whole])
 
 
+@pytest.mark.parametrize("is_deep", [False, True])
+def test_pixels_of_more_than_8_bits_are_an_error(with_data, is_deep):
+    def change(data, folder):
+        for image in data["images"]:
+            size = image["height"], image["width"]
+            image["file_name"] = f"{image['id']}.png"
+            pixels = np.full(size, 300, np.uint16) if is_deep else np.full(size, 30, np.uint8)
+            Image.fromarray(pixels).save(folder / image["file_name"])
+
+    cfg = with_data(change)
+    if is_deep:
+        with pytest.raises(DatasetError, match=r"Cannot use .*\.png: pixels of more than 8 bits"):
+            batches(cfg, 1)
+    else:
+        assert (batches(cfg, 1)[0][0]["image"] == 30).all()
+
+
 # Mapper ------------------------------------------------------------------------------------------
 
 

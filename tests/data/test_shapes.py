@@ -363,7 +363,8 @@ def test_the_fixed_splits_never_overlap():
     assert {(s.variant, s.split, s.num_images) for s in shapes.SHAPES_SPLITS.values()} == {
         ("shapes", "train", 2000),
         ("shapes", "val", 200),
+        ("shapes", "test", 500),
         ("shapes_hard", "train", 4000),
         ("shapes_hard", "val", 500),
     }
-    assert len({(s.variant, s.seed) for s in shapes.SHAPES_SPLITS.values()}) == 4
+    assert len({(s.variant, s.seed) for s in shapes.SHAPES_SPLITS.values()}) == 5

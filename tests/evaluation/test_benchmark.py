@@ -187,8 +187,11 @@ def test_the_predictor_and_the_model_do_the_same(found):
 
 
 def test_exports_run_what_the_model_runs(found, monkeypatch):
-    calls = []
+    calls, order = [], []
     written = []
+
+    def shapes(images):
+        return [tuple(image.shape) for image in images]
 
     def export_point(pretrained, point, name, output, files):
         if name == "other":
@@ -198,7 +201,7 @@ def test_exports_run_what_the_model_runs(found, monkeypatch):
 
     def load(folder):
         assert folder.is_dir()
-        return lambda images: calls.append([tuple(image.shape) for image in images])
+        return lambda images: (calls.append(shapes(images)), order.append("export"))
 
     forms = dict.fromkeys(("one", "other"), SimpleNamespace(load=load))
     monkeypatch.setattr(benchmark, "FORMATS", forms)
@@ -207,7 +210,8 @@ def test_exports_run_what_the_model_runs(found, monkeypatch):
     run = benchmark.run
 
     def recorded(model, images):
-        ran.append([tuple(image.shape) for image in images])
+        ran.append(shapes(images))
+        order.append("model")
         return run(model, images)
 
     monkeypatch.setattr(benchmark, "run", recorded)
@@ -217,5 +221,6 @@ def test_exports_run_what_the_model_runs(found, monkeypatch):
     assert [c.name for c in comparisons] == [
         f"{point} exported as one, against the model" for point in ends
     ]
-    assert calls == ran and len(calls) == 6
+    assert calls == ran and len(calls) == 2 * (benchmark.WARM_UP + 2)
+    assert order[:4] == ["model", "export", "export", "model"]
     assert {min(shape[1:]) for (shape,) in calls} == {point.resolution for point in ends}

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import mutualnet_det.evaluation.cost as cost_module
-from mutualnet_det.checkpoint import read_calibrations
+from mutualnet_det.checkpoint import CheckpointError, read_calibrations
 from mutualnet_det.config import ConfigError
 from mutualnet_det.data.coco import DatasetError, register_coco
 from mutualnet_det.evaluation import Grid, evaluate_grid
@@ -28,6 +29,7 @@ from mutualnet_det.evaluation import detection as detection_module
 from mutualnet_det.evaluation import forward as forward_module
 from mutualnet_det.evaluation import workers as workers_module
 from mutualnet_det.evaluation.cost import Cost, count_cost, padded_sizes
+from mutualnet_det.evaluation.latency import infer
 from mutualnet_det.evaluation.progress import ProgressError
 from mutualnet_det.evaluation.scoring import METRICS
 from mutualnet_det.modeling import MutualRCNN
@@ -264,6 +266,7 @@ def test_tables(setting, tmp_path):
         assert float(text["mask_AP75"]) == row.scores["mask"]["AP75"] and text["box_APl"] == ""
     table = QueryTable.load(tmp_path / "grid" / "query_table.json")
     assert table == grid.query_table() and table.model == setting()[2].fingerprint()
+    assert table.classes == ("class 3", "class 7")  # by the model's number, not the data set's
     assert (tmp_path / "grid" / "query_table.txt").read_text() == f"{table}\n"
     pictures = {path.name for path in (tmp_path / "grid" / "figures").iterdir()}
     assert pictures == {"ap_against_gflops.png", "heat_map.png", "detections.png"}
@@ -281,6 +284,20 @@ def test_each_image_is_decoded_once(quick, setting, tmp_path, monkeypatch):
     monkeypatch.setattr(forward_module, "read_record", reading)
     evaluate(setting(), tmp_path / "grid")
     assert len(read) == len(set(read)) == len(SIZES)
+
+
+def test_latency_is_without_the_first_forward_after_a_change(quick, setting, tmp_path, monkeypatch):
+    last = []
+
+    def timed(model, image):
+        width = width_of(model).value  # differs between two points that follow each other
+        milliseconds = 2.0 if last[-1:] == [width] else 100.0
+        last.append(width)
+        return infer(model, image), milliseconds
+
+    monkeypatch.setattr(detection_module, "timed", timed)
+    grid = evaluate(setting(), tmp_path / "grid")
+    assert [row.latency[grid.run["device"]].p95 for row in grid.rows] == [2.0] * len(POINTS)
 
 
 def test_calibrates_only_what_is_missing(quick, setting, tmp_path):
@@ -330,7 +347,12 @@ def test_calibrations_of_other_settings_or_weights_are_made_anew(quick, setting,
         return lambda points: (asked.extend(points), made[3](points))
 
     evaluate(setting(), tmp_path / "grid", POINTS[:1])
-    for overrides in (("MUTUALNET.CALIBRATION.NUM_IMAGES", 2), ("DATASETS.TRAIN", ("other",))):
+    for overrides in (
+        ("MUTUALNET.CALIBRATION.NUM_IMAGES", 2),
+        ("DATASETS.TRAIN", ("other",)),
+        ("MUTUALNET.BAD_RECORDS", "skip"),
+        ("INPUT.MAX_SIZE_TEST", 150),
+    ):
         made = setting(*overrides)
         asked.clear()
         evaluate(made, tmp_path / "grid", POINTS[:1], calibrate=calibrate_with(made))
@@ -345,6 +367,44 @@ def test_calibrations_of_other_settings_or_weights_are_made_anew(quick, setting,
     made[3](POINTS[:1])
     evaluate(made, tmp_path / "grid", POINTS[:1], calibrate=refuse)
     assert not (tmp_path / "grid" / "calibrations.pth").exists()
+
+
+@pytest.mark.parametrize("norm", ["", "BN"])
+def test_calibrations_depend_on_what_is_behind_the_backbone_if_norms_are(
+    quick, setting, tmp_path, norm
+):
+    """A mask head is given the detections: how many they are decides on its statistics."""
+    common = ("MODEL.ROI_MASK_HEAD.NORM", norm, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+
+    def calibrated(*overrides):
+        cfg, model, calibrations, _ = setting(*common, *overrides)
+        asked = []
+
+        def calibrate(points):
+            for point in points:
+                asked.append(point)
+                batch = [{"image": torch.rand(3, 64, 64) * 255}]
+                # Not the oracle's, which has no use for its heads.
+                calibrations.calibrate(point, [batch], partial(MutualRCNN.inference, model))
+
+        evaluate((cfg, model, calibrations, calibrate), tmp_path / "grid", POINTS[:1])
+        return bool(asked)
+
+    assert calibrated()
+    assert not calibrated()
+    assert calibrated("TEST.DETECTIONS_PER_IMAGE", 50) == bool(norm)
+    assert calibrated("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.4) == bool(norm)
+    assert calibrated("MODEL.FPN.FUSE_TYPE", "avg")
+
+
+def test_broken_calibrations_can_be_deleted(quick, setting, tmp_path):
+    path = tmp_path / "grid" / "calibrations.pth"
+    evaluate(setting(), tmp_path / "grid", POINTS[:1])
+    path.write_bytes(path.read_bytes()[:999])
+    with pytest.raises(CheckpointError, match=r"calibrations\.pth(.|\n)*Delete the file"):
+        evaluate(setting(), tmp_path / "grid", POINTS[:1])
+    path.unlink()
+    evaluate(setting(), tmp_path / "grid", POINTS[:1])
 
 
 def test_without_calibration(quick, setting, tmp_path):
@@ -398,6 +458,12 @@ def test_resuming_a_complete_evaluation_runs_nothing(quick, setting, tmp_path):
     grid = evaluate(setting(), tmp_path / "grid")
     Oracle.forwards = 0
     assert evaluate(setting(), tmp_path / "grid", resume=True) == grid
+    assert Oracle.forwards == 0
+    # One that was written before tables had names in them is given them.
+    Grid(grid.rows, {k: v for k, v in grid.run.items() if k != "classes"}).save(tmp_path / "grid")
+    assert not QueryTable.load(tmp_path / "grid/query_table.json").classes
+    assert evaluate(setting(), tmp_path / "grid", resume=True) == grid
+    assert QueryTable.load(tmp_path / "grid/query_table.json") == grid.query_table()
     assert Oracle.forwards == 0
 
 

@@ -51,7 +51,7 @@ def source(make_training_cfg, tmp_path_factory):
         scores["box"] |= dict.fromkeys(("AP50", "AP75", "APs", "APm", "APl"), ap)
         rows.append(GridRow(point, cost, 3.0, latency, scores))
     run = {"weights_fingerprint": calibrations.fingerprint(), "dataset": "tiny", "device": "laptop"}
-    Grid(tuple(rows), run).save(folder / "grid")
+    Grid(tuple(rows), run | {"classes": ["dog", "cat"]}).save(folder / "grid")
     return folder
 
 
@@ -99,6 +99,7 @@ def test_the_device_joins_the_grid_and_its_tables(folder, measured):
     # B is of use on the board.
     table = QueryTable.load(folder / "grid/query_table.json")
     assert table.devices == ("laptop", "board") and points_of(table) == [A, B, C]
+    assert table.classes == ("dog", "cat")
     assert table.lookup(milliseconds=10, device="board").point == B
     assert table.lookup(milliseconds=10, device="laptop").point == A
     assert (folder / "grid/query_table.txt").read_text() == f"{table}\n"
@@ -133,6 +134,7 @@ def test_a_folder_with_a_table_alone(folder, measured, tmp_path):
     assert sorted(measured.points) == [A, C] and [i.shape for i in measured.images] == [(70, 90, 3)]
     table = QueryTable.load(folder / "query_table.json")
     assert table.devices == ("laptop", "board") and points_of(table) == [A, C]
+    assert table.classes == ("dog", "cat")
     assert not (folder / "grid").exists()
 
 

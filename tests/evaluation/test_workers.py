@@ -12,7 +12,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
-from torch.multiprocessing import start_processes
+from torch.multiprocessing import ProcessExitedException, start_processes
 
 from mutualnet_det.data.coco import DatasetError, register_coco
 from mutualnet_det.evaluation import Grid, evaluate_grid
@@ -179,6 +179,26 @@ def test_a_process_ends_with_the_one_that_started_it():
     with pytest.raises(EOFError):  # nobody is there to send any more
         receiver.recv()
     leader.join()
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C is ignored by what a shell starts in the background, and by what that starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_process_that_is_interrupted_has_not_done_its_work(interruptible):
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    arguments = (Stuck(sender), None, "", ("cpu",), None)
+    processes = start_processes(
+        workers_module._process, arguments, 1, join=False, daemon=True, start_method="spawn"
+    )
+    assert receiver.recv() == "at work"
+    os.kill(processes.pids()[0], signal.SIGINT)
+    with pytest.raises(ProcessExitedException, match="SIGINT"):
+        processes.join()
 
 
 def make_shared(num_images, num_processes, tmp_path):

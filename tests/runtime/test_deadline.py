@@ -284,7 +284,7 @@ def test_goes_by_the_latencies_of_a_device():
     assert DeadlineController(table, 0.1, device="laptop").points == POINTS[:3]
     controller = DeadlineController(table, 0.1, device="board")
     assert controller.points == (POINTS[0], POINTS[2])
-    with pytest.raises(BudgetError, match="has latencies of: 'laptop', 'board'"):
+    with pytest.raises(BudgetError, match="of several devices: 'laptop', 'board'"):
         DeadlineController(table, 0.1)
     with pytest.raises(BudgetError, match="no latency of the device 'phone'; it has: 'laptop'"):
         DeadlineController(table, 0.1, device="phone")

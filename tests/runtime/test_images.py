@@ -1,6 +1,8 @@
 """Images as users give them: all the same picture, or an error that says what is wrong."""
 
 import io
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from detectron2.data import detection_utils
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mutualnet_det.runtime import BudgetPredictor, ImageError
+from mutualnet_det.runtime import BudgetPredictor, ImageError, pretrained
 from mutualnet_det.runtime.images import read_image
 
 EXIF_ORIENTATION = 0x0112
@@ -137,6 +139,18 @@ def test_an_empty_image_is_refused(image):
         read_image(image)
 
 
+@pytest.mark.parametrize("kind", ["file", "PIL", "array"])
+def test_an_image_that_is_too_large_is_not_decoded(tmp_path, pixels, kind, monkeypatch):
+    path = tmp_path / "large.png"
+    Image.fromarray(pixels).save(path)
+    image = {"file": path, "PIL": Image.open(path), "array": pixels}[kind]
+    assert rgb(image).size and read_image(image, "image", 2800)
+    image = Image.open(path) if kind == "PIL" else image
+    monkeypatch.setattr(Image.Image, "convert", lambda *args: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match=r"has 70 x 40 px; at most 0\.0028 million pixels are"):
+        read_image(image, "image", 2799)
+
+
 @pytest.mark.parametrize("image", [None, b"bytes", [1, 2]])
 def test_other_things_are_refused(image):
     with pytest.raises(ImageError, match="expected a path, a PIL image or an array"):
@@ -189,3 +203,23 @@ def test_the_predictor_refuses_bad_images(predictor, tmp_path, pixels, bad, monk
     with pytest.raises(ImageError, match=rf"^The image .*bad\.png .*{message[bad]}"):
         predictor(path)
     assert len(predictor(Image.fromarray(pixels)).instances) > 0
+
+
+def test_the_predictor_takes_images_whose_masks_fit_into_memory(
+    predictor, model_folder, tmp_path, pixels, monkeypatch
+):
+    """100 masks at a byte for each of their pixels; without masks any size."""
+    assert predictor.max_pixels == 80_000_000
+    monkeypatch.setattr(pretrained, "MAX_OUTPUT", 100 * 2799)
+    small = BudgetPredictor.from_pretrained(model_folder, device="cpu")
+    path = tmp_path / "large.png"
+    Image.fromarray(pixels).save(path)
+    for image, name in ((path, r"The image .*large\.png"), (pixels, "The image")):
+        with pytest.raises(ImageError, match=f"^{name} has 70 x 40 px; at most 0.0028 million"):
+            small(image)
+    assert len(small(pixels[1:]).instances) > 0
+    model = SimpleNamespace(roi_heads=SimpleNamespace(mask_on=False))
+    assert pretrained.max_pixels(predictor.cfg, model) == math.inf
+    # Four bytes for each score of a class.
+    model.sem_seg_head = None
+    assert pretrained.max_pixels(predictor.cfg, model) == 100 * 2799 / (4 * 54)

@@ -20,7 +20,6 @@ from mutualnet_det.runtime import page as page_module
 from mutualnet_det.runtime.page import PageError, budget_scales, read_upload, served
 from mutualnet_det.slimmable import OperatingPoint
 
-NAMES = ["circle", "square", "triangle"]
 MIN_SCORE = 0.2
 TIMEOUT = 60_000  # ms
 
@@ -145,7 +144,7 @@ def examples(tiny_shapes):
 def url(predictor, examples):
     """The address of a page that takes uploads of 0.1 MB."""
     options = {"port": free_port(), "max_upload_mb": 0.1, "min_score": MIN_SCORE}
-    with served(predictor, NAMES, examples, **options) as url:
+    with served(predictor, examples, **options) as url:
         yield url
 
 
@@ -209,31 +208,43 @@ def test_only_uploads_are_read(url, path, message):
 def test_a_port_that_is_taken_is_an_error(predictor, url):
     port = int(url.rstrip("/").rpartition(":")[2])
     with pytest.raises(PageError, match=rf"at 127\.0\.0\.1:{port}: .*[Cc]hoose another --port"):
-        with served(predictor, NAMES, [], port=port):
+        with served(predictor, [], port=port):
             pass
     with pytest.raises(PageError, match=r"at 192\.0\.2\.1:7860: "):
-        with served(predictor, NAMES, [], host="192.0.2.1"):
+        with served(predictor, [], host="192.0.2.1"):
             pass
+
+
+def test_serves_on_an_ipv6_address(predictor):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with served(predictor, [], host="::1", port=free_port()) as url:
+        assert url.startswith("http://[::1]:") and status(url) == 200
+        with pytest.raises(PageError, match="at ::1:"):
+            with served(predictor, [], host="::1", port=int(url.rstrip("/").rpartition(":")[2])):
+                pass
 
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan")])
 def test_uploads_without_a_limit_are_refused(predictor, limit):
     with pytest.raises(PageError, match="a positive number of MB, got"):
-        with served(predictor, NAMES, [], port=free_port(), max_upload_mb=limit):
+        with served(predictor, [], port=free_port(), max_upload_mb=limit):
             pass
 
 
 def test_without_gradio_the_error_says_how_to_get_it(predictor, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(PageError, match=r'pip install "mutualnet_det\[serve\]"'):
-        with served(predictor, NAMES, [], port=free_port()):
+        with served(predictor, [], port=free_port()):
             pass
 
 
 def test_an_example_that_cannot_be_used_is_named(predictor, tmp_path):
     (tmp_path / "bad.png").write_text("text")
     with pytest.raises(ImageError, match=r"bad\.png cannot be used: This image cannot be"):
-        with served(predictor, NAMES, [tmp_path / "bad.png"], port=free_port()):
+        with served(predictor, [tmp_path / "bad.png"], port=free_port()):
             pass
 
 

@@ -32,6 +32,7 @@ def make_table(**changes):
         QueryEntry(OperatingPoint(1.0, 600), 9.5, on_cpu(80.5, 99.0), 30.25, 33.0),
     )
     fields = dict(entries=entries, metric="box_ap", model="c0ffee", dataset="shapes")
+    fields["classes"] = ("circle", "square")
     return QueryTable(**(fields | changes))
 
 
@@ -110,8 +111,9 @@ def test_lookup_by_time_on_one_of_several_devices(device, width):
 @pytest.mark.parametrize(
     "devices, asked, message",
     [
-        ({}, None, "has latencies of: none. tools/profile_latency.py adds"),
-        ({"a": (1, 2, 3), "b": (1, 2, 3)}, None, "say on which.* of: 'a', 'b'"),
+        ({}, None, "has no latencies .* Add a device with tools/profile_latency.py, or .* gflops"),
+        ({}, "a", "has no latencies"),
+        ({"a": (1, 2, 3), "b": (1, 2, 3)}, None, "of several devices: 'a', 'b'. Say which"),
         ({"a": (1, 2, 3)}, "b", "the device 'b'; it has: 'a'. Add it with tools/profile_latency"),
     ],
 )
@@ -189,6 +191,14 @@ def test_json_round_trip(tmp_path):
     assert QueryTable.load(path) == make_table()
 
 
+def test_a_table_without_class_names_is_read(tmp_path):
+    """As tables were before they had them."""
+    table = json.loads(make_table().to_json())
+    assert table.pop("classes") == ["circle", "square"]
+    (tmp_path / "query_table.json").write_text(json.dumps(table))
+    assert QueryTable.load(tmp_path / "query_table.json") == make_table(classes=())
+
+
 def test_prints_every_entry_and_the_device():
     text = str(make_table())
     assert "0.625x360" in text and "30.2" in text and text.endswith(" on CPU")
@@ -228,6 +238,8 @@ def test_prints_values_under_their_labels(metrics):
         (lambda t: t.update(entries={}), "entries must be a list"),
         (lambda t: t.update(entries=[]), "entries must hold at least one"),
         (lambda t: t.update(model=3), "model must be a text, got 3"),
+        (lambda t: t.update(classes="dog"), "classes must be a list, got 'dog'"),
+        (lambda t: t.update(classes=["dog", 7]), r"classes\[1\] must be a text, got 7"),
         (lambda t: t["entries"].insert(0, 7), r"entries\[0\] must be an object"),
         (lambda t: t["entries"][1].pop("width"), r"entries\[1\]\.width is missing"),
         (lambda t: t["entries"][1].update(width="wide"), r"entries\[1\]\.width .*got 'wide'"),

@@ -1,35 +1,18 @@
 """The command line of tools/benchmark_runtime.py."""
 
-import importlib.util
-import logging
-from pathlib import Path
-
 import pytest
 
 from mutualnet_det.evaluation.comparison import Comparison
-
-TOOL = Path(__file__).parents[2] / "tools" / "benchmark_runtime.py"
-
-
-@pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location("benchmark_runtime", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    logger = logging.getLogger("mutualnet_det")
-    state = logger.handlers[:], logger.propagate, logger.level
-    yield module
-    logger.handlers[:], logger.propagate = state[:2]
-    logger.setLevel(state[2])
+from tools import benchmark_runtime as tool
 
 
-def test_wrong_arguments(tool, capsys):
+def test_wrong_arguments(capsys):
     with pytest.raises(SystemExit):
         tool.parse_args(["folder", "--rounds", "0"])
     assert "--rounds must be at least 1, got 0" in capsys.readouterr().err
 
 
-def test_everything_is_compared_and_printed(tool, model_folder, monkeypatch, capsys):
+def test_everything_is_compared_and_printed(model_folder, monkeypatch, capsys):
     given = {}
 
     def comparing(name):

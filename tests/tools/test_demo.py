@@ -1,6 +1,5 @@
 """tools/demo.py on images, a folder and a video."""
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -12,20 +11,11 @@ from PIL import Image
 from mutualnet_det.errors import UserError
 from mutualnet_det.runtime import BudgetError, PredictorError
 from mutualnet_det.runtime.sources import SourceError, VideoFrames, VideoWriter
-
-TOOL = Path(__file__).parents[2] / "tools" / "demo.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("demo_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tools import demo as tool
 
 
 @pytest.fixture
-def demo(tool, model_folder, capsys):
+def demo(model_folder, capsys):
     """Runs the tool on the CPU; gives what it prints to stdout and stderr."""
 
     def run(*arguments):
@@ -72,6 +62,19 @@ def test_images_are_drawn_and_a_bad_one_is_counted(demo, images, tmp_path):
         assert drawn.shape == plain.shape
         # Boxes and names; JPEG alone changes little.
         assert (np.abs(drawn - plain) > 60).mean() > 0.02
+
+
+def test_names_are_those_of_the_query_table(demo, images, tmp_path, monkeypatch):
+    """The data set of the model's config need not be there."""
+    given = []
+
+    def draw(image, instances, names, **options):
+        given.append(names)
+        return image
+
+    monkeypatch.setattr(tool, "draw_detections", draw)
+    demo(sorted(images.iterdir())[0], "--output", tmp_path / "out")
+    assert given == [("circle", "square", "triangle")]
 
 
 def test_all_images_are_bad(demo, images):
@@ -154,7 +157,7 @@ def test_what_is_there_is_replaced_if_told(demo, images, tmp_path):
     "arguments",
     [["--clamp"], ["--clamp", "--period", "1"], ["--gflops", "1", "--milliseconds", "1"]],
 )
-def test_options_that_do_not_go_together(tool, arguments, capsys):
+def test_options_that_do_not_go_together(arguments, capsys):
     with pytest.raises(SystemExit):
         tool.parse_args(["model", "images", *arguments])
     assert "not allowed with" in capsys.readouterr().err or "--clamp" in arguments

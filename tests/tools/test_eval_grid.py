@@ -1,8 +1,6 @@
 """The command line of tools/eval_grid.py."""
 
-import importlib.util
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -17,18 +15,10 @@ from mutualnet_det.checkpoint import CheckpointError, MutualCheckpointer
 from mutualnet_det.config import ConfigError, load_config
 from mutualnet_det.evaluation import Grid
 from mutualnet_det.slimmable import OperatingPoint
+from tools import eval_grid as tool
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "eval_grid.py"
 CONFIG = ROOT / "configs" / "quickstart_shapes.yaml"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("eval_grid", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -39,26 +29,26 @@ def cfg():
     return cfg
 
 
-def points_of(tool, cfg, *arguments):
+def points_of(cfg, *arguments):
     return [str(point) for point in tool.chosen_points(tool.parse_args(arguments), cfg)]
 
 
-def test_default_is_the_grid_of_the_config(tool, cfg):
-    assert points_of(tool, cfg)[:3] == ["0.25x64", "0.25x96", "0.50x64"]
-    assert len(points_of(tool, cfg)) == 8
+def test_default_is_the_grid_of_the_config(cfg):
+    assert points_of(cfg)[:3] == ["0.25x64", "0.25x96", "0.50x64"]
+    assert len(points_of(cfg)) == 8
 
 
-def test_points(tool, cfg):
-    assert points_of(tool, cfg, "--points", "1.0x96", ".5x64") == ["1.00x96", "0.50x64"]
+def test_points(cfg):
+    assert points_of(cfg, "--points", "1.0x96", ".5x64") == ["1.00x96", "0.50x64"]
 
 
-def test_widths_and_resolutions(tool, cfg):
-    assert points_of(tool, cfg, "--widths", "0.3", "--resolutions", "70", "80") == [
+def test_widths_and_resolutions(cfg):
+    assert points_of(cfg, "--widths", "0.3", "--resolutions", "70", "80") == [
         "0.30x70",
         "0.30x80",
     ]
-    assert points_of(tool, cfg, "--widths", "0.3") == ["0.30x64", "0.30x96"]
-    assert len(points_of(tool, cfg, "--resolutions", "80")) == 4
+    assert points_of(cfg, "--widths", "0.3") == ["0.30x64", "0.30x96"]
+    assert len(points_of(cfg, "--resolutions", "80")) == 4
 
 
 @pytest.mark.parametrize(
@@ -69,7 +59,7 @@ def test_widths_and_resolutions(tool, cfg):
         ["--points", "0.5x64", "--output", "somewhere", "MODEL.WEIGHTS", "x.pth", "SEED", "3"],
     ],
 )
-def test_overrides_after_a_list(tool, arguments):
+def test_overrides_after_a_list(arguments):
     args = tool.parse_args(arguments)
     assert args.points == [OperatingPoint(0.5, 64)]
     assert args.opts == ["MODEL.WEIGHTS", "x.pth", "SEED", "3"]
@@ -85,38 +75,38 @@ def test_overrides_after_a_list(tool, arguments):
         (["MODEL.WEIGHTS", "x.pth", "--points", "0.5x64"], "--points must come before"),
     ],
 )
-def test_wrong_arguments(tool, capsys, arguments, message):
+def test_wrong_arguments(capsys, arguments, message):
     with pytest.raises(SystemExit):
         tool.parse_args(arguments)
     assert message in capsys.readouterr().err
 
 
-def devices_of(tool, cfg, *arguments):
+def devices_of(cfg, *arguments):
     return tool.chosen_devices(tool.parse_args(arguments), cfg)
 
 
-def test_a_process_per_gpu_or_several_on_the_cpu(tool, cfg, monkeypatch):
+def test_a_process_per_gpu_or_several_on_the_cpu(cfg, monkeypatch):
     names = {0: "NVIDIA H200", 1: "NVIDIA H200"}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
     cfg.MODEL.DEVICE = "cuda"
-    assert devices_of(tool, cfg) == []
-    assert devices_of(tool, cfg, "--num-gpus", "2") == ["cuda:0", "cuda:1"]
+    assert devices_of(cfg) == []
+    assert devices_of(cfg, "--num-gpus", "2") == ["cuda:0", "cuda:1"]
     names[1] = "NVIDIA L4"
     with pytest.raises(ConfigError, match="of several kinds .*NVIDIA L4.*CUDA_VISIBLE_DEVICES"):
-        devices_of(tool, cfg, "--num-gpus", "2")
+        devices_of(cfg, "--num-gpus", "2")
     with pytest.raises(ConfigError, match="--num-gpus is 3, but this machine has 2 GPUs"):
-        devices_of(tool, cfg, "--num-gpus", "3")
+        devices_of(cfg, "--num-gpus", "3")
     with pytest.raises(ConfigError, match=r"--num-processes is 2, but MODEL\.DEVICE is cuda"):
-        devices_of(tool, cfg, "--num-processes", "2")
+        devices_of(cfg, "--num-processes", "2")
     cfg.MODEL.DEVICE = "cpu"
-    assert devices_of(tool, cfg, "--num-processes", "3") == ["cpu"] * 3
+    assert devices_of(cfg, "--num-processes", "3") == ["cpu"] * 3
     with pytest.raises(ConfigError, match=r"--num-gpus is 2, but MODEL\.DEVICE is cpu"):
-        devices_of(tool, cfg, "--num-gpus", "2")
+        devices_of(cfg, "--num-gpus", "2")
 
 
 @pytest.fixture
-def run(tool, tmp_path):
+def run(tmp_path):
     """Runs the tool on an untrained quick-start model and three images, from ``tmp_path``."""
     output = tmp_path / "output"
     data = {"images": [], "annotations": [], "categories": []}
@@ -147,17 +137,12 @@ def run(tool, tmp_path):
         config = ["--config-file", str(CONFIG), "--points", "0.25x64", "1.0x64"]
         tool.main(tool.parse_args([*config, *arguments, *common, *overrides]))
 
-    loggers = [logging.getLogger(package) for package in ("detectron2", "mutualnet_det")]
-    states = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     yield run
-    for logger, (handlers, propagate, level) in zip(loggers, states, strict=True):
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
 
 
-def test_from_a_checkpoint_to_the_query_table(run, tool, tmp_path, capsys, monkeypatch):
+def test_from_a_checkpoint_to_the_query_table(run, tmp_path, capsys, monkeypatch):
     run()
     output = tmp_path / "output"
     shown = capsys.readouterr().out

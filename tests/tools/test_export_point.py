@@ -1,9 +1,7 @@
 """The command line of tools/export_point.py."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,18 +16,11 @@ from mutualnet_det.modeling.build import build_network
 from mutualnet_det.runtime import Latency, QueryEntry, QueryTable
 from mutualnet_det.runtime.export import ExportError
 from mutualnet_det.runtime.pretrained import PredictorError
+from mutualnet_det.runtime.sources import SourceError
 from mutualnet_det.slimmable import Calibrations, OperatingPoint
+from tools import export_point as tool
 
-TOOL = Path(__file__).parents[2] / "tools" / "export_point.py"
 LISTED, UNLISTED = OperatingPoint(0.25, 32), OperatingPoint(0.5, 32)
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("export_point", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_grid(model):
@@ -66,7 +57,7 @@ def folder(make_training_cfg, tmp_path_factory):
 
 
 @pytest.fixture
-def run(tool, folder, tmp_path, monkeypatch):
+def run(folder, tmp_path, monkeypatch):
     def run(*arguments, point=str(UNLISTED), format="detectron2", output=tmp_path / "export"):
         command = [str(folder), "--point", point, "--format", format, "--output", str(output)]
         monkeypatch.setattr(sys, "argv", ["export_point.py", *command, *arguments])
@@ -105,7 +96,7 @@ def test_a_target_that_exists_is_refused_before_the_model_is_read(run, tmp_path)
     ("arguments", "options", "error", "message"),
     [
         ((), {"point": "0.3x32"}, PredictorError, r"0\.30x32 is not calibrated"),
-        (("--image-folder", "nowhere"), {}, ExportError, "nowhere: there are no images in it"),
+        (("--image-folder", "nowhere"), {}, SourceError, "no file or folder nowhere"),
     ],
 )
 def test_errors_leave_nothing(run, tmp_path, arguments, options, error, message):

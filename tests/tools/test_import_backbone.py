@@ -1,8 +1,7 @@
 """The command lines of tools/import_backbone.py and tools/export_backbone.py."""
 
-import importlib.util
+import importlib
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,20 +9,15 @@ import torchvision
 
 from mutualnet_det.errors import UserError
 
-TOOLS = Path(__file__).parents[2] / "tools"
-
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Runs a tool from ``tmp_path``; gives what it prints."""
 
     def run(name, *arguments):
-        spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
-        module.main()
+        importlib.import_module(f"tools.{name}").main()
         return capsys.readouterr().out
 
     return run

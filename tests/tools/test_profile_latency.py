@@ -1,9 +1,5 @@
 """The command line of tools/profile_latency.py."""
 
-import importlib.util
-import logging
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,20 +8,7 @@ from mutualnet_det.evaluation.latency import PointProfile
 from mutualnet_det.evaluation.profile import Profile
 from mutualnet_det.runtime import Latency, PredictorError
 from mutualnet_det.slimmable import OperatingPoint
-
-TOOL = Path(__file__).parents[2] / "tools" / "profile_latency.py"
-
-
-@pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location("profile_latency", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    logger = logging.getLogger("mutualnet_det")
-    state = logger.handlers[:], logger.propagate, logger.level
-    yield module
-    logger.handlers[:], logger.propagate = state[:2]
-    logger.setLevel(state[2])
+from tools import profile_latency as tool
 
 
 @pytest.mark.parametrize(
@@ -39,13 +22,13 @@ def tool():
         (["--config-file", "c.yaml", "--detections", "-1"], "--detections must be at least 0"),
     ],
 )
-def test_wrong_arguments(tool, capsys, arguments, message):
+def test_wrong_arguments(capsys, arguments, message):
     with pytest.raises(SystemExit):
         tool.parse_args(arguments)
     assert message in capsys.readouterr().err
 
 
-def test_a_folder(tool, monkeypatch, capsys):
+def test_a_folder(monkeypatch, capsys):
     given = []
 
     def profile_folder(*args, **options):
@@ -61,7 +44,7 @@ def test_a_folder(tool, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:99"])
-def test_an_unknown_device(tool, training_cfg, tmp_path, device):
+def test_an_unknown_device(training_cfg, tmp_path, device):
     (tmp_path / "config.yaml").write_text(training_cfg.dump())
     with pytest.raises(PredictorError, match=f"--device '{device}' cannot be used here"):
         tool.main(
@@ -69,7 +52,7 @@ def test_an_unknown_device(tool, training_cfg, tmp_path, device):
         )
 
 
-def test_a_config_with_equal_detections(tool, training_cfg, tmp_path, capsys):
+def test_a_config_with_equal_detections(training_cfg, tmp_path, capsys):
     """Random weights, calibrated on the images; nothing is written."""
     training_cfg.OUTPUT_DIR = str(tmp_path / "output")
     (tmp_path / "config.yaml").write_text(training_cfg.dump())

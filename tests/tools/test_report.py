@@ -1,16 +1,13 @@
 """The command line of tools/report.py."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
 from mutualnet_det.errors import UserError
 from mutualnet_det.evaluation.results import SCHEMA_VERSION
-
-TOOL = Path(__file__).parents[2] / "tools" / "report.py"
+from tools import report as tool
 
 
 @pytest.fixture
@@ -18,12 +15,9 @@ def run(tmp_path, monkeypatch, capsys):
     """Runs the tool from ``tmp_path``; gives what it prints."""
 
     def run(*arguments):
-        spec = importlib.util.spec_from_file_location("report", TOOL)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["report", *arguments])
-        module.main()
+        tool.main()
         return capsys.readouterr().out
 
     return run

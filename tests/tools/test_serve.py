@@ -1,6 +1,5 @@
 """tools/serve.py as a process: it serves, and ends cleanly."""
 
-import importlib.util
 import os
 import signal
 import socket
@@ -13,16 +12,9 @@ import pytest
 
 from mutualnet_det.runtime import PredictorError
 from mutualnet_det.runtime.sources import SourceError
+from tools import serve as tool
 
 TOOL = Path(__file__).parents[2] / "tools" / "serve.py"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("serve_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def heed_ctrl_c():
@@ -55,7 +47,7 @@ def test_serves_until_it_is_stopped(model_folder, tmp_path, number):
     assert not list(tmp_path.glob("mutualnet_det_page_*"))
 
 
-def test_a_folder_or_examples_that_are_not_there(tool, model_folder, tmp_path):
+def test_a_folder_or_examples_that_are_not_there(model_folder, tmp_path):
     with pytest.raises(PredictorError, match="There is no folder nowhere"):
         tool.main(tool.parse_args(["nowhere"]))
     with pytest.raises(SourceError, match="holds no image"):

@@ -90,7 +90,7 @@ def build_report(folders: Sequence[str | Path], names: Sequence[str] | None = No
     if not folders:
         raise ReportError("A report needs at least one folder with a grid.json.")
     found = [_grid_folder(Path(folder)) for folder in folders]
-    names = _names(found, names)
+    names = run_names(found, names)
     grids = [_load(folder) for folder in found]
     _check_comparable(names, grids)
     runs = [_run(*each) for each in zip(names, found, grids, strict=True)]
@@ -125,7 +125,8 @@ def _grid_folder(folder: Path) -> Path:
     )
 
 
-def _names(folders: Sequence[Path], names: Sequence[str] | None) -> list[str]:
+def run_names(folders: Sequence[Path], names: Sequence[str] | None) -> list[str]:
+    """The names of runs, by default those of their folders; ReportError if they do not fit."""
     if names is None:
         paths = [folder.resolve() for folder in folders]
         names = [path.parent.name if path.name == "grid" else path.name for path in paths]

@@ -25,6 +25,7 @@ from detectron2.data.detection_utils import read_image
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from ...data.coco_check import by_class
 from ...evenly import evenly
 from ...runtime.drawing import class_colour
 from ..results import Grid
@@ -111,7 +112,7 @@ def _group(
     truth = [picture.objects(true[picture.image_id]) for picture in pictures]
     colours = {
         category["id"]: [category["name"], to_hex(np.array(class_colour(index)) / 255)]
-        for index, category in enumerate(sorted(ground_truth["categories"], key=lambda c: c["id"]))
+        for index, category in enumerate(by_class(ground_truth))
     }
 
     def group(count: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Export: the plain network of an operating point, in a form that other programs run."""
 
 from .errors import ExportError
-from .images import dataset_images, folder_images
+from .images import dataset_images
 from .point import FORMATS, check_target, export_point
 from .verify import Agreement
 
@@ -12,5 +12,4 @@ __all__ = [
     "check_target",
     "dataset_images",
     "export_point",
-    "folder_images",
 ]

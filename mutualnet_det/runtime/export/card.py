@@ -14,7 +14,6 @@ from torch import nn
 from ...slimmable import OperatingPoint
 from ..pretrained import Pretrained
 from ..query_table import METRICS, QueryEntry
-from .images import class_names
 from .verify import Agreement
 
 
@@ -48,7 +47,6 @@ def card(
     agreement: Agreement,
 ) -> str:
     """The card, in Markdown; ``entry`` is None for a point that was not evaluated."""
-    names = class_names(pretrained.cfg)
     versions = [f"{package} {version(package)}" for package in ("mutualnet_det", *form.packages)]
     return f"""# Operating point {point} for {form.name}
 
@@ -67,7 +65,7 @@ a short side of {point.resolution} px. {form.files}
 
 Detections have scores above {agreement.threshold:g}; an image has at most {agreement.most}.
 
-{_classes(names)}
+{_classes(pretrained.table.classes)}
 
 ## Use
 
@@ -119,10 +117,10 @@ def _cost(plain: nn.Module, entry: QueryEntry | None, dataset: str) -> str:
     return tabulate(rows, ("", ""), tablefmt="github", disable_numparse=True)
 
 
-def _classes(names: Sequence[str] | None) -> str:
-    if names is None:
+def _classes(names: Sequence[str]) -> str:
+    if not names:
         return (
             "Classes are numbered from 0 in the order of the category ids of the training's data "
-            "set, which was not there to take their names from."
+            "set; the query table does not name them."
         )
     return "Classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(names)) + "."

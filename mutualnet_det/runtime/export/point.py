@@ -113,7 +113,8 @@ def _verify(
     export = form.load(folder)
 
     def compare(files: Sequence[str], agreement: Agreement) -> None:
-        inputs, sizes = zip(*(network_input(cfg, x, point.resolution) for x in files), strict=True)
+        seen = (network_input(pretrained, file, point.resolution) for file in files)
+        inputs, sizes = zip(*seen, strict=True)
         with pretrained.calibrations.at(point):
             expected = run(pretrained.model, list(inputs))
         found = export(list(inputs))

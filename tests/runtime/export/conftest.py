@@ -103,7 +103,8 @@ def save(folder, cfg, points, empty, full):
         QueryEntry(point, gflops=1.25 + index, box_ap=10.5 + index, mask_ap=9.5 + index)
         for index, point in enumerate(points[:-1] or points)
     )
-    table = QueryTable(entries, "box_ap", calibrations.fingerprint(), "tiny_shapes")
+    names = ("circle", "square", "triangle")[: cfg.MODEL.ROI_HEADS.NUM_CLASSES]
+    table = QueryTable(entries, "box_ap", calibrations.fingerprint(), "tiny_shapes", names)
     (folder / "query_table.json").write_text(table.to_json())
     return folder
 

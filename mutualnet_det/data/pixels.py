@@ -1,0 +1,30 @@
+"""Pixels that fit no network here: of more than 8 bits."""
+
+from __future__ import annotations
+
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+# Their pixels have 8 bits, and to read their headers takes longer than of other files.
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+
+
+class PixelError(ValueError):
+    """An image whose pixels cannot be used; the message says what it has."""
+
+
+def check_eight_bits(image: Image.Image) -> None:
+    """PixelError for 16-bit grey levels and floats: Pillow would clip them and say nothing."""
+    if image.mode.startswith(("I", "F")):
+        raise PixelError(
+            f"pixels of more than 8 bits (mode {image.mode!r}), and how they map to 0-255 is not "
+            "known. Convert it to 8 bits first."
+        )
+
+
+def check_file(path: str) -> None:
+    """The same of a file, by its header; of one that is JPEG by its name nothing is read."""
+    if path.lower().endswith(JPEG_SUFFIXES):
+        return
+    with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        check_eight_bits(image)
