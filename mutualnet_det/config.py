@@ -13,10 +13,13 @@ from detectron2.config import CfgNode, get_cfg
 from .errors import UserError
 from .slimmable import OperatingPoint
 
-METHODS = ("mutual", "us_net", "us_net_multi_scale", "independent")
+# Of these, the ones that train the largest width alone.
+ALONE = ("independent", "independent_multi_scale")
+METHODS = ("mutual", "us_net", "us_net_multi_scale", *ALONE)
 SCOPES = ("backbone", "neck", "heads")
 PROPOSALS = ("teacher", "own")
 STATISTICS = ("batch", "frozen")
+AMP_DTYPES = ("float16", "bfloat16")
 # The losses that a teacher gives ROI heads, by their key in LOSS_WEIGHTS.
 ROI_TERMS = ("CLASS", "BOX", "MASK", "KEYPOINT")
 # All that a sub-network of each meta-architecture has.
@@ -48,7 +51,8 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # "mutual": sub-networks learn beside the full network, each at a resolution of its own.
     # "us_net": all at the largest (arXiv 1903.05134). "us_net_multi_scale": all, the full network
     # too, at one resolution drawn per iteration. "independent": the largest width at the largest
-    # resolution is trained alone, the usual way.
+    # resolution is trained alone, the usual way. "independent_multi_scale": it alone, at one
+    # resolution drawn per iteration.
     cfg.MUTUALNET.METHOD = "mutual"
     # Smallest and largest width. The largest is the full network; it may be above 1.
     cfg.MUTUALNET.WIDTH_RANGE = (0.25, 1.0)
@@ -79,6 +83,15 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # What normalisation uses in training: "batch" statistics, or "frozen" calibrated ones, with
     # widths drawn from GRID.WIDTHS only.
     cfg.MUTUALNET.STATISTICS = "batch"
+    # What SOLVER.AMP.ENABLED computes in: "float16", which needs a GPU, or "bfloat16".
+    cfg.MUTUALNET.AMP_DTYPE = "float16"
+    # Whether backward computes the backbone's activations anew instead of keeping them: less
+    # memory, more time.
+    cfg.MUTUALNET.RECOMPUTE_ACTIVATIONS = False
+    # With several processes: whether batch statistics are those of all their images together, as in
+    # one process with the whole batch. If not, each normalises by its own share of the batch, which
+    # is quicker and does harm with few images on each.
+    cfg.MUTUALNET.SYNC_STATISTICS = True
 
     cfg.MUTUALNET.CALIBRATION = CfgNode()
     # Training images that statistics are computed on, and how many at most form a batch.
@@ -120,6 +133,13 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # Images per forward in evaluation. Time is measured on single images.
     cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE = 64
 
+    # Checkpoints of a training that are kept, the newest ones, model_final.pth among them: at least
+    # 2, so that there is one before the last. 0: all, one every SOLVER.CHECKPOINT_PERIOD.
+    cfg.MUTUALNET.CHECKPOINTS_KEPT = 0
+    # Iterations in a row that are left out, and counted, because a loss or the gradient is not
+    # finite: the weights stay what they were. One more stops the training; 0: the first one does.
+    # Where float16's scaler looks for the scale that fits, a few are normal: it has 30 at least.
+    cfg.MUTUALNET.SKIPPED_STEPS = 0
     # What becomes of an annotation or image that cannot be used: "error" names it and stops, "skip"
     # leaves it out and counts it.
     cfg.MUTUALNET.BAD_RECORDS = "error"
@@ -196,6 +216,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_choice("MUTUALNET.SCOPE", node.SCOPE, SCOPES)
     _check_choice("MUTUALNET.PROPOSALS", node.PROPOSALS, PROPOSALS)
     _check_choice("MUTUALNET.STATISTICS", node.STATISTICS, STATISTICS)
+    _check_choice("MUTUALNET.AMP_DTYPE", node.AMP_DTYPE, AMP_DTYPES)
     _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, BAD_RECORDS)
 
     bounds = node.WIDTH_RANGE
@@ -237,7 +258,7 @@ def check_config(cfg: CfgNode) -> None:
         mask_on=cfg.MODEL.MASK_ON,
         keypoint_on=cfg.MODEL.KEYPOINT_ON,
     )
-    learns = node.METHOD == "independent" or any(node.LOSS_WEIGHTS[term] for term in terms)
+    learns = node.METHOD in ALONE or any(node.LOSS_WEIGHTS[term] for term in terms)
     if terms and not learns:
         found = {term: node.LOSS_WEIGHTS[term] for term in terms}
         _fail("MUTUALNET.LOSS_WEIGHTS", found, "a weight above 0")
@@ -248,6 +269,7 @@ def check_config(cfg: CfgNode) -> None:
         ("MUTUALNET.CALIBRATION.NUM_IMAGES", node.CALIBRATION.NUM_IMAGES, 1),
         ("MUTUALNET.CALIBRATION.BATCH_SIZE", node.CALIBRATION.BATCH_SIZE, 1),
         ("MUTUALNET.CALIBRATION.REFRESH_PERIOD", node.CALIBRATION.REFRESH_PERIOD, 1),
+        ("MUTUALNET.SKIPPED_STEPS", node.SKIPPED_STEPS, 0),
         ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
         ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
         ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1),
@@ -255,8 +277,15 @@ def check_config(cfg: CfgNode) -> None:
     ):
         if value < least:
             _fail(key, value, f"at least {least}")
-    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
-        _fail("SOLVER.AMP.ENABLED", True, f"False where MODEL.DEVICE is {cfg.MODEL.DEVICE!r}")
+    if node.CHECKPOINTS_KEPT != 0 and node.CHECKPOINTS_KEPT < 2:
+        _fail("MUTUALNET.CHECKPOINTS_KEPT", node.CHECKPOINTS_KEPT, "at least 2, or 0 to keep all")
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+    if cfg.SOLVER.AMP.ENABLED and node.AMP_DTYPE == "float16" and not on_gpu:
+        _fail(
+            "SOLVER.AMP.ENABLED",
+            True,
+            f"False where MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, or MUTUALNET.AMP_DTYPE 'bfloat16'",
+        )
 
 
 def _check_classification(cfg: CfgNode) -> None:

@@ -23,7 +23,11 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = str(CONFIGS / "quickstart_shapes.yaml")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+# The others are plans of comparisons: tests/comparison/test_plan.py.
+FILES = [p for p in sorted(CONFIGS.glob("*.yaml")) if not p.stem.startswith(("compare_", "study_"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_file_loads(path):
     # The base is no config of its own: it names no resolution to train at.
     opts = ["INPUT.MIN_SIZE_TRAIN", "(600,)"] if path.stem.startswith("base_") else []
@@ -118,6 +122,8 @@ def test_empty_test_point_is_the_full_network():
         ("MUTUALNET.CALIBRATION.NUM_IMAGES", "0", "at least 1"),
         ("MUTUALNET.CALIBRATION.REFRESH_PERIOD", "0", "at least 1"),
         ("MUTUALNET.NUM_RANDOM", "-1", "at least 0"),
+        ("MUTUALNET.CHECKPOINTS_KEPT", "1", "at least 2, or 0"),
+        ("MUTUALNET.SKIPPED_STEPS", "-1", "at least 0"),
         ("SOLVER.CHECKPOINT_PERIOD", "0", "at least 1"),
         ("SOLVER.IMS_PER_BATCH", "0", "at least 1"),
     ],

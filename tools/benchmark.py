@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure what an adjustable width costs: inference, switching, a training step, memory."""
+"""Measure what an adjustable width costs in inference: slimmable layers, switching the width."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from detectron2.utils.logger import setup_logger
 
 from mutualnet_det.config import load_config
 from mutualnet_det.data.check import check_datasets
-from mutualnet_det.engine.benchmark import (
-    compare_inference,
-    compare_memory,
-    compare_switching,
-    compare_training,
-)
+from mutualnet_det.engine.benchmark import compare_inference, compare_switching
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation.comparison import comparison_table
 from mutualnet_det.runtime.device import device_name
@@ -30,17 +25,9 @@ def main() -> None:
     cfg = load_config(args.config_file, args.opts)
     setup_logger(name="mutualnet_det")
     check_datasets(cfg)
-    found = [
-        *compare_inference(cfg, args.rounds),
-        *compare_switching(cfg, args.rounds),
-        *compare_training(cfg, args.rounds),
-    ]
-    memory = compare_memory(cfg, steps=args.rounds)
+    found = [*compare_inference(cfg, args.rounds), *compare_switching(cfg, args.rounds)]
     print(f"Medians of {args.rounds} rounds on {device_name(torch.device(cfg.MODEL.DEVICE))}")
     print(comparison_table(found))
-    print(
-        f"{memory.name}: {memory.milliseconds:.0f} / {memory.baseline:.0f} MiB = {memory.ratio:.3f}"
-    )
 
 
 if __name__ == "__main__":

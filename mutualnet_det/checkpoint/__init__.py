@@ -9,20 +9,28 @@ from .calibrations import (
 from .checkpointer import CheckpointError, MutualCheckpointer, find_weights, load_detector
 from .exporting import export_backbone
 from .importing import ImportReport, import_backbone
+from .kept import FINAL, checkpoints, last_checkpoint, last_good_checkpoint, name_of
 from .provenance import check_provenance, provenance
 from .reading import read_checkpoint
+from .writing import NotWrittenError
 
 __all__ = [
     "CALIBRATIONS_FILE",
     "CheckpointError",
+    "FINAL",
     "ImportReport",
     "MutualCheckpointer",
+    "NotWrittenError",
     "add_calibrations",
     "check_provenance",
+    "checkpoints",
     "export_backbone",
     "find_weights",
     "import_backbone",
+    "last_checkpoint",
+    "last_good_checkpoint",
     "load_detector",
+    "name_of",
     "provenance",
     "read_calibrations",
     "read_checkpoint",

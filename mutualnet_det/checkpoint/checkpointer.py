@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,22 +16,30 @@ from ..modeling.build import build_network
 from ..modeling.classifier import network_of
 from ..slimmable import Calibrations
 from .importing import recognise_state
+from .kept import add_checkpoint, check_good, checkpoints, remove_drafts
 from .layouts import classifier_entries
 from .provenance import check_provenance, check_width_range, provenance
 from .reading import CheckpointError, read_checkpoint
-from .writing import write_checkpoint
+from .writing import NotWrittenError, write_checkpoint
 
 # What a detector's state dict names its backbone; a backbone's own state dict goes without.
 DETECTOR_PREFIX = "backbone."
+
+# What to do about a full disk.
+ROOM = (
+    "Make room: MUTUALNET.CHECKPOINTS_KEPT removes old ones. A training that has ended goes on "
+    "with --resume."
+)
 
 
 class MutualCheckpointer(Checkpointer):
     """
     fvcore's checkpointer, made safe and strict.
 
-    A file is written beside its place and moved there whole. It is read without running code from
-    it. A checkpoint fits the model exactly or is refused; one of a backbone alone (imported,
-    pretrained here or torchvision's) fits the model's backbone exactly.
+    A file is written beside its place and moved there whole, and its sum is kept: see
+    :mod:`~mutualnet_det.checkpoint.kept`. It is read without running code from it. A checkpoint
+    fits the model exactly or is refused; one of a backbone alone (imported, pretrained here or
+    torchvision's) fits the model's backbone exactly.
 
     Args:
         model: a detector of this project, or a classification network: see :func:`network_of`.
@@ -48,29 +56,32 @@ class MutualCheckpointer(Checkpointer):
         """
         Write ``<save_dir>/<name>.pth`` and mark it as the last; ``kwargs`` go into it as they are.
 
-        FloatingPointError, and nothing is written, if a weight or running statistic is not finite.
+        With ``MUTUALNET.CHECKPOINTS_KEPT`` older ones are removed then.
+
+        Raises:
+            FloatingPointError: if a weight or running statistic is not finite; nothing is written.
+            NotWrittenError: if it cannot be written, as on a full disk; the last one stays.
         """
         if not self.save_dir or not self.save_to_disk:
             return
+        last = f"The last good checkpoint is {self.get_checkpoint_file() or 'none'}."
         weights = self.model.state_dict()
         for key, tensor in weights.items():
             if not torch.isfinite(tensor).all():
-                raise FloatingPointError(
-                    f"{key} is not finite: {name}.pth is not written. The last good checkpoint is "
-                    f"{self.get_checkpoint_file() or 'none'}."
-                )
+                raise FloatingPointError(f"{key} is not finite: {name}.pth is not written. {last}")
         data = {"model": weights, "mutualnet": provenance(self.cfg)}
         data |= {key: value.state_dict() for key, value in self.checkpointables.items()}
-        path = os.path.join(self.save_dir, f"{name}.pth")
+        path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        write_checkpoint(path, {**data, **kwargs})
-        self.tag_last_checkpoint(os.path.basename(path))
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        with open(path + ".tmp", "w") as file:
-            file.write(last_filename_basename)
-        os.replace(path + ".tmp", path)
+        try:
+            remove_drafts(path.parent)
+            file_sum = write_checkpoint(str(path), {**data, **kwargs})
+            add_checkpoint(path, file_sum, self.cfg.MUTUALNET.CHECKPOINTS_KEPT)
+        except NotWrittenError as error:
+            raise NotWrittenError(f"{error} {last} {ROOM}") from error
+        except OSError as error:
+            text = f"{path} could not be marked as the last: {error}."
+            raise NotWrittenError(f"{text} {last} {ROOM}") from error
 
     def load(
         self, path: str, checkpointables: list[str] | None = None, whole: bool = False
@@ -180,18 +191,19 @@ def _hint(state: dict[str, Any], model: nn.Module, path: str) -> str:
 def find_weights(cfg: CfgNode, resume: bool = False) -> str:
     """
     The checkpoint to evaluate: the last one in ``OUTPUT_DIR`` on ``resume``, else
-    ``MODEL.WEIGHTS``, else the last one again. CheckpointError if there is none.
+    ``MODEL.WEIGHTS``, else the last one again. CheckpointError if there is none, or if the last one
+    is not as it was written.
     """
     if cfg.MODEL.WEIGHTS and not resume:
         return cfg.MODEL.WEIGHTS
-    tag = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if not os.path.isfile(tag):
+    found = checkpoints(Path(cfg.OUTPUT_DIR))
+    if not found:
         raise CheckpointError(
             f"There is no trained model in OUTPUT_DIR {cfg.OUTPUT_DIR}. Train one first, or set "
             "MODEL.WEIGHTS to a checkpoint."
         )
-    with open(tag) as file:
-        return os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    check_good(found[0])
+    return str(found[0])
 
 
 def load_detector(cfg: CfgNode, path: str) -> tuple[nn.Module, Calibrations]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..config import is_classification
+from ..config import ALONE, is_classification
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def provenance(cfg: CfgNode) -> dict[str, Any]:
 def _trained_widths(cfg: CfgNode) -> list[float]:
     """Smallest and largest width that a config trains."""
     smallest, largest = (float(x) for x in cfg.MUTUALNET.WIDTH_RANGE)
-    return [largest if cfg.MUTUALNET.METHOD == "independent" else smallest, largest]
+    return [largest if cfg.MUTUALNET.METHOD in ALONE else smallest, largest]
 
 
 def check_provenance(saved: dict[str, Any], cfg: CfgNode, path: str) -> None:

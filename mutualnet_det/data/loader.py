@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,42 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from ..config import has_semantic_head, is_classification, is_semantic
+from ..errors import UserError
+from ..signals import leave_stop_signals
 from .classification import ClassificationMapper, load_classification_records
 from .coco import DatasetError, load_records
+from .pixels import check_file
 from .sampler import TrainingBatchSampler
 from .semantic import SemanticMapper
 
 logger = logging.getLogger(__name__)
+
+
+class LoaderError(UserError, RuntimeError):
+    """A process that reads images has ended."""
+
+
+@contextmanager
+def explained_worker_deaths() -> Iterator[None]:
+    """LoaderError, with what to do, where PyTorch notices a dead worker: anywhere in a step."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LoaderError(
+            f"{str(error).splitlines()[0].rstrip()} If it was killed, memory has most likely run "
+            "out: fewer DATALOADER.NUM_WORKERS need less. If it was a bus error, shared memory "
+            "has: give a container more of it (--shm-size). Add --resume to continue."
+        ) from error
+
+
+class CheckedMapper(DatasetMapper):
+    """Detectron2's mapper, which would clip pixels of more than 8 bits: PixelError for these."""
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        check_file(dataset_dict["file_name"])
+        return super().__call__(dataset_dict)
 
 
 class SeededMapper:
@@ -151,7 +182,7 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
         comm.get_world_size(),
     )
     classifies = is_classification(cfg)
-    mapper = ClassificationMapper(cfg) if classifies else DatasetMapper(cfg, is_train=True)
+    mapper = ClassificationMapper(cfg) if classifies else CheckedMapper(cfg, is_train=True)
     if has_semantic_head(cfg):
         head = cfg.MODEL.SEM_SEG_HEAD
         mapper = SemanticMapper(mapper, head.NUM_CLASSES, head.IGNORE_VALUE)
@@ -164,6 +195,7 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_stack if classifies else trivial_batch_collator,
+        worker_init_fn=leave_stop_signals,
     )
     return _raising(loader)
 

@@ -11,6 +11,15 @@ from ..config import ConfigError
 from ..seeding import stream, stream_seed
 
 
+def check_share(batch_size: int, world_size: int) -> None:
+    """ConfigError if the processes cannot share a batch evenly."""
+    if batch_size % world_size:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {batch_size}; expected a multiple of the {world_size} "
+            "processes."
+        )
+
+
 class TrainingBatchSampler(Sampler):
     """
     Endless batches of one rank, each epoch a new permutation.
@@ -39,11 +48,7 @@ class TrainingBatchSampler(Sampler):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size % world_size:
-            raise ConfigError(
-                f"SOLVER.IMS_PER_BATCH is {batch_size}; expected a multiple of the {world_size} "
-                "processes."
-            )
+        check_share(batch_size, world_size)
         self._is_wide = np.asarray(is_wide, dtype=bool)
         self._batch_size = batch_size
         self._seed = seed

@@ -79,6 +79,8 @@ class ShapesSplit:
 SHAPES_SPLITS = {
     "shapes_train": ShapesSplit("shapes", "train", 2000, seed=1),
     "shapes_val": ShapesSplit("shapes", "val", 200, seed=2),
+    # More images, for differences that 200 do not settle.
+    "shapes_test": ShapesSplit("shapes", "test", 500, seed=3),
     "shapes_hard_train": ShapesSplit("shapes_hard", "train", 4000, seed=1),
     "shapes_hard_val": ShapesSplit("shapes_hard", "val", 500, seed=2),
 }

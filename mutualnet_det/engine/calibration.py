@@ -6,20 +6,22 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from torch import nn
 
 from ..config import ConfigError, is_classification
 from ..data.coco import DatasetError
 from ..data.images import evaluation_view, read_record
 from ..data.loader import training_records
-from ..evaluation.forward import preprocessed
 from ..modeling.classifier import MutualClassifier
+from ..modeling.parts import has_norms_behind_backbone, preprocessed
 from ..seeding import stream
-from ..slimmable import Calibrations, OperatingPoint, SingleValueError, SlimmableBatchNorm2d
+from ..slimmable import Calibrations, OperatingPoint, SingleValueError
+from .distributed import together
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,10 @@ def calibrate_points(
     """
     Calibrate ``points`` of any of the models; one log line for each resolution.
 
+    Processes that train together must call this together: each calibrates some of the points and
+    gives them to all. A point is calibrated by one process, as it would be without the others, so
+    that statistics do not depend on how many there are.
+
     Args:
         calibrations: of ``model``, or of its network: see :func:`network_of`.
         images: from :func:`calibration_images`, for a caller who calibrates more than once.
@@ -85,11 +91,37 @@ def calibrate_points(
     Raises:
         ConfigError: for a point at which a batch leaves a layer one value per channel.
     """
+    by_resolution = sorted(points, key=lambda point: (point.resolution, point.width))
+    if comm.get_world_size() == 1:
+        _calibrate(cfg, model, calibrations, by_resolution, images)
+        return
+    # Dealt out like cards: each process has cheap and dear points.
+    mine = by_resolution[comm.get_rank() :: comm.get_world_size()]
+
+    def statistics() -> dict:
+        _calibrate(cfg, model, calibrations, mine, images)
+        state = calibrations.state_dict()
+        kept = {str(point): state["points"][str(point)] for point in mine}
+        return {"fingerprint": calibrations.fingerprint(), "points": kept}
+
+    for state in together(statistics):
+        calibrations.load_state_dict(state)
+
+
+def _calibrate(
+    cfg: CfgNode,
+    model: nn.Module,
+    calibrations: Calibrations,
+    by_resolution: Sequence[OperatingPoint],
+    images: list[np.ndarray] | None,
+) -> None:
+    """Calibrate points in this process."""
+    if not by_resolution:
+        return
     was_training = model.training
     model.eval()
     images = calibration_images(cfg) if images is None else images
     try:
-        by_resolution = sorted(points, key=lambda point: (point.resolution, point.width))
         for resolution, group in itertools.groupby(by_resolution, lambda p: p.resolution):
             start = time.perf_counter()
             batches = calibration_batches(cfg, images, resolution)
@@ -118,10 +150,8 @@ def _forward(model: nn.Module):
     """What to run: the backbone, and the heads only if they hold norms too."""
     if isinstance(model, MutualClassifier):
         return model.logits
-    in_backbone = set(model.backbone.modules())
-    for module in model.modules():
-        if isinstance(module, SlimmableBatchNorm2d) and module not in in_backbone:
-            if not hasattr(model, "inference"):  # dense models: they have nothing to leave out
-                return model
-            return lambda batch: model.inference(batch, do_postprocess=False)
-    return lambda batch: model.backbone(preprocessed(model, batch).tensor)
+    if not has_norms_behind_backbone(model):
+        return lambda batch: model.backbone(preprocessed(model, batch).tensor)
+    if not hasattr(model, "inference"):  # dense models: they have nothing to leave out
+        return model
+    return lambda batch: model.inference(batch, do_postprocess=False)

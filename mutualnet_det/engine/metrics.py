@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import os
+import time
+from collections import deque
+from pathlib import Path
 
 import torch
+from detectron2.engine import HookBase
 from detectron2.utils.events import (
     EventWriter,
     JSONWriter,
@@ -15,12 +18,20 @@ from detectron2.utils.events import (
     get_event_storage,
 )
 
+from ..evaluation.latency import resident_memory
+from ..files import replacing
 from .sampling import FULL, NARROWEST, RANDOM
+from .timing import StepTimer
 
-logger = logging.getLogger(__name__)
+# Not this module's: with its name, the lines would be too long for a terminal.
+logger = logging.getLogger("mutualnet_det")
 
 # Iterations between two records, and under the medians of each.
 WRITE_PERIOD = 20
+# What the seconds per step of each part of it are called by, before the part's name.
+SPLIT = "seconds/"
+# The part that no other one is.
+OTHER = "other"
 
 
 def cut_metrics(path: str, start: int) -> None:
@@ -41,13 +52,95 @@ def cut_metrics(path: str, start: int) -> None:
                 continue
             if record.get("iteration", -1) < start:
                 kept.append(line if line.endswith("\n") else line + "\n")
-    with open(path + ".tmp", "w") as file:
+    with replacing(Path(path)) as file:
         file.writelines(kept)
-    os.replace(path + ".tmp", path)
+
+
+class MeasureSteps(HookBase):
+    """
+    Put what the steps since the last record took into the storage, in time for the next record.
+
+    In seconds per step ``seconds/<part>`` for the parts of the timer, and ``seconds/other`` for
+    what is left of the step's time; ``data_share``, the share of the step that was waiting for
+    data; ``images_per_second``; ``peak_memory_mib`` of this process, on the GPU if it has one;
+    ``eta_seconds`` until the last iteration is done. All are means, without the first steps, which
+    Detectron2's IterationTimer leaves out too: this hook comes after it and before the writers.
+
+    Args:
+        timer: of the trainer's steps.
+        device: that the steps run on.
+        num_images: in the batches of all processes.
+        period: iterations between two records.
+        pause_period: the most iterations between two pauses of a kind, such as evaluations. The
+            time left has as many pauses in it as the last ``pause_period`` iterations had.
+    """
+
+    def __init__(
+        self,
+        timer: StepTimer,
+        device: torch.device,
+        *,
+        num_images: int,
+        period: int,
+        pause_period: int,
+    ) -> None:
+        self._timer = timer
+        self._device = device
+        self._num_images = num_images
+        self._period = period
+        self._pause_period = pause_period
+        self._num_steps = 0
+        self._step_ended: float | None = None
+        self._pauses: deque[float] = deque(maxlen=pause_period)  # s, after each of the last steps
+
+    def before_step(self) -> None:
+        if self._step_ended is not None:
+            self._pauses.append(time.perf_counter() - self._step_ended)
+
+    def after_step(self) -> None:
+        if "time" not in self.trainer.storage.histories():
+            self._timer.collect()
+        else:
+            self._num_steps += 1
+            done = self.trainer.iter + 1
+            if done % self._period == 0 or done == self.trainer.max_iter:
+                self._put()
+        self._step_ended = time.perf_counter()
+
+    def _put(self) -> None:
+        storage = self.trainer.storage
+        times = storage.history("time")
+        step = times.avg(self._num_steps)
+        parts = {name: sum_ / self._num_steps for name, sum_ in self._timer.collect().items()}
+        parts[OTHER] = max(step - sum(parts.values()), 0.0)
+        self._num_steps = 0
+        left = self.trainer.max_iter - self.trainer.iter - 1
+        found = {f"{SPLIT}{name}": seconds for name, seconds in parts.items()}
+        found["data_share"] = parts.get("data", 0.0) / step
+        found["images_per_second"] = self._num_images / step
+        found["eta_seconds"] = left * (times.median(1000) + sum(self._pauses) / self._pause_period)
+        if (memory := process_peak_memory(self._device)) is not None:
+            found["peak_memory_mib"] = memory
+        for name, value in found.items():
+            storage.put_scalar(name, value, smoothing_hint=False)
+
+
+def process_peak_memory(device: torch.device) -> float | None:
+    """
+    The most that this process has held so far, in MiB.
+
+    On a GPU what PyTorch allocated, else the resident set; None outside Linux.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        return resident_memory("VmHWM")
+    except OSError:
+        return None
 
 
 class ProgressPrinter(EventWriter):
-    """One log line: time left, iteration, loss by kind of operating point, pace, learning rate."""
+    """One log line: how far, time left, loss by kind of operating point, pace, rate, memory."""
 
     def __init__(self, max_iter: int) -> None:
         self._max_iter = max_iter
@@ -57,22 +150,35 @@ class ProgressPrinter(EventWriter):
         if storage.iter == self._max_iter:  # the call after training
             return
         histories = storage.histories()
+        latest = storage.latest().items()
+        now = {name: value for name, (value, put_in) in latest if put_in == storage.iter}
+        done = storage.iter + 1
+        parts = [f"{done}/{self._max_iter} {done / self._max_iter:.0%}"]
+        if "eta_seconds" in now:
+            parts[0] += f" {_clock(now['eta_seconds'])} left"
         losses = [
-            f"{kind} {histories[f'{kind}/total_loss'].median(20):.3f}"
+            f"{kind} {histories[f'{kind}/total_loss'].median(WRITE_PERIOD):.2f}"
             for kind in (FULL, NARROWEST, RANDOM)
             if f"{kind}/total_loss" in histories
         ]
-        line = f"iter {storage.iter + 1}/{self._max_iter}  loss: {'  '.join(losses)}"
-        if "time" in histories:
-            seconds = histories["time"].median(1000)
-            left = datetime.timedelta(seconds=int(seconds * (self._max_iter - storage.iter - 1)))
-            line = f"left {left}  {line}  {seconds:.3f} s/iter"
-            line += f" (data {histories['data_time'].avg(20):.3f} s)"
-        if "lr" in histories:
-            line += f"  lr {histories['lr'].latest():.3g}"
-        if torch.cuda.is_available():
-            line += f"  {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB"
-        logger.info(line)
+        if losses:
+            parts.append(f"loss {' '.join(losses)}")
+        if "eta_seconds" in now:
+            seconds = sum(value for name, value in now.items() if name.startswith(SPLIT))
+            pace = f"{seconds:.3g} s/iter, {now['images_per_second']:.3g} img/s"
+            parts.append(f"{pace}, data {now['data_share']:.0%}")
+        state = [f"lr {now['lr']:.2g}"] if "lr" in now else []
+        if "peak_memory_mib" in now:
+            state.append(f"{now['peak_memory_mib']:.0f} MiB")
+        if state:
+            parts.append(", ".join(state))
+        logger.info(" | ".join(parts))
+
+
+def _clock(seconds: float) -> str:
+    """Hours, however many, minutes and seconds."""
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def build_writers(output_dir: str, start: int, max_iter: int) -> list[EventWriter]:

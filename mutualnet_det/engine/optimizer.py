@@ -1,15 +1,15 @@
-"""The optimiser: Detectron2's, with depthwise convolutions kept out of weight decay."""
+"""The optimiser: Detectron2's, with depthwise convolutions kept out of weight decay; clipping."""
 
 from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver.build import (
+    GradientClipType,
     get_default_optimizer_params,
-    maybe_add_gradient_clipping,
     reduce_param_groups,
 )
-from torch import nn
+from torch import Tensor, nn
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
@@ -39,12 +39,38 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with Detectron2's momentum, Nesterov and gradient clipping keys."""
-    optimizer = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
-    return optimizer(
+    """SGD with Detectron2's momentum and Nesterov keys. It clips nothing: see :func:`clip`."""
+    return torch.optim.SGD(
         parameter_groups(cfg, model),
         lr=cfg.SOLVER.BASE_LR,
         momentum=cfg.SOLVER.MOMENTUM,
         nesterov=cfg.SOLVER.NESTEROV,
         foreach=True,
     )
+
+
+@torch.no_grad()
+def clip(cfg: CfgNode, parameters: list[Tensor]) -> Tensor:
+    """
+    Clip gradients as ``SOLVER.CLIP_GRADIENTS`` says: each parameter's by itself, as Detectron2
+    does.
+
+    Args:
+        parameters: with their gradients; those without one do not count.
+
+    Returns:
+        Tensor: the norm (2) of all gradients together before clipping, a scalar; not finite if one
+        of them is not.
+    """
+    node = cfg.SOLVER.CLIP_GRADIENTS
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients))
+    if node.ENABLED and GradientClipType(node.CLIP_TYPE) is GradientClipType.VALUE:
+        torch._foreach_clamp_max_(gradients, node.CLIP_VALUE)
+        torch._foreach_clamp_min_(gradients, -node.CLIP_VALUE)
+    elif node.ENABLED:
+        kind = node.NORM_TYPE
+        lengths = norms if kind == 2 else torch.stack(torch._foreach_norm(gradients, kind))
+        scales = (node.CLIP_VALUE / (lengths + 1e-6)).clamp(max=1)  # as torch's clip_grad_norm_
+        torch._foreach_mul_(gradients, list(scales.unbind()))
+    return norms.norm()

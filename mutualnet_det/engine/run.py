@@ -6,15 +6,17 @@ import argparse
 import os
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from ..checkpoint import find_weights, load_detector
-from ..config import check_num_gpus, test_point
-from ..errors import reported
+from ..config import ConfigError, test_point
 from ..evaluation import Grid, evaluate_grid
+from .distributed import check_same, together, wait_for_first
+from .processes import run_in_processes
 from .setup import setup
 from .trainer import MutualTrainer
+from .watch import strictly
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> Grid:
@@ -26,33 +28,39 @@ def evaluate(cfg: CfgNode, resume: bool) -> Grid:
 
 def main(args: argparse.Namespace, classification: bool) -> None:
     """Train, or evaluate with ``--eval-only``: in each process."""
-    with reported():
-        cfg = setup(args, classification=classification)
-        if args.eval_only:
-            if comm.is_main_process():
-                print(evaluate(cfg, args.resume))
-            return
-        trainer = MutualTrainer(cfg)
-        trainer.resume_or_load(args.resume)
-        trainer.train()
+    configs = together(lambda: setup(args, classification=classification))
+    together(lambda: check_same(configs))
+    cfg = configs[comm.get_rank()]
+    if args.eval_only:
+        if comm.is_main_process():
+            print(evaluate(cfg, args.resume))
+        wait_for_first()
+        return
+    built = []
+    together(lambda: built.append(MutualTrainer(cfg)))
+    trainer = built[0]
+    together(lambda: trainer.resume_or_load(args.resume))
+    together(lambda: _check_starts(cfg, comm.all_gather(trainer.start_iter)))
+    trainer.run_step = strictly(trainer.run_step)
+    trainer.train()
+
+
+def _check_starts(cfg: CfgNode, starts: list[int]) -> None:
+    for rank, start in enumerate(starts):
+        if start != starts[0]:
+            raise ConfigError(
+                f"OUTPUT_DIR {cfg.OUTPUT_DIR} has a checkpoint to start iteration {start} from on "
+                f"rank {rank}, and {starts[0]} on rank 0. It must be one folder that all machines "
+                "share, and --resume be given to all or none."
+            )
 
 
 def run(*, classification: bool) -> None:
     """
-    Read the command line and start the processes.
+    Read the command line and start the processes: see :func:`run_in_processes`.
 
     Args:
         classification: train classification networks, or else detectors; a config of the other kind
             is an error.
     """
-    args = default_argument_parser().parse_args()
-    with reported():
-        check_num_gpus(args.num_gpus)
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args, classification),
-    )
+    run_in_processes(main, default_argument_parser().parse_args(), classification)

@@ -73,10 +73,27 @@ class SandwichSampler:
 
 
 class IndependentSampler:
-    """The full network alone, at the largest resolution: training without sub-networks."""
+    """
+    The full network alone: training without sub-networks.
 
-    def __init__(self, width: float, resolution: int) -> None:
-        self._pass = TrainingPass(FULL, OperatingPoint(width, resolution))
+    Args:
+        width, resolution: of the full network.
+        drawn: short sides in pixels, one of which is drawn per iteration in place of
+            ``resolution``: the one that "us_net_multi_scale" draws with this seed.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, width: float, resolution: int, drawn: Sequence[int] = (), seed: int = 0
+    ) -> None:
+        self._width = width
+        self._resolution = resolution
+        self._drawn = list(drawn)
+        self._seed = seed
 
     def __call__(self, iteration: int) -> list[TrainingPass]:
-        return [self._pass]
+        resolution = self._resolution
+        if self._drawn:
+            rng = stream("operating points", self._seed, iteration)
+            resolution = int(rng.choice(self._drawn))
+        return [TrainingPass(FULL, OperatingPoint(self._width, resolution))]

@@ -6,10 +6,12 @@ import argparse
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import ConfigError, check_output_dir, is_classification, load_config
 from ..data.check import check_datasets
+from ..data.sampler import check_share
 from .trainer import check_start
 
 
@@ -26,11 +28,13 @@ def setup(args: argparse.Namespace, *, classification: bool) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     _check_tool(cfg, classification)
+    if not cfg.SOLVER.REFERENCE_WORLD_SIZE:  # with one, the batch follows the processes
+        check_share(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
     check_output_dir(cfg.OUTPUT_DIR)
     if not args.eval_only:
         check_start(cfg, args.resume)
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, name="mutualnet_det")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mutualnet_det")
     check_datasets(cfg)
     return cfg
 

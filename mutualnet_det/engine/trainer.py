@@ -13,18 +13,26 @@ from __future__ import annotations
 import logging
 import math
 import os
-import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
+from detectron2.engine import DefaultTrainer, TrainerBase, hooks
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 
-from ..checkpoint import MutualCheckpointer, find_weights
+from ..checkpoint import (
+    FINAL,
+    MutualCheckpointer,
+    checkpoints,
+    last_checkpoint,
+    last_good_checkpoint,
+)
 from ..config import (
+    ALONE,
     LOSS_TERMS,
     ConfigError,
     full_point,
@@ -32,24 +40,37 @@ from ..config import (
     is_classification,
     test_point,
 )
-from ..data.loader import build_training_loader
+from ..data.loader import build_training_loader, explained_worker_deaths
 from ..data.views import view_at
 from ..evaluation import KINDS, evaluate_grid
+from ..modeling.backbones import SlimmableBackbone
 from ..modeling.build import build_network
 from ..modeling.classifier import network_of
 from ..seeding import stream_seed
-from ..slimmable import Calibrations, OperatingPoint, at_width
+from ..slimmable import (
+    Calibrations,
+    OperatingPoint,
+    at_width,
+    gathered_gradients,
+    share_statistics,
+)
 from .average import MovingAverage
 from .calibration import calibrate_points
-from .distributed import broadcast_weights, reduce_gradients
-from .metrics import WRITE_PERIOD, build_writers
-from .optimizer import build_optimizer
+from .distributed import (
+    broadcast_weights,
+    exchange_facts,
+    reduce_gradients,
+    together,
+    wait_for_first,
+)
+from .finite import SCALER_STEPS, SkippedSteps, not_finite
+from .hooks import RefreshStatistics, SaveCheckpoint, StopOnSignal, TolerantWriter, outlived
+from .metrics import WRITE_PERIOD, MeasureSteps, build_writers
+from .optimizer import build_optimizer, clip
 from .sampling import FULL, IndependentSampler, SandwichSampler, TrainingPass
+from .timing import StepTimer
 
 logger = logging.getLogger(__name__)
-
-# Name of the checkpoint that a finished training ends with.
-FINAL = "model_final"
 
 
 class MutualTrainer(TrainerBase):
@@ -75,22 +96,38 @@ class MutualTrainer(TrainerBase):
                 f"sub-networks; expected one of {', '.join(LOSS_TERMS)}."
             )
         self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, SlimmableBackbone):
+                module.recomputes = cfg.MUTUALNET.RECOMPUTE_ACTIVATIONS
+        if comm.get_world_size() > 1 and cfg.MUTUALNET.SYNC_STATISTICS:
+            share_statistics(self.model)
         self.network = network_of(self.model)
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.calibrations = Calibrations(self.network)
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self._folder = Path(cfg.OUTPUT_DIR)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._freezes = cfg.MUTUALNET.STATISTICS == "frozen"
-        self._scaler = None
-        if cfg.SOLVER.AMP.ENABLED:
-            self._scaler = torch.cuda.amp.GradScaler()
+        self._dtype = getattr(torch, cfg.MUTUALNET.AMP_DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+        # Of float16, small gradients would become 0; bfloat16 has the range of float32.
+        self._scaler = torch.amp.GradScaler("cuda") if self._dtype is torch.float16 else None
         self._num_skipped = 0
+        least = 0 if self._scaler is None else SCALER_STEPS
+        self._skipped_steps = SkippedSteps(max(cfg.MUTUALNET.SKIPPED_STEPS, least))
         self._average: MovingAverage | None = None
         self._start_average()
         self.checkpointer = MutualCheckpointer(self.network, cfg, cfg.OUTPUT_DIR, trainer=self)
-        self.register_hooks([hooks.IterationTimer(), hooks.LRScheduler()])
+        self.timer = StepTimer(self.model.device)
+        measure = MeasureSteps(
+            self.timer,
+            self.model.device,
+            num_images=cfg.SOLVER.IMS_PER_BATCH,
+            period=WRITE_PERIOD,
+            pause_period=max(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD),
+        )
+        self.register_hooks([hooks.IterationTimer(), measure, hooks.LRScheduler()])
         if self._freezes:
             self.register_hooks([RefreshStatistics(cfg.MUTUALNET.CALIBRATION.REFRESH_PERIOD)])
 
@@ -103,14 +140,19 @@ class MutualTrainer(TrainerBase):
 
         Raises:
             ConfigError: see :func:`check_start`.
+            CheckpointError: if there are checkpoints, and none is as it was written.
         """
         check_start(self.cfg, resume)
-        if self.checkpointer.has_checkpoint():
-            self.checkpointer.load(self.checkpointer.get_checkpoint_file())
+        if last := together(self._find_last)[0]:
+            self.checkpointer.load(last)
             self.start_iter = self.iter + 1
         elif self.cfg.MODEL.WEIGHTS:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             self._start_average()
+
+    def _find_last(self) -> str:
+        found = last_good_checkpoint(self._folder) if comm.is_main_process() else None
+        return str(found or "")
 
     def _start_average(self) -> None:
         """Average the weights from what they are now, if the config asks for it."""
@@ -120,21 +162,28 @@ class MutualTrainer(TrainerBase):
 
     def train(self) -> None:
         """Train up to ``SOLVER.MAX_ITER``, then calibrate the grid and save ``model_final.pth``."""
-        if self.start_iter >= self.max_iter:
-            logger.info("Training is complete: iteration %d of %d.", self.start_iter, self.max_iter)
-        else:
-            self.prepare(self.start_iter)
-            if self.cfg.TEST.EVAL_PERIOD > 0:
-                self.register_hooks([hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate)])
-            if comm.is_main_process():
-                writers = build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
-                self.register_hooks([hooks.PeriodicWriter(writers, period=WRITE_PERIOD)])
-            # After the writers: a resume cuts what they wrote since, so they must not lag behind.
-            self.register_hooks([SaveCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD)])
-            super().train(self.start_iter, self.max_iter)
-        if comm.is_main_process():
+        with StopOnSignal() as stop_on_signal:
+            if self.start_iter >= self.max_iter:
+                done = f"iteration {self.start_iter} of {self.max_iter}"
+                logger.info("Training is complete: %s.", done)
+            else:
+                self.prepare(self.start_iter)
+                self._register_late_hooks()
+                self.register_hooks([stop_on_signal])
+                with explained_worker_deaths():
+                    super().train(self.start_iter, self.max_iter)
             self.finish()
-        comm.synchronize()
+
+    def _register_late_hooks(self) -> None:
+        """Those that need to know from where the training goes on."""
+        if self.cfg.TEST.EVAL_PERIOD > 0:
+            self.register_hooks([hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate)])
+        if comm.is_main_process():
+            writers = build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
+            writers = [TolerantWriter(writer) for writer in writers]
+            self.register_hooks([hooks.PeriodicWriter(writers, period=WRITE_PERIOD)])
+        # After the writers: a resume cuts what they wrote since, so they must not lag behind.
+        self.register_hooks([SaveCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD)])
 
     def finish(self) -> None:
         """
@@ -142,37 +191,44 @@ class MutualTrainer(TrainerBase):
 
         With a moving average of the weights, these are what it holds.
         """
-        if os.path.basename(self.checkpointer.get_checkpoint_file()) == f"{FINAL}.pth":
+        if together(self._is_finished)[0]:
             return
         with self._averaged():
             calibrations = Calibrations(self.network)
             calibrate_points(self.cfg, self.model, calibrations, grid_points(self.cfg))
             self.iter = self.max_iter - 1  # a checkpoint says which iteration was the last
             self.checkpointer.save(FINAL, calibrations=calibrations.state_dict())
+        wait_for_first()
+
+    def _is_finished(self) -> bool:
+        last = last_checkpoint(self._folder) if comm.is_main_process() else None
+        return last is not None and last.stem == FINAL
 
     def evaluate(self) -> dict[str, dict]:
         """
-        Evaluate ``MUTUALNET.TEST_POINT`` with the weights as they are, into ``OUTPUT_DIR/eval``.
+        Evaluate ``MUTUALNET.TEST_POINT`` with the weights as they are, into ``OUTPUT_DIR/eval``:
+        in the first process, while the others wait.
 
         Returns:
-            dict: the main metric of every kind there is, box AP first, in percent, in Detectron2's
-            form.
+            dict: in the first process, the main metric of every kind there is, box AP first, in
+            percent, in Detectron2's form.
         """
         point = test_point(self.cfg)
         found: dict[str, dict] = {}
-        if comm.is_main_process():
-            done = min(self.iter + 1, self.max_iter)
-            folder = os.path.join(self.cfg.OUTPUT_DIR, "eval", f"{done:07d}")
-            with self._averaged():
-                calibrations = Calibrations(self.network)
-                calibrate_points(self.cfg, self.model, calibrations, [point])
-                (row,) = evaluate_grid(self.cfg, self.model, calibrations, [point], folder).rows
-            found = {
-                kind: {f"{KINDS[kind].metrics[0]}-{point}": row.score(kind)}
-                for kind in row.kinds
-                if row.score(kind) is not None
-            }
-        comm.synchronize()
+        done = min(self.iter + 1, self.max_iter)
+        folder = os.path.join(self.cfg.OUTPUT_DIR, "eval", f"{done:07d}")
+        with self._averaged():
+            calibrations = Calibrations(self.network)
+            calibrate_points(self.cfg, self.model, calibrations, [point])
+            if comm.is_main_process():
+                with outlived("The evaluation"):
+                    (row,) = evaluate_grid(self.cfg, self.model, calibrations, [point], folder).rows
+                    found = {
+                        kind: {f"{KINDS[kind].metrics[0]}-{point}": row.score(kind)}
+                        for kind in row.kinds
+                        if row.score(kind) is not None
+                    }
+        wait_for_first()
         return found
 
     def _averaged(self) -> AbstractContextManager:
@@ -193,49 +249,102 @@ class MutualTrainer(TrainerBase):
         self._batches = iter(build_training_loader(self.cfg, self.seed, start))
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         broadcast_weights(self.model)
+        if start == 0:
+            self._start_average()  # from the weights that all processes have now
         if self._freezes and not self.calibrations:
             self.refresh_statistics()
 
+    def feed(self, batches: Iterator[list[dict[str, Any]]]) -> None:
+        """Take the batches of the next steps from ``batches``, this rank's share of each."""
+        self._batches = batches
+
+    def view(self, batch: list[dict[str, Any]], resolution: int) -> list[dict[str, Any]]:
+        """What a pass sees of a batch: see :func:`mutualnet_det.data.views.view_at`."""
+        return view_at(batch, resolution, self.cfg.INPUT.MAX_SIZE_TRAIN, self.model.device)
+
     def run_step(self) -> None:
         """One iteration; FloatingPointError names the operating point whose loss is not finite."""
-        start = time.perf_counter()
-        batch = next(self._batches)
-        data_time = time.perf_counter() - start
-
+        with self.timer("data"):
+            batch = next(self._batches)
         passes = self._points(self.iter)
         self.optimizer.zero_grad()
+        losses = self._backpropagate(batch, passes)
+
+        names = [(number, name) for number, found in enumerate(losses) for name in found]
+        values = torch.stack([losses[number][name].float() for number, name in names])
+        skipped = [name for item in batch for name in item["skipped"]]
+        with self.timer("reduce"):
+            facts = exchange_facts(values, len(skipped), self._parameters)
+        problem = self._write_losses(passes, names, facts.losses)
+        self._write_skipped(skipped, facts.num_skipped)
+        with self.timer("reduce"):
+            reduce_gradients(self._parameters, facts.used)
+        with self.timer("optimizer"):
+            self._update_weights(problem)
+
+    def _backpropagate(
+        self, batch: list[dict[str, Any]], passes: list[TrainingPass]
+    ) -> list[dict[str, torch.Tensor]]:
+        """Add up the gradients of all passes; the losses of each, by name."""
         losses = []
         teacher = None
         for number, training_pass in enumerate(passes):
             kind, point = training_pass
+            role = "teacher" if kind == FULL else "student"
             # The heads sample proposals and anchors: from a stream of this pass alone.
             torch.manual_seed(stream_seed("heads", self.seed, self.iter, comm.get_rank(), number))
-            view = view_at(
-                batch, point.resolution, self.cfg.INPUT.MAX_SIZE_TRAIN, self.model.device
-            )
-            with self._at(training_pass), self.storage.name_scope(kind):
-                with self._autocast():
+            with self.timer("resize"):
+                view = self.view(batch, point.resolution)
+            with (
+                self._at(training_pass),
+                gathered_gradients(self.model),
+                self.storage.name_scope(kind),
+            ):
+                with self.timer(f"{role}_forward"), self._autocast():
                     try:
                         if kind == FULL:
                             pass_losses, teacher = self.model.teach(view)
                         else:
                             pass_losses = self.model.study(view, teacher)
                     except FloatingPointError as error:  # Detectron2's RPN looks for itself
-                        raise self._diverged(str(error), training_pass) from error
+                        raise self._diverged(_at_point(str(error), training_pass)) from error
                     loss = sum(pass_losses.values())
                 # Before the next pass, so that one pass's activations are in memory at a time.
-                (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+                with self.timer(f"{role}_backward"):
+                    (loss if self._scaler is None else self._scaler.scale(loss)).backward()
             losses.append({name: value.detach() for name, value in pass_losses.items()})
+        return losses
 
-        self._write_losses(passes, losses)
-        self._write_data(batch, data_time)
-        reduce_gradients(self._parameters)
+    def _update_weights(self, problem: str) -> None:
+        """
+        Take the step. Left out, as often as ``MUTUALNET.SKIPPED_STEPS`` allows, is one with a
+        problem in the losses or in the gradient; all processes have the same.
+        """
+        if self._scaler is not None:
+            self._scaler.unscale_(self.optimizer)
+        norm = clip(self.cfg, self._parameters).item()
+        if not problem and not math.isfinite(norm):
+            gradients = ((name, p.grad) for name, p in self.model.named_parameters())
+            problem = f"The gradient of {not_finite(gradients) or 'all together'} is not finite"
+        if problem:
+            try:
+                self._skipped_steps.add(problem, self.model)
+            except FloatingPointError as error:
+                raise self._diverged(str(error)) from None
+        else:
+            self._take_step(norm)
+        if self._scaler is not None:
+            self._scaler.update()
+        if total := self._skipped_steps.total:
+            self.storage.put_scalar("skipped_steps", total, smoothing_hint=False)
+
+    def _take_step(self, norm: float) -> None:
+        self._skipped_steps.end_row()
+        self.storage.put_scalar("gradient_norm", norm)
         if self._scaler is None:
             self.optimizer.step()
         else:
-            self._scaler.unscale_(self.optimizer)
             self._scaler.step(self.optimizer)
-            self._scaler.update()
         if self._average is not None:
             self._average.update()
 
@@ -245,45 +354,50 @@ class MutualTrainer(TrainerBase):
         return at_width(self.model, training_pass.point.width, track=training_pass.kind == FULL)
 
     def _autocast(self) -> AbstractContextManager:
-        return nullcontext() if self._scaler is None else torch.autocast("cuda", torch.float16)
+        if self._dtype is None:
+            return nullcontext()
+        return torch.autocast(self.model.device.type, self._dtype)
 
-    def _diverged(self, what: str, training_pass: TrainingPass) -> FloatingPointError:
+    def _diverged(self, what: str) -> FloatingPointError:
         return FloatingPointError(
-            f"{what} at operating point {training_pass.point} ({training_pass.kind}) in iteration "
-            f"{self.iter}. This iteration has not changed the weights; the last good checkpoint is "
-            f"{self.checkpointer.get_checkpoint_file() or 'none'}. A lower SOLVER.BASE_LR or "
-            "SOLVER.CLIP_GRADIENTS helps against divergence."
+            f"{what} in iteration {self.iter}. This iteration has not changed the weights; the "
+            f"last good checkpoint is {self.checkpointer.get_checkpoint_file() or 'none'}. A lower "
+            "SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS helps against divergence; "
+            "MUTUALNET.SKIPPED_STEPS leaves out a step now and then."
         )
 
     def _write_losses(
-        self, passes: list[TrainingPass], losses: list[dict[str, torch.Tensor]]
-    ) -> None:
-        """Losses by kind of operating point, averaged over its passes and over all processes."""
-        names = [(number, name) for number, found in enumerate(losses) for name in found]
-        values = torch.stack([losses[number][name].float() for number, name in names]).tolist()
+        self, passes: list[TrainingPass], names: list[tuple[int, str]], values: list[float]
+    ) -> str:
+        """
+        Losses by kind of operating point, averaged over its passes.
+
+        Args:
+            names: of each of the values, the pass's number and the loss's name.
+
+        Returns:
+            which loss is not finite, and where, if one is. Nothing is written then.
+        """
         by_kind: dict[str, list[float]] = {}
         for (number, name), value in zip(names, values, strict=True):
             if not math.isfinite(value):
-                raise self._diverged(f"{name} is {value}", passes[number])
+                return _at_point(f"{name} is {value}", passes[number])
             by_kind.setdefault(f"{passes[number].kind}/{name}", []).append(value)
         metrics = {name: sum(found) / len(found) for name, found in by_kind.items()}
         for kind in {kind for kind, _ in passes}:
             metrics[f"{kind}/total_loss"] = sum(
                 value for name, value in metrics.items() if name.startswith(f"{kind}/")
             )
-        gathered = comm.gather(metrics)
-        if comm.is_main_process():
-            for name in metrics:
-                found = [part[name] for part in gathered if name in part]
-                self.storage.put_scalar(name, sum(found) / len(found))
+        for name, value in metrics.items():
+            self.storage.put_scalar(name, value)
+        return ""
 
-    def _write_data(self, batch: list[dict[str, Any]], data_time: float) -> None:
-        """How long the batch took to come, and the images that all processes left out."""
-        gathered = comm.gather([name for item in batch for name in item["skipped"]])
-        for name in (name for part in gathered for name in part):
-            self._num_skipped += 1
-            logger.warning("Skipped %s (%d so far)", name, self._num_skipped)
-        self.storage.put_scalar("data_time", data_time)
+    def _write_skipped(self, skipped: list[str], num_skipped: int) -> None:
+        """The images left out: here, and by all processes."""
+        if num_skipped:  # else there are no names to exchange
+            for name in (name for part in comm.all_gather(skipped) for name in part):
+                self._num_skipped += 1
+                logger.warning("Skipped %s (%d so far)", name, self._num_skipped)
         if self._num_skipped:
             self.storage.put_scalar("skipped_images", self._num_skipped, smoothing_hint=False)
 
@@ -301,6 +415,7 @@ class MutualTrainer(TrainerBase):
         state["optimizer"] = self.optimizer.state_dict()
         state["seed"] = self.seed
         state["num_skipped"] = self._num_skipped
+        state["skipped_steps"] = self._skipped_steps.total
         if self._scaler is not None:
             state["scaler"] = self._scaler.state_dict()
         if self._freezes:
@@ -316,6 +431,7 @@ class MutualTrainer(TrainerBase):
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.seed = state_dict["seed"]
         self._num_skipped = state_dict["num_skipped"]
+        self._skipped_steps.total = state_dict.get("skipped_steps", 0)
         if self._scaler is not None and "scaler" in state_dict:
             self._scaler.load_state_dict(state_dict["scaler"])
         if self._freezes and "frozen_statistics" in state_dict:
@@ -323,6 +439,10 @@ class MutualTrainer(TrainerBase):
         if self._average is not None:
             self._average.load_state_dict(state_dict["average"])
             self.network.load_state_dict(state_dict["weights"])
+
+
+def _at_point(what: str, training_pass: TrainingPass) -> str:
+    return f"{what} at operating point {training_pass.point} ({training_pass.kind})"
 
 
 def check_start(cfg: CfgNode, resume: bool) -> None:
@@ -334,12 +454,12 @@ def check_start(cfg: CfgNode, resume: bool) -> None:
             ``MODEL.WEIGHTS`` is no file.
     """
     weights = cfg.MODEL.WEIGHTS
-    tag = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if os.path.isfile(tag):
+    earlier = checkpoints(Path(cfg.OUTPUT_DIR))
+    if earlier:
         if not resume:
             raise ConfigError(
-                f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds the checkpoint {find_weights(cfg, True)} of an "
-                "earlier run. Add --resume to continue it, or set another OUTPUT_DIR."
+                f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds the checkpoint {earlier[0]} of an earlier run. "
+                "Add --resume to continue it, or set another OUTPUT_DIR."
             )
     elif weights and "://" not in weights and not os.path.isfile(weights):
         raise ConfigError(f"MODEL.WEIGHTS is {weights!r}, and there is no such file.")
@@ -354,35 +474,12 @@ def check_start(cfg: CfgNode, resume: bool) -> None:
 def build_sampler(cfg: CfgNode, seed: int) -> SandwichSampler | IndependentSampler:
     """The sampler of operating points that ``MUTUALNET.METHOD`` asks for."""
     node = cfg.MUTUALNET
-    if node.METHOD == "independent":
-        return IndependentSampler(*full_point(cfg))
+    if node.METHOD in ALONE:
+        drawn = node.RESOLUTIONS if node.METHOD == "independent_multi_scale" else ()
+        return IndependentSampler(*full_point(cfg), drawn, seed)
     widths = ()
     if node.STATISTICS == "frozen":
         widths = sorted({point.width for point in grid_points(cfg)})
     return SandwichSampler(
         node.METHOD, node.WIDTH_RANGE, node.RESOLUTIONS, node.NUM_RANDOM, seed, widths
     )
-
-
-class SaveCheckpoint(HookBase):
-    """Save every ``period`` iterations, and after the last one."""
-
-    def __init__(self, period: int) -> None:
-        self._period = period
-
-    def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done % self._period == 0 or done == self.trainer.max_iter:
-            self.trainer.checkpointer.save(f"model_{self.trainer.iter:07d}")
-
-
-class RefreshStatistics(HookBase):
-    """Recompute frozen statistics every ``period`` iterations."""
-
-    def __init__(self, period: int) -> None:
-        self._period = period
-
-    def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done % self._period == 0 and done < self.trainer.max_iter:
-            self.trainer.refresh_statistics()

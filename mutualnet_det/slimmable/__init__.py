@@ -7,8 +7,9 @@ from .calibration import (
     UncalibratedError,
 )
 from .channels import Channels, round_channels
+from .gradients import gathered_gradients
 from .layers import SlimmableConv2d, SlimmableConvTranspose2d, SlimmableLayer, SlimmableLinear
-from .norm import SlimmableBatchNorm2d
+from .norm import SlimmableBatchNorm2d, share_statistics
 from .point import OperatingPoint
 from .slicing import sliced
 from .width import Statistics, Width, at_width, width_of
@@ -28,7 +29,9 @@ __all__ = [
     "UncalibratedError",
     "Width",
     "at_width",
+    "gathered_gradients",
     "round_channels",
+    "share_statistics",
     "sliced",
     "width_of",
 ]

@@ -16,7 +16,8 @@ from .versions import Version
 from .width import Width
 
 
-def _leading(counts: tuple[int, ...]) -> tuple[slice, ...]:
+def leading(counts: tuple[int, ...]) -> tuple[slice, ...]:
+    """The index of the first ``counts`` of each dimension."""
     return tuple(slice(count) for count in counts)
 
 
@@ -43,7 +44,7 @@ class SliceCache:
         key = (name, counts)
         entry = self._entries.get(key)
         if entry is None or not entry[0].is_of(parameter):
-            piece = parameter.detach()[_leading(counts)].contiguous(memory_format=layout(parameter))
+            piece = parameter.detach()[leading(counts)].contiguous(memory_format=layout(parameter))
             entry = self._entries[key] = (Version(parameter), piece)
         return entry[1]
 
@@ -66,19 +67,37 @@ class SlimmableLayer(nn.Module):
     """
 
     width: Width
+    # Whether slices are made contiguous: else a convolution does so, in forward and in backward.
+    packs: bool = True
 
     def _slim(self, width: Width | None) -> None:
         self.width = Width() if width is None else width
         self._slices = SliceCache()
 
     def _slice(self, name: str, *counts: int) -> Tensor | None:
-        """The leading ``counts`` of a parameter: a view that has gradients, or a cached copy."""
+        """The leading ``counts`` of a parameter: with gradients, or a copy that is kept."""
         parameter = self._parameters[name]  # at every forward of every layer: not by getattr
         if parameter is None:
             return None
         if torch.is_grad_enabled():
-            return parameter[_leading(counts)]
+            return self._differentiable(parameter, counts)
+        if not self.packs:
+            return parameter[leading(counts)]
         return self._slices.get(name, parameter, counts)
+
+    def _differentiable(self, parameter: Tensor, counts: tuple[int, ...]) -> Tensor:
+        leaves = self.width.shared.leaves
+        if leaves is None or not parameter.requires_grad:
+            return self._packed(parameter, counts)
+        key = (id(parameter), counts)
+        if key not in leaves:
+            piece = self._packed(parameter.detach(), counts)
+            leaves[key] = (parameter, piece.requires_grad_())
+        return leaves[key][1]
+
+    def _packed(self, parameter: Tensor, counts: tuple[int, ...]) -> Tensor:
+        piece = parameter[leading(counts)]
+        return piece.contiguous(memory_format=layout(parameter)) if self.packs else piece
 
     def train(self, mode: bool = True):
         # A write through ``parameter.data`` leaves no trace in its version; whoever does so while
@@ -239,6 +258,10 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
     output (..., Co).
     """
 
+    # Matrix products take rows with gaps at full speed, and the box head's first layer is as large
+    # as the rest of a detector together.
+    packs = False
+
     def __init__(
         self,
         in_features: Channels,
@@ -257,10 +280,7 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
             return self.weight, self.bias
         width = self.width.value
         count_in, count_out = self.in_dim.at(width), self.out_dim.at(width)
-        # Not cached: matrix products take rows with gaps at full speed, and the box head's first
-        # layer is as large as the rest of a detector together.
-        bias = None if self.bias is None else self.bias[:count_out]
-        return self.weight[:count_out, :count_in], bias
+        return self._slice("weight", count_out, count_in), self._slice("bias", count_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, *self._active())

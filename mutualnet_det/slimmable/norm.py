@@ -7,12 +7,14 @@ keeps one running pair, for the full network, and takes every other point's from
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .channels import Channels
+from .joint import joint_batch_norm
 from .layers import SlimmableLayer, _copy_into
-from .width import Width
+from .width import Width, width_of
 
 
 class UncalibratedError(RuntimeError):
@@ -26,7 +28,8 @@ class SlimmableBatchNorm2d(SlimmableLayer, nn.BatchNorm2d):
     What it normalises by, in this order: the statistics in force (see
     :class:`~mutualnet_det.slimmable.Calibrations`), in training mode the batch's own, in evaluation
     mode at full width the running ones; else UncalibratedError. Only passes of the full network
-    update the running ones. An input without elements passes unchanged.
+    update the running ones, and once, however often activations are recomputed. An input without
+    elements passes unchanged. After :func:`share_statistics`, "the batch" is that of all processes.
     """
 
     def __init__(
@@ -54,17 +57,35 @@ class SlimmableBatchNorm2d(SlimmableLayer, nn.BatchNorm2d):
         weight, bias = self._affine()
         return F.batch_norm(x, mean, variance, weight, bias, batch, self.momentum, self.eps)
 
+    def _joint(self, x: Tensor) -> Tensor:
+        y, mean, variance, count = joint_batch_norm(x, *self._affine(), self.eps)
+        if self._tracks() and not _recomputes():
+            momentum = (self.momentum * (count > 0)).to(mean)  # all inputs may be empty
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance, momentum)
+            self.num_batches_tracked += 1
+        return y
+
+    def _tracks(self) -> bool:
+        return self.width.shared.tracks and self.width.is_full
+
     def forward(self, x: Tensor) -> Tensor:
+        shared = self.width.shared
+        if shared.joint and self.training and shared.recorder is None is shared.statistics:
+            return self._joint(x)
         if x.numel() == 0:
             return x
-        shared = self.width.shared
         if shared.recorder is not None:
             shared.recorder(self, x)
             return self._batch_norm(x, None, None, batch=True)
         if shared.statistics is not None:
             return self._batch_norm(x, *shared.statistics[self], batch=False)
-        if self.training and not (shared.tracks and self.width.is_full):
+        if self.training and not self._tracks():
             return self._batch_norm(x, None, None, batch=True)
+        if self.training and _recomputes():
+            # Copies: as many tensors as the first time, which updated what they are copies of.
+            mean, variance = self.running_mean.clone(), self.running_var.clone()
+            return self._batch_norm(x, mean, variance, batch=True)
         if self.training or self.width.is_full:
             return nn.BatchNorm2d.forward(self, x)
         raise UncalibratedError(
@@ -87,3 +108,18 @@ class SlimmableBatchNorm2d(SlimmableLayer, nn.BatchNorm2d):
             running_var=variance,
             num_batches_tracked=self.num_batches_tracked,
         )
+
+
+def _recomputes() -> bool:
+    """Whether this forward runs inside a backward pass, for activations that were not kept."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def share_statistics(model: nn.Module) -> None:
+    """
+    Let the batch statistics of ``model`` be those of all processes' batches from now on.
+
+    All of them must then run it in training mode at the same widths in the same order. A copy of
+    the model is as before.
+    """
+    width_of(model).shared.joint = True

@@ -27,6 +27,11 @@ class _Shared:
         self.recorder: Callable[[nn.Module, Tensor], None] | None = None
         # Whether a full-width pass in training mode updates the running statistics.
         self.tracks = True
+        # Whether batch statistics are those of all processes' batches together.
+        self.joint = False
+        # Parameters and slices of them by (id of the parameter, counts), while a pass gathers the
+        # slices' gradients.
+        self.leaves: dict[tuple, tuple[Tensor, Tensor]] | None = None
         # Held while a width is in force: another thread waits instead of changing it midway.
         self.lock = threading.RLock()
 

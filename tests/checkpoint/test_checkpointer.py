@@ -1,6 +1,7 @@
 """Checkpoints of detectors and backbones: whole, loaded strictly, readable by Detectron2."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from detectron2.modeling import build_model
 from mutualnet_det.checkpoint import (
     CheckpointError,
     MutualCheckpointer,
+    NotWrittenError,
     find_weights,
     import_backbone,
     load_detector,
@@ -88,6 +90,7 @@ def test_last_is_marked(tiny_cfg, folder):
     checkpointer.save("two")
     assert checkpointer.get_checkpoint_file() == str(folder / "two.pth")
     assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoints.sha256",
         "last_checkpoint",
         "one.pth",
         "two.pth",
@@ -98,14 +101,14 @@ def test_a_write_that_fails_leaves_the_last_one(tiny_cfg, saved, monkeypatch):
     path, model = saved
     content = path.read_bytes()
 
-    def fail(_, path):
-        Path(path).write_bytes(b"half")
+    def fail(_, file):
+        file.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
     checkpointer = MutualCheckpointer(model, tiny_cfg, str(path.parent))
     for name in ("one", "two"):
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(NotWrittenError, match=f"No space.*last good checkpoint is {path}"):
             checkpointer.save(name)
     assert path.read_bytes() == content
     assert checkpointer.get_checkpoint_file() == str(path)
@@ -407,6 +410,25 @@ def test_weights_to_evaluate(trained):
     cfg.OUTPUT_DIR = str(Path(path).parent / "empty")
     with pytest.raises(CheckpointError, match=f"no trained model in OUTPUT_DIR {cfg.OUTPUT_DIR}"):
         find_weights(cfg, resume=True)
+
+
+def test_damaged_weights_are_not_evaluated(trained):
+    cfg, path = trained
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[:-1])
+    with pytest.raises(
+        CheckpointError, match=f"{path}.*not as it was written.*0000000.pth is good"
+    ):
+        find_weights(cfg)
+
+
+def test_checkpoint_copied_alone_loads(trained, tmp_path):
+    cfg, path = trained
+    (tmp_path / "copied").mkdir()
+    copy = shutil.copy(path, tmp_path / "copied" / "mine.pth")
+    ours, _ = load_detector(cfg, path)
+    copied, _ = load_detector(cfg, copy)
+    assert same(snapshot(ours), snapshot(copied))
 
 
 def test_plain_detectron2_reads_it(trained, caplog):

@@ -119,6 +119,8 @@ def test_what_a_method_does_not_train_is_not_claimed(tiny_cfg):
     tiny_cfg.MUTUALNET.METHOD = "independent"
     alone = provenance(tiny_cfg)
     assert alone["resolutions"] == [64] and alone["width_range"] == [1.0, 1.0]
+    tiny_cfg.MUTUALNET.METHOD = "independent_multi_scale"
+    assert provenance(tiny_cfg) == {**alone, "resolutions": [64, 48, 32]}
     check_provenance(alone, tiny_cfg, "weights.pth")
     tiny_cfg.MUTUALNET.METHOD = "mutual"
     with pytest.raises(ValueError, match=r"weights.pth was trained at width 1.0 alone"):

@@ -8,13 +8,19 @@ import multiprocessing
 
 import torch
 import torch.distributed as dist
+from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.engine import MutualTrainer
-from mutualnet_det.engine.distributed import broadcast_weights, reduce_gradients
+from mutualnet_det.engine.distributed import (
+    broadcast_weights,
+    exchange_facts,
+    reduce_gradients,
+)
 
 
 def reduction(rank):
@@ -25,8 +31,15 @@ def reduction(rank):
         if number != 1 or rank == 0:
             parameter.grad = torch.randn(parameter.shape, generator=generator)
     before = [None if p.grad is None else p.grad.clone() for p in parameters]
-    reduce_gradients(parameters)
-    return {"before": before, "after": [p.grad for p in parameters]}
+    parameters.append(nn.Parameter(torch.zeros(3)))  # used by nobody
+    facts = exchange_facts(torch.tensor([1.0, 3.0]) * (rank + 1), rank, parameters)
+    reduce_gradients(parameters, facts.used)
+    return {
+        "before": before,
+        "after": [p.grad for p in parameters],
+        "losses": facts.losses,
+        "num_skipped": facts.num_skipped,
+    }
 
 
 def broadcast(rank):
@@ -36,6 +49,27 @@ def broadcast(rank):
     model[1].running_mean += rank + 1
     broadcast_weights(model)
     return model.state_dict()
+
+
+def step(cfg):
+    """The first weights and what the gradients of one step are, in float64."""
+    torch.set_default_dtype(torch.float64)
+    batched_nms = proposal_utils.batched_nms  # of float32 alone
+    proposal_utils.batched_nms = lambda boxes, scores, *rest: batched_nms(
+        boxes, scores.float(), *rest
+    )
+    torch.manual_seed(0)
+    trainer = MutualTrainer(cfg)
+    trainer.prepare(0)
+    trainer.optimizer.step = lambda: None
+    weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with EventStorage(0) as trainer.storage:
+        trainer.iter = 0
+        trainer.run_step()
+    torch.set_default_dtype(torch.float32)
+    proposal_utils.batched_nms = batched_nms
+    gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
+    return {"weights": weights, "gradients": gradients, "state": trainer.model.state_dict()}
 
 
 def training(rank, cfg):
@@ -68,7 +102,7 @@ def _peeked(iterator):
     return whole(), first
 
 
-def main(rank, world_size, folder, cfg):
+def main(rank, world_size, folder, cfg, step_cfg):
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)
     dist.init_process_group(
@@ -76,6 +110,7 @@ def main(rank, world_size, folder, cfg):
     )
     comm.create_local_process_group(world_size)
     found = {
+        "step": step(step_cfg),
         "reduction": reduction(rank),
         "broadcast": broadcast(rank),
         "training": training(rank, cfg),

@@ -8,13 +8,15 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import ResizeTransform
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
+from detectron2.utils.events import EventStorage
 
 from mutualnet_det.config import check_config, load_config
 from mutualnet_det.data.check import check_datasets
 from mutualnet_det.data.shapes_classes import VARIANT, generate_classes
 from mutualnet_det.data.shapes_semantic import semantic_records
-from mutualnet_det.data.views import view_at
-from mutualnet_det.engine import benchmark
+from mutualnet_det.engine import benchmark, benchmark_training
+from mutualnet_det.engine.timing import PARTS
+from mutualnet_det.slimmable import width_of
 
 NAME = "benchmark_masks"
 CONFIGS = {
@@ -69,6 +71,18 @@ def make_cfg(training_cfg, tiny_shapes, tmp_path, request):
     MetadataCatalog.remove(NAME)
 
 
+def check_training(parts, steps):
+    assert list(parts) == list(PARTS)
+    assert parts.pop("reduce") >= 0 and min(parts.values()) > 0
+    mutual, naive, alone, full = steps
+    assert mutual.milliseconds == naive.baseline == full.milliseconds
+    assert alone.baseline == full.baseline
+    # One network alone takes less than the four of which it is one.
+    assert full.baseline < mutual.baseline and min(s.ratio for s in steps) > 0
+    # The split is of the mutual step, but for the loader's work.
+    assert 0.5 < (sum(parts.values()) - parts["data"]) / mutual.milliseconds < 1.001
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_compares_every_detector(make_cfg, kind):
     cfg = make_cfg(kind)
@@ -77,11 +91,12 @@ def test_compares_every_detector(make_cfg, kind):
         f"inference at {point}, against plain layers" for point in ("0.25x64", "1.00x64")
     ]
     switching = benchmark.compare_switching(cfg, 1)
-    training = benchmark.compare_training(cfg, 1)
-    assert (len(switching), len(training)) == (2, 1)
-    for found in (*inference, *switching, *training):
+    assert len(switching) == 2
+    for found in (*inference, *switching):
         assert found.milliseconds > 0 and found.baseline > 0
         assert found.ratio == pytest.approx(found.milliseconds / found.baseline)
+    parts, steps = benchmark_training.compare_steps(cfg, 1)
+    check_training(parts, steps)
 
 
 def test_compares_classifiers_too(request, tmp_path):
@@ -103,7 +118,7 @@ def test_compares_classifiers_too(request, tmp_path):
     )
     check_datasets(cfg)
     assert all(found.ratio > 0 for found in benchmark.compare_inference(cfg, 1))
-    assert benchmark.compare_training(cfg, 1)[0].ratio > 0
+    check_training(*benchmark_training.compare_steps(cfg, 1))
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
 
@@ -120,8 +135,8 @@ def test_a_plain_training_has_all_ground_truth_at_the_views_scale(bitmasks):
     instances.gt_keypoints = Keypoints(torch.tensor([[[10.0, 20.0, 2.0], [30.0, 8.0, 1.0]]]))
     labels = torch.arange(2).repeat_interleave(48).expand(48, 96)
     batch = [{"image": torch.zeros(3, 48, 96), "instances": instances, "sem_seg": labels}]
-    (view,) = view_at(batch, 24, 40, "cpu")  # the cap makes it 20 x 40 px
-    benchmark._scale_ground_truth(view)
+    (view,) = benchmark_training.naive_view(batch, 24, 40, "cpu")  # the cap makes it 20 x 40 px
+    assert view["image"].shape == (3, 20, 40) and view["source_size"] == (20, 40)
     resize = ResizeTransform(48, 96, 20, 40)
     expected = resize.apply_coords(polygon.reshape(-1, 2))
     found = view["instances"]
@@ -139,3 +154,28 @@ def test_a_plain_training_has_all_ground_truth_at_the_views_scale(bitmasks):
     assert torch.equal(view["sem_seg"], torch.arange(2).repeat_interleave(20).expand(20, 40))
     # The batch is seen again, by other passes.
     assert batch[0]["sem_seg"] is labels and instances.gt_keypoints.tensor[0, 0, 0] == 10
+
+
+def test_naive_students_bring_proposals_of_their_own_and_are_taught_on_them(training_cfg):
+    cfg = training_cfg
+    check_datasets(cfg)
+    trainer = benchmark_training.NaiveTrainer(cfg)
+    trainer.prepare(0)
+    calls = []
+    model = trainer.model
+    for name in ("backbone", "proposal_generator"):
+        getattr(model, name).register_forward_hook(
+            lambda *_, name=name: calls.append((name, width_of(model).value))
+        )
+    with EventStorage(0) as trainer.storage:
+        trainer.run_step()
+    num_students = 1 + cfg.MUTUALNET.NUM_RANDOM
+    # The full network once as the teacher, and once more for each student.
+    assert calls.count(("backbone", 1.0)) == 1 + num_students
+    assert sum(name == "proposal_generator" for name, _ in calls) == 1 + num_students
+
+
+def test_peak_memory_is_that_of_processes_that_train(training_cfg):
+    found = benchmark_training.compare_memory(training_cfg, 1)
+    # Importing torch alone takes more.
+    assert 200 < found.baseline < 5000 and 0.5 < found.ratio < 2

@@ -5,9 +5,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling.proposal_generator import proposal_utils
+from detectron2.structures import ImageList
+from detectron2.utils.events import EventStorage
 from torch import nn
 
-from mutualnet_det.engine.distributed import broadcast_weights, reduce_gradients
+from mutualnet_det.config import grid_points
+from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.data.views import view_at
+from mutualnet_det.engine import MutualTrainer, calibrate_points
+from mutualnet_det.engine.distributed import (
+    StepFacts,
+    broadcast_weights,
+    exchange_facts,
+    reduce_gradients,
+)
+from mutualnet_det.modeling.build import build_network
+from mutualnet_det.modeling.meta_arch import Seen
+from mutualnet_det.seeding import stream_seed
+from mutualnet_det.slimmable import Calibrations, at_width
 
 WORLD_SIZE = 2
 
@@ -37,7 +53,10 @@ def ranks(make_training_cfg, start_script, tmp_path_factory):
     cfg.SOLVER.IMS_PER_BATCH = 4
     cfg.SOLVER.MAX_ITER = 6  # two epochs
     cfg.SOLVER.CHECKPOINT_PERIOD = 100
-    job = {"world_size": WORLD_SIZE, "folder": str(folder), "cfg": cfg}
+    # Norms in a head, too, that one process may have nothing to show.
+    cfg.MODEL.ROI_MASK_HEAD.NORM = "BN"
+    step_cfg = make_step_cfg(make_training_cfg, folder)
+    job = {"world_size": WORLD_SIZE, "folder": str(folder), "cfg": cfg, "step_cfg": step_cfg}
     processes = [
         start_script("distributed_script.py", rank=rank, **job) for rank in range(WORLD_SIZE)
     ]
@@ -50,6 +69,75 @@ def ranks(make_training_cfg, start_script, tmp_path_factory):
     return found, cfg, kept
 
 
+def make_step_cfg(make_training_cfg, folder):
+    cfg = make_training_cfg(folder / "step")
+    cfg.DATASETS.TEST = ()
+    cfg.MODEL.FPN.NORM = "BN"
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    cfg.MUTUALNET.NUM_RANDOM = 2
+    return cfg
+
+
+def one_process_step(cfg, weights):
+    """
+    What the gradients of a step should be: all images go through the backbone as one batch, whose
+    statistics PyTorch's own norms compute, and each half of them through the heads by itself.
+    """
+    trainer = MutualTrainer(cfg)
+    trainer.model.load_state_dict(weights)
+    trainer.prepare(0)
+    model, teachers = trainer.model, [None] * WORLD_SIZE
+    batch = next(trainer._batches)
+    batch = [item for rank in range(WORLD_SIZE) for item in batch[rank::WORLD_SIZE]]
+    share = len(batch) // WORLD_SIZE
+    with EventStorage(0):
+        for number, (kind, point) in enumerate(trainer._points(0)):
+            with at_width(model, point.width, track=kind == "full"):
+                seen = model._see(view_at(batch, point.resolution, 128, model.device))
+                losses = []
+                for rank in range(WORLD_SIZE):
+                    part = slice(rank * share, (rank + 1) * share)
+                    half = Seen(
+                        ImageList(seen.images.tensor[part], seen.images.image_sizes[part]),
+                        seen.instances[part],
+                        seen.source_sizes[part],
+                        {name: level[part] for name, level in seen.features.items()},
+                    )
+                    torch.manual_seed(stream_seed("heads", trainer.seed, 0, rank, number))
+                    if kind == "full":
+                        found, teachers[rank] = model._teach(half)
+                    else:
+                        found = model._study(half, teachers[rank])
+                    losses.append(sum(found.values()))
+                (sum(losses) / WORLD_SIZE).backward()
+    return model
+
+
+def test_gradients_are_those_of_one_process(ranks, make_training_cfg, tmp_path, monkeypatch):
+    found, *_ = ranks
+    nms = proposal_utils.batched_nms  # of float32 alone
+    monkeypatch.setattr(
+        proposal_utils,
+        "batched_nms",
+        lambda boxes, scores, *rest: nms(boxes, scores.float(), *rest),
+    )
+    torch.set_default_dtype(torch.float64)
+    try:
+        cfg = make_step_cfg(make_training_cfg, tmp_path)
+        model = one_process_step(cfg, found[0]["step"]["weights"])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for rank in found:
+        for name, parameter in model.named_parameters():
+            gradient = rank["step"]["gradients"][name]
+            # A bias that the next norm takes away has none but rounding errors.
+            least = parameter.grad.numel() ** 0.5 * 1e-10
+            error = (gradient - parameter.grad).norm() / (parameter.grad.norm() + least)
+            assert error < 1e-5, name
+        for name, value in model.state_dict().items():  # the running statistics above all
+            torch.testing.assert_close(rank["step"]["state"][name], value, rtol=1e-5, atol=1e-8)
+
+
 def test_gradients_become_their_mean(ranks):
     (one, other), *_ = ranks
     one, other = one["reduction"], other["reduction"]
@@ -60,6 +148,14 @@ def test_gradients_become_their_mean(ranks):
         mean = (first + (torch.zeros_like(first) if second is None else second)) / WORLD_SIZE
         torch.testing.assert_close(one["after"][number], mean)
         assert torch.equal(one["after"][number], other["after"][number])
+    # As in one process, the optimiser leaves alone what nobody used.
+    assert one["after"][3] is other["after"][3] is None
+
+
+def test_facts_of_a_step_are_known_to_all(ranks):
+    for rank in ranks[0]:
+        assert rank["reduction"]["losses"] == [1.5, 4.5]
+        assert rank["reduction"]["num_skipped"] == 1
 
 
 def test_first_process_gives_its_weights_and_statistics(ranks):
@@ -96,8 +192,32 @@ def test_first_process_writes(ranks):
     assert record["skipped_images"] == 2  # one in each epoch, of either process
 
 
+def test_calibration_does_not_depend_on_the_number_of_processes(ranks):
+    _, cfg, _ = ranks
+    saved = torch.load(f"{cfg.OUTPUT_DIR}/model_final.pth", weights_only=True)
+    check_datasets(cfg)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes
+    try:
+        model = build_network(cfg)
+        model.load_state_dict(saved["model"])
+        calibrations = Calibrations(model)
+        calibrate_points(cfg, model, calibrations, grid_points(cfg))
+    finally:
+        torch.set_num_threads(threads)
+    expected = calibrations.state_dict()["points"]
+    found = saved["calibrations"]["points"]
+    assert found.keys() == expected.keys() and len(found) == 4
+    for point, statistics in expected.items():
+        for name, (mean, variance) in statistics.items():
+            assert torch.equal(found[point][name][0], mean)
+            assert torch.equal(found[point][name][1], variance)
+
+
 def test_one_process_exchanges_nothing():
     parameter = nn.Parameter(torch.zeros(2))
-    reduce_gradients([parameter])
+    facts = exchange_facts(torch.ones(1), 2, [parameter])
+    assert facts == StepFacts([1.0], 2, [False])
+    reduce_gradients([parameter], facts.used)
     assert parameter.grad is None
     broadcast_weights(nn.Linear(1, 1))

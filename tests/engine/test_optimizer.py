@@ -1,11 +1,14 @@
 """What decays, what is trained, what is clipped."""
 
+import copy
+
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
-from mutualnet_det.engine.optimizer import build_optimizer, parameter_groups
+from mutualnet_det.engine.optimizer import build_optimizer, clip, parameter_groups
 
 
 @pytest.fixture(params=["backbone", "neck", "heads"])
@@ -83,17 +86,51 @@ def test_sgd_takes_the_solvers_keys(tiny_cfg):
     assert group["momentum"] == 0.5 and group["nesterov"] and group["lr"] == 0.01
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_gradient_clipping(tiny_cfg, enabled):
-    tiny_cfg.SOLVER.CLIP_GRADIENTS.ENABLED = enabled
-    tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "norm"
-    tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 2.0
-    tiny_cfg.merge_from_list(["SOLVER.MOMENTUM", 0.0, "SOLVER.WEIGHT_DECAY", 0.0])
-    model = nn.Linear(3, 1, bias=False)
-    optimizer = build_optimizer(tiny_cfg, model)
-    before = model.weight.detach().clone()
-    model.weight.grad = torch.tensor([[30.0, 40.0, 0.0]])
-    optimizer.step()
-    step = (before - model.weight.detach()) / tiny_cfg.SOLVER.BASE_LR
-    assert step.norm().item() == pytest.approx(2.0 if enabled else 50.0, rel=1e-3)
-    assert step[0, 0] / step[0, 1] == pytest.approx(0.75, rel=1e-3)
+def gradients_of(parameters):
+    return [parameter.grad for parameter in parameters]
+
+
+@pytest.fixture
+def parameters():
+    """Of gradients short and long, with a large value, of norm 0, and without one."""
+    torch.manual_seed(0)
+    found = [nn.Parameter(torch.zeros(shape)) for shape in ((3,), (4, 2), (2, 1, 3, 3), (5,), (6,))]
+    for parameter, scale in zip(found[:-1], (0.1, 10.0, 3.0, 0.0), strict=True):
+        parameter.grad = scale * torch.randn(parameter.shape)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "norm_type"), [("norm", 2.0), ("norm", 1.0), ("norm", float("inf")), ("value", 2.0)]
+)
+def test_clips_as_detectron2_does(tiny_cfg, parameters, kind, norm_type):
+    node = tiny_cfg.SOLVER.CLIP_GRADIENTS
+    node.ENABLED, node.CLIP_TYPE, node.CLIP_VALUE, node.NORM_TYPE = True, kind, 2.0, norm_type
+    if kind == "value":  # Detectron2's fails on a parameter without a gradient
+        parameters = parameters[:-1]
+    theirs = copy.deepcopy(parameters)
+    for mine, other in zip(parameters, theirs, strict=True):
+        other.grad = None if mine.grad is None else mine.grad.clone()
+    total = torch.cat([p.grad.flatten() for p in theirs if p.grad is not None]).norm()
+    detectron2_sgd = maybe_add_gradient_clipping(tiny_cfg, torch.optim.SGD)
+    detectron2_sgd(theirs, lr=1.0).step()
+
+    assert clip(tiny_cfg, parameters).item() == pytest.approx(total.item(), rel=1e-6)
+    for mine, other in zip(gradients_of(parameters), gradients_of(theirs), strict=True):
+        assert (mine is None and other is None) or torch.equal(mine, other)
+    assert parameters[1].grad.abs().max() <= 2.0
+
+
+def test_without_clipping_gradients_are_measured_and_stay(tiny_cfg, parameters):
+    tiny_cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    before = [None if g is None else g.clone() for g in gradients_of(parameters)]
+    total = clip(tiny_cfg, parameters)
+    assert total == pytest.approx(sum(float(g.square().sum()) for g in before[:-1]) ** 0.5)
+    for mine, other in zip(gradients_of(parameters), before, strict=True):
+        assert (mine is None and other is None) or torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_shows_in_the_norm(tiny_cfg, parameters, bad):
+    parameters[2].grad[1, 0, 2, 2] = bad
+    assert not torch.isfinite(clip(tiny_cfg, parameters))

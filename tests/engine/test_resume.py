@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mutualnet_det.checkpoint import CheckpointError
 from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.engine import MutualTrainer
+from mutualnet_det.signals import EXIT_STOPPED
 
 SCRIPT = "training_script.py"
 KILLED = -signal.SIGKILL
@@ -97,7 +98,7 @@ def test_killed_everywhere(make_cfg, reference, run_script, read_metrics):
     # Before the first checkpoint, then in the middle of writing it: both start from nothing again.
     assert run("step", 1) == KILLED
     assert run("write", 2) == KILLED
-    assert last(cfg) is None and (folder / "model_0000002.pth.tmp").exists()
+    assert last(cfg) is None and (folder / ".model_0000002.pth.draft").exists()
     # After a checkpoint; before one is written, with its iteration's record in the metrics;
     # written, but not yet the last.
     assert run("step", 4) == KILLED
@@ -114,6 +115,79 @@ def test_killed_everywhere(make_cfg, reference, run_script, read_metrics):
     assert run() == 0
     assert last(cfg) == "model_final.pth"
     assert_same_run(cfg, reference, read_metrics)
+
+
+def kill_at_random(make_cfg, start_script, reference, read_metrics, num_kills):
+    """
+    Kill trainings until ``num_kills`` have been, every other time in the middle of changing files.
+
+    One that ends all the same is compared with the reference, and another one begun.
+    """
+    draw = random.Random(num_kills)
+    seconds = 2.0  # that a training may take before it is killed
+    killed, in_write, cfg = 0, 0, None
+    while killed < num_kills or cfg is not None:
+        cfg = cfg or make_cfg("SOLVER.CHECKPOINT_PERIOD", 1)
+        job = {"cfg": cfg, "resume": True}
+        if killed < num_kills and killed % 2 == 0:
+            job["operation"] = draw.randrange(60)  # a checkpoint takes about 30
+        start = time.monotonic()
+        process = start_script(SCRIPT, **job)
+        if killed < num_kills and killed % 2 == 1:
+            process.join(draw.uniform(0, seconds))
+            process.kill()
+        process.join()
+        if process.exitcode == 0:
+            assert_same_run(cfg, reference, read_metrics)
+            cfg = None
+        else:
+            assert process.exitcode == KILLED
+            killed += 1
+            in_write += any(Path(cfg.OUTPUT_DIR).glob(".model_*.draft"))
+            seconds = max(seconds, time.monotonic() - start)
+    assert in_write >= num_kills / 4
+
+
+def test_killed_at_three_random_instants(make_cfg, start_script, reference, read_metrics):
+    kill_at_random(make_cfg, start_script, reference, read_metrics, 3)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_instants(make_cfg, start_script, reference, read_metrics):
+    kill_at_random(make_cfg, start_script, reference, read_metrics, 20)
+
+
+# Asked to stop ------------------------------------------------------------------------------------
+
+
+def test_asked_to_stop(make_cfg, reference, run_script, read_metrics):
+    cfg = make_cfg()
+    asked = {"signals": [signal.SIGTERM], "iteration": 4}
+    assert run_script(SCRIPT, cfg=cfg, **asked) == EXIT_STOPPED
+    assert last(cfg) == "model_0000004.pth"
+    assert run_script(SCRIPT, cfg=cfg, resume=True) == 0
+    assert_same_run(cfg, reference, read_metrics)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_asked_to_stop_with_the_loaders_workers(make_cfg, run_script, number):
+    cfg = make_cfg("DATALOADER.NUM_WORKERS", 2, "MUTUALNET.METHOD", "independent")
+    asked = {"signals": [number], "iteration": 1, "workers": True}
+    assert run_script(SCRIPT, cfg=cfg, **asked) == EXIT_STOPPED
+    assert last(cfg) == "model_0000001.pth"
+
+
+def test_asked_twice_ends_at_once(make_cfg, run_script):
+    cfg = make_cfg("MUTUALNET.METHOD", "independent")
+    asked = {"signals": [signal.SIGUSR1, signal.SIGTERM], "iteration": 1}
+    assert run_script(SCRIPT, cfg=cfg, **asked) == -signal.SIGTERM
+    assert last(cfg) is None
+
+
+def test_asked_before_the_first_step(make_cfg, run_script):
+    cfg = make_cfg()
+    assert run_script(SCRIPT, cfg=cfg, signals=[signal.SIGTERM]) == EXIT_STOPPED
+    assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth"))
 
 
 def test_tensorboard_shows_every_iteration_once(make_cfg, run_script):
@@ -193,25 +267,39 @@ def interrupted(make_cfg, reference):
     return cfg
 
 
-@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.999])
-def test_truncated_checkpoint_is_named(interrupted, kept):
+def test_damaged_checkpoint_is_named_and_the_one_before_it_taken(interrupted, caplog):
     path = Path(interrupted.OUTPUT_DIR) / "model_0000005.pth"
-    content = path.read_bytes()
-    path.write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
+    path.write_bytes(path.read_bytes()[:-1000])
     trainer = MutualTrainer(interrupted)
-    with pytest.raises(CheckpointError, match=f"{path}.*truncated"):
-        trainer.resume_or_load(True)
-    # The way on that the message names.
-    (path.parent / "last_checkpoint").write_text("model_0000002.pth")
     trainer.resume_or_load(True)
     assert trainer.start_iter == 3
+    warning, taken = [r.getMessage() for r in caplog.records if r.name.endswith(".kept")]
+    assert str(path) in warning and "truncated" in warning
+    assert taken == f"Going on from {path.parent / 'model_0000002.pth'} instead."
 
 
-def test_missing_checkpoint_is_named(interrupted):
-    path = Path(interrupted.OUTPUT_DIR) / "model_0000005.pth"
-    path.unlink()
-    with pytest.raises(CheckpointError, match=f"no checkpoint {path}"):
+def test_no_good_checkpoint_is_an_error(interrupted):
+    folder = Path(interrupted.OUTPUT_DIR)
+    (folder / "model_0000005.pth").unlink()
+    (folder / "model_0000002.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="_0000005.pth is missing; .*_0000002.pth .*0 bytes"):
         MutualTrainer(interrupted).resume_or_load(True)
+
+
+def test_damaged_final_checkpoint_is_made_again(make_cfg, reference, caplog):
+    cfg = make_cfg()
+    folder, source = Path(cfg.OUTPUT_DIR), Path(reference.OUTPUT_DIR)
+    for path in (*source.glob("*.pth"), source / "last_checkpoint", source / "checkpoints.sha256"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    content = bytearray((folder / "model_final.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model_final.pth").write_bytes(content)
+    check_datasets(cfg)
+    trainer = MutualTrainer(cfg)
+    trainer.resume_or_load(True)
+    trainer.train()
+    assert "SHA-256" in caplog.text
+    assert_equal(final(cfg), final(reference))
 
 
 def test_weights_alone_cannot_be_resumed(interrupted):

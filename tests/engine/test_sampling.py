@@ -107,3 +107,27 @@ def test_built_as_the_config_says(tiny_cfg):
     assert {sampler(i)[2].point.width for i in range(50)} == {0.25, 0.5, 1.0}
     tiny_cfg.MUTUALNET.METHOD = "independent"
     assert [p.kind for p in build_sampler(tiny_cfg, 0)(0)] == [FULL]
+
+
+def test_independent_network_at_several_scales_draws_one_per_iteration():
+    sampler = IndependentSampler(0.5, 600, RESOLUTIONS, seed=3)
+    iterations = [sampler(iteration) for iteration in range(200)]
+    assert all([p.kind for p in passes] == [FULL] for passes in iterations)
+    assert {passes[0].point.width for passes in iterations} == {0.5}
+    # As US-Net with the same seed: a comparison of the two shows the same images at the same scale.
+    us_net = SandwichSampler("us_net_multi_scale", (0.25, 1.0), RESOLUTIONS, 2, seed=3)
+    expected = [us_net(iteration)[0].point.resolution for iteration in range(200)]
+    assert [passes[0].point.resolution for passes in iterations] == expected
+    assert set(expected) == set(RESOLUTIONS)
+
+
+def test_independent_networks_are_built_at_any_width_and_resolution(tiny_cfg):
+    tiny_cfg.MUTUALNET.WIDTH_RANGE = (0.5, 0.5)
+    tiny_cfg.MUTUALNET.RESOLUTIONS = (48, 32)
+    tiny_cfg.MUTUALNET.METHOD = "independent"
+    sampler = build_sampler(tiny_cfg, 0)
+    assert {sampler(i)[0].point for i in range(20)} == {OperatingPoint(0.5, 48)}
+    tiny_cfg.MUTUALNET.METHOD = "independent_multi_scale"
+    sampler = build_sampler(tiny_cfg, 0)
+    points = {sampler(i)[0].point for i in range(20)}
+    assert points == {OperatingPoint(0.5, 48), OperatingPoint(0.5, 32)}

@@ -469,3 +469,34 @@ def test_wide_resnet_projects_where_counts_agree_by_chance():
         projection = first.convShortcut.plain()
         assert (projection.in_channels, projection.out_channels) == (8, 8)
     assert [block.convShortcut is None for block in model.block1.layer] == [False, *[True] * 3]
+
+
+@pytest.mark.parametrize("width", [0.25, 1.0])
+@each_detection_family
+def test_recomputed_activations_change_nothing_but_memory(name, width):
+    """Gradients and statistics are those of an ordinary pass, which keeps more for backward."""
+    found = []
+    for recomputes in (False, True):
+        torch.manual_seed(0)
+        model = FAMILIES[name].build(Width(0.25, 1.0)).train()
+        model.recomputes = recomputes
+        kept = {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with at_width(model, width):
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                loss = sum(feature.square().mean() for feature in model(images()).values())
+            held = sum(kept.values())
+            loss.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters()}
+        found.append((held, gradients, model.state_dict()))
+    (held, gradients, state), (fewer, others, other_state) = found
+    for key, gradient in gradients.items():
+        assert torch.equal(gradient, others[key]), key
+    for key, value in state.items():
+        assert torch.equal(value, other_state[key]), key
+    parameters = sum(p.numel() for p in model.parameters())
+    assert fewer < (held + parameters) / 2

@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ...slimmable import Channels, Width
 
@@ -26,12 +28,15 @@ class SlimmableBackbone(Backbone):
     Attributes:
         width: the handle its layers share.
         feature_channels: the dimension of each feature, by name.
+        recomputes: whether backward computes activations again instead of keeping those of each
+            layer (arXiv 1604.06174). It must run at the same width, as inside ``at_width``.
 
     Input (N, 3, H, W); feature ``resK`` is (N, C, H / 2^K, W / 2^K), ``logits`` (N, classes).
     """
 
     width: Width
     feature_channels: dict[str, Channels]
+    recomputes: bool = False
 
     def stages(self) -> Sequence[Sequence[nn.Module]]:
         """
@@ -99,7 +104,11 @@ class SlimmableBackbone(Backbone):
         outputs = {}
         for number, stage in enumerate(self.stages(), start=1):
             for layer in stage:
-                x = layer(x)
+                if self.recomputes and torch.is_grad_enabled():
+                    # Nothing in a layer is random.
+                    x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    x = layer(x)
             if f"res{number}" in self._out_features:
                 outputs[f"res{number}"] = x
         if LOGITS in self._out_features:

@@ -1,0 +1,113 @@
+"""What the method claims, held against the scores of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..slimmable import OperatingPoint
+
+# Widths for which mutual training must win below the largest resolution.
+NUM_WIDTHS = 4
+
+_Scores = dict[OperatingPoint, dict[str, Any]]
+
+
+def check_claims(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """
+    Check what MutualNet claims on the mean scores over the seeds.
+
+    Args:
+        record: of a comparison: its ``scores``.
+        roles: the methods that are "mutual", "us_net" and "independent"; without them there is
+            nothing to check.
+
+    Returns:
+        for box and mask AP each, three claims with ``claim``, ``kind``, ``holds`` (None where
+        scores are missing) and ``detail``, which gives margins in AP.
+    """
+    if not roles:
+        return []
+    found = []
+    kinds = dict.fromkeys(score["kind"] for score in record["scores"])
+    for kind in kinds:
+        mutual, us_net, independent = (
+            {
+                OperatingPoint.parse(score["point"]): score
+                for score in record["scores"]
+                if score["kind"] == kind and score["method"] == roles[role]
+            }
+            for role in ("mutual", "us_net", "independent")
+        )
+        for claim, (holds, detail) in {
+            "mutual is above US-Net at every resolution below the largest, at "
+            f"{NUM_WIDTHS} widths or more": _above_below(mutual, us_net),
+            "mutual is not below US-Net at the largest resolution, within the spread over "
+            "seeds": _not_below(mutual, us_net),
+            "mutual's full network is at least as good as the independent one": _full(
+                mutual, independent
+            ),
+        }.items():
+            found.append({"claim": claim, "kind": kind, "holds": holds, "detail": detail})
+    return found
+
+
+def _above_below(mutual: _Scores, us_net: _Scores) -> tuple[bool | None, str]:
+    shared = sorted(mutual.keys() & us_net.keys())
+    largest = max((point.resolution for point in shared), default=0)
+    margins: dict[float, list[tuple[float, OperatingPoint]]] = {}
+    for point in shared:
+        if point.resolution < largest:
+            margin = _margin(mutual, us_net, point)
+            margins.setdefault(point.width, []).append((margin, point))
+    if not margins:
+        return None, "no scores of both at two resolutions"
+    least = [min(found) for found in margins.values()]
+    good = sum(margin > 0 for margin, _ in least)
+    shown = ", ".join(f"{margin:+.1f} at {point}" for margin, point in least)
+    return good >= NUM_WIDTHS, f"{good} of {len(least)} widths; least margin of each: {shown}"
+
+
+def _not_below(mutual: _Scores, us_net: _Scores) -> tuple[bool | None, str]:
+    shared = sorted(mutual.keys() & us_net.keys())
+    if not shared:
+        return None, "no scores of both"
+    largest = max(point.resolution for point in shared)
+    holds, shown = True, []
+    for point in shared:
+        if point.resolution < largest:
+            continue
+        margin = _margin(mutual, us_net, point)
+        spreads = [found[point]["spread"] for found in (mutual, us_net)]
+        allowed = max((spread for spread in spreads if spread is not None), default=0.0)
+        holds = holds and margin >= -allowed
+        shown.append(f"{margin:+.1f} (spread {allowed:.1f}) at {point}")
+    return holds, ", ".join(shown)
+
+
+def _full(mutual: _Scores, independent: _Scores) -> tuple[bool | None, str]:
+    point = max(mutual, key=lambda p: (p.width, p.resolution), default=None)
+    if point is None or point not in independent:
+        return None, f"no scores of both{f' at {point}' if point else ''}"
+    margin = _margin(mutual, independent, point)
+    values = [
+        f"{found[point]['mean']:.1f}" + _plus_minus(found[point]["spread"])
+        for found in (mutual, independent)
+    ]
+    return margin >= 0, f"{margin:+.1f} at {point}: {values[0]} against {values[1]}"
+
+
+def _margin(scores: _Scores, others: _Scores, point: OperatingPoint) -> float:
+    return scores[point]["mean"] - others[point]["mean"]
+
+
+def _plus_minus(spread: float | None) -> str:
+    return "" if spread is None else f" ± {spread:.1f}"
+
+
+def claims_text(claims: list[dict[str, Any]]) -> str:
+    """A line for each claim: whether it holds, and by how much."""
+    verdicts = {True: "holds", False: "FAILS", None: "unknown"}
+    return "\n".join(
+        f"{verdicts[c['holds']]:<8} {c['kind']} AP: {c['claim']}: {c['detail']}" for c in claims
+    )

@@ -1,0 +1,292 @@
+"""
+Carrying a plan out: every run is an ordinary training and an ordinary evaluation in processes of
+their own, several runs at a time. What is finished is not done again; what was killed continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import datetime
+import fcntl
+import functools
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from detectron2.config import get_cfg
+
+from ..config import add_mutualnet_config
+from ..errors import UserError
+from ..files import replacing
+from .plan import Plan, PlanError, Run, flattened
+
+logger = logging.getLogger(__name__)
+
+LOG_PERIOD = 30.0  # s
+POLL_PERIOD = 0.2  # s
+# Processes of a comparison that was killed save what they have and end.
+LOCK_TIMEOUT = 60.0  # s
+# What may differ between a run as it was begun and as it is continued.
+_FREE_KEYS = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS")
+
+Commands = Callable[[Run], Sequence[Sequence[str]]]
+
+
+class RunsError(UserError, RuntimeError):
+    """Runs that failed; the message names each with its log."""
+
+
+def tool_commands(plan: Plan, tools: Path) -> Commands:
+    """The command lines of a run: training, then evaluation, by the tools in a folder."""
+
+    def commands(run: Run) -> list[list[str]]:
+        common = ["--config-file", plan.base, "--resume"]
+        points = ["--points", *map(str, run.points)]
+        # Never those of a training that was told to end early.
+        weights = ["MODEL.WEIGHTS", str(run.folder / "model_final.pth")]
+        return [
+            [sys.executable, str(tools / "train_net.py"), *common, *run.options],
+            [sys.executable, str(tools / "eval_grid.py"), *common, *points, *run.options, *weights],
+        ]
+
+    return commands
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a run has been trained and evaluated."""
+    return (run.folder / "run.json").exists() and _read(run)["finished"]
+
+
+def begin(run: Run) -> None:
+    """
+    Make the folder of a run and note what it is of.
+
+    Raises:
+        PlanError: if it holds another run, or something else.
+    """
+    config = flattened(run.cfg)
+    path = run.folder / "run.json"
+    if path.exists():
+        kept = _read(run)
+        # A key that came with a later version of the code had its default.
+        found = {**_defaults(), **kept["config"], "points": kept["points"]}
+        expected = {**config, "points": [str(point) for point in run.points]}
+        for key in {**expected, **found}:
+            if key not in _FREE_KEYS and found.get(key) != expected.get(key):
+                raise PlanError(
+                    f"{run.folder} holds a run with {key} {found.get(key)!r}, and the plan says "
+                    f"{expected.get(key)!r}. Delete the folder to run it anew, or choose another "
+                    "--output."
+                )
+        return
+    if run.folder.is_dir() and any(run.folder.iterdir()):
+        raise PlanError(f"{run.folder} holds something else than a run: there is no run.json.")
+    points = [str(point) for point in run.points]
+    _write(run, {"config": config, "points": points, "finished": False})
+
+
+@functools.cache
+def _defaults() -> dict[str, object]:
+    cfg = get_cfg()
+    add_mutualnet_config(cfg)
+    return flattened(cfg)
+
+
+def _read(run: Run) -> dict:
+    path = run.folder / "run.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return {key: kept[key] for key in ("config", "points", "finished")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise PlanError(
+            f"{path} is not what a comparison wrote: {error!r}. Delete its folder."
+        ) from error
+
+
+def _write(run: Run, content: dict) -> None:
+    with replacing(run.folder / "run.json") as file:
+        json.dump(content, file, indent=1)
+
+
+def steps_done(run: Run) -> int:
+    """Iterations that the metrics of a run have a record of."""
+    try:
+        lines = (run.folder / "metrics.json").read_text().splitlines()
+        return int(json.loads(lines[-1])["iteration"]) + 1
+    except (OSError, ValueError, KeyError, IndexError):  # not begun, or in the middle of a line
+        return 0
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """
+    The folder of a comparison, for one process and those that it hands the descriptor down to.
+
+    Raises:
+        RunsError: if another comparison is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise RunsError(
+                        f"Another comparison is at work in {folder}. Wait until it has finished, "
+                        "stop it, or choose another --output."
+                    ) from error
+            time.sleep(POLL_PERIOD)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+@dataclass
+class _Active:
+    """A run at work: its commands that are left, and the process of the one that is not."""
+
+    run: Run
+    commands: list[Sequence[str]]
+    variables: dict[str, str]
+    lock: int
+    process: subprocess.Popen | None = field(default=None, init=False)
+
+    def start_next(self) -> None:
+        with open(self.run.folder / "run.log", "ab") as log:
+            self.process = subprocess.Popen(
+                self.commands.pop(0),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **self.variables},
+                pass_fds=(self.lock,),
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+
+    def __str__(self) -> str:
+        if not self.commands:
+            return f"{self.run.name}: evaluating"
+        return f"{self.run.name}: {steps_done(self.run)}/{self.run.steps}"
+
+
+def _end_with_parent() -> None:
+    """Have this process told to end when the one that started it dies."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def run_all(
+    runs: Sequence[Run],
+    commands: Commands,
+    environments: Sequence[dict[str, str]],
+    lock: int,
+) -> dict[Run, int]:
+    """
+    Run what is not finished, as many runs at a time as there are environments.
+
+    Args:
+        commands: the command lines of a run, each after the one before it has ended well.
+        environments: of the processes: variables on top of this process's own.
+        lock: see :func:`locked`.
+
+    Returns:
+        the exit status of those that failed; the others go on.
+
+    Raises:
+        PlanError: see :func:`begin`; nothing has run then.
+    """
+    for run in runs:
+        begin(run)
+    pending = [run for run in runs if not is_finished(run)]
+    free = list(environments)
+    active: list[_Active] = []
+    failed: dict[Run, int] = {}
+    log = _Log(runs, pending)
+    try:
+        while pending or active:
+            while pending and free:
+                run = pending.pop(0)
+                active.append(_Active(run, [*commands(run)], free.pop(0), lock))
+                active[-1].start_next()
+            for job in list(active):
+                status = job.process.poll()
+                if status is None:
+                    continue
+                if status == 0 and job.commands:
+                    job.start_next()
+                    continue
+                active.remove(job)
+                free.append(job.variables)
+                if status == 0:
+                    _write(job.run, {**_read(job.run), "finished": True})
+                    logger.info("Finished %s", job.run.name)
+                else:
+                    failed[job.run] = status
+                    logger.error("%s", failure(job.run, status))
+            log.update(active, failed)
+            time.sleep(POLL_PERIOD)
+    finally:
+        for job in active:
+            job.process.terminate()
+        for job in active:
+            job.process.wait()
+    return failed
+
+
+def failure(run: Run, status: int) -> str:
+    """What became of a run that failed: its status, its log and the last line there."""
+    path = run.folder / "run.log"
+    lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    return f"{run.name} ended with {how}; {path} ends with: {last}"
+
+
+class _Log:
+    """Logs how far all runs are; work is measured in what their training costs."""
+
+    def __init__(self, runs: Sequence[Run], pending: Sequence[Run]) -> None:
+        self._runs = runs
+        self._before = self._done(())
+        self._start = self._logged = time.monotonic()
+        if len(pending) < len(runs):
+            logger.info("%d of %d runs are finished already", len(runs) - len(pending), len(runs))
+
+    def _done(self, failed: Sequence[Run]) -> float:
+        """Of 1; a run that failed is not waited for."""
+        done = total = 0.0
+        for run in self._runs:
+            work = run.gflops_per_step * run.steps
+            total += work
+            whole = run in failed or is_finished(run)
+            # An evaluation takes time too: a training alone is not the whole of a run.
+            done += work if whole else 0.85 * work * steps_done(run) / run.steps
+        return done / total
+
+    def update(self, active: Sequence[_Active], failed: dict[Run, int]) -> None:
+        now = time.monotonic()
+        if now - self._logged < LOG_PERIOD:
+            return
+        self._logged = now
+        done = self._done(tuple(failed))
+        left = "unknown"
+        if done > self._before:
+            seconds = (now - self._start) * (1 - done) / (done - self._before)
+            left = f"about {datetime.timedelta(seconds=round(seconds))}"
+        finished = sum(is_finished(run) for run in self._runs)
+        logger.info(
+            "%d of %d runs finished%s, %.1f %% of the work; left: %s; at work: %s",
+            *(finished, len(self._runs), f", {len(failed)} failed" if failed else ""),
+            *(100 * done, left, "; ".join(map(str, active)) or "none"),
+        )

@@ -1,0 +1,166 @@
+"""The record of a comparison as text, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from ..slimmable import OperatingPoint
+from .claims import claims_text
+
+_NAMES = {"box": "Box AP", "mask": "Mask AP"}
+_CSV_COLUMNS = (
+    *("method", "label", "study", "point", "width", "resolution", "gflops", "kind", "mean"),
+    *("spread", "seeds", "reference", "difference", "low", "high"),
+)
+
+
+def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str:
+    """All tables of a comparison, and whether the claims hold."""
+    style = "github" if markdown else "simple"
+    parts = [_heading(record)]
+    kinds = list(dict.fromkeys(score["kind"] for score in record["scores"]))
+    reference = record["methods"][0]
+    for study, methods in _groups(record["methods"]):
+        for kind in kinds:
+            shown = [reference, *methods] if study else methods
+            title = ": ".join(filter(None, (study, f"{_NAMES[kind]}, mean ± spread over seeds")))
+            parts.append(_section(title, _score_table(record, shown, kind, style), markdown))
+        for kind in kinds:
+            others = [method for method in methods if method is not reference]
+            title = f"{_NAMES[kind]} minus that of {reference['label']}, 95 % interval over images"
+            title = ": ".join(filter(None, (study, title)))
+            table = _difference_table(record, others, kind, style)
+            if table:
+                parts.append(_section(title, table, markdown))
+    parts.append(_section("Trainings", _run_table(record, style), markdown))
+    if record["claims"]:
+        text = claims_text(record["claims"])
+        if markdown:
+            text = "\n".join(f"- {line}" for line in text.split("\n"))
+        parts.append(_section("Claims", text, markdown))
+    return "\n\n".join(parts) + "\n"
+
+
+def _heading(record: Mapping[str, Any]) -> str:
+    machine, data = record["machine"], record["data"]
+    where = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores"
+    seeds = sorted({run["seed"] for run in record["runs"]})
+    images = f"{data['num_images']} images of {data['dataset']}" if data else "no images yet"
+    left = "" if record["complete"] else " NOT COMPLETE: some runs are missing."
+    return (
+        f"{record['name']}: {len(record['runs'])} trainings, seeds "
+        f"{', '.join(map(str, seeds)) or 'none'}, evaluated on {images}; "
+        f"{where}, {machine['processes']} at a time.{left}"
+    )
+
+
+def _section(title: str, text: str, markdown: bool) -> str:
+    return f"### {title}\n\n{text}" if markdown else f"{title}\n{text}"
+
+
+def _groups(methods: Sequence[dict]) -> list[tuple[str, list[dict]]]:
+    """Methods by their study, in order."""
+    groups: dict[str, list[dict]] = {}
+    for method in methods:
+        groups.setdefault(method["study"], []).append(method)
+    return list(groups.items())
+
+
+def _by_cell(found: Sequence[dict[str, Any]], kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(item["method"], item["point"]): item for item in found if item["kind"] == kind}
+
+
+def _score_table(record: Mapping, methods: Sequence[dict], kind: str, style: str) -> str:
+    cells = _by_cell(record["scores"], kind)
+    rows = [
+        [point, *(_score(cells.get((method["name"], point))) for method in methods)]
+        for point in record["points"]
+    ]
+    return _table(["point", *(method["label"] for method in methods)], rows, style)
+
+
+def _difference_table(record: Mapping, methods: Sequence[dict], kind: str, style: str) -> str:
+    cells = _by_cell(record["differences"], kind)
+    methods = [method for method in methods if any(name == method["name"] for name, _ in cells)]
+    if not methods:
+        return ""
+    rows = [
+        [point, *(_difference(cells.get((method["name"], point))) for method in methods)]
+        for point in record["points"]
+    ]
+    return _table(["point", *(method["label"] for method in methods)], rows, style)
+
+
+def _run_table(record: Mapping, style: str) -> str:
+    rows = []
+    for method in record["methods"]:
+        for network in method["networks"] or [""]:
+            runs = [
+                run
+                for run in record["runs"]
+                if (run["method"], run["network"]) == (method["name"], network)
+            ]
+            if not runs:
+                continue
+            seconds = [run["seconds_per_step"] for run in runs if run["seconds_per_step"]]
+            mean = sum(seconds) / len(seconds) if seconds else None
+            steps, gflops = runs[0]["steps"], runs[0]["gflops_per_step"]
+            label = " ".join(filter(None, (method["label"], network)))
+            rows.append(
+                [
+                    *(label, len(runs), steps, f"{gflops:.2f}", f"{gflops * steps / 1000:.2f}"),
+                    "-" if mean is None else f"{mean:.3f}",
+                    "-" if mean is None else f"{mean * steps / 60:.1f}",
+                ]
+            )
+    headers = ["training", "seeds", "steps", "GFLOPs per step", "TFLOPs", "s per step", "minutes"]
+    return _table(headers, rows, style)
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence], style: str) -> str:
+    aligned = ("left", *["right"] * (len(headers) - 1))
+    return tabulate(rows, headers, tablefmt=style, colalign=aligned, disable_numparse=True)
+
+
+def _score(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
+    spread = "" if cell["spread"] is None else f" ± {cell['spread']:.1f}"
+    return f"{cell['mean']:.1f}{spread}"
+
+
+def _difference(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell['mean']:+.1f} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
+
+
+def comparison_csv(record: Mapping[str, Any]) -> str:
+    """A line for each method, operating point and kind of score."""
+    differences = {(d["method"], d["point"], d["kind"]): d for d in record["differences"]}
+    methods = {method["name"]: method for method in record["methods"]}
+    file = io.StringIO()
+    writer = csv.DictWriter(file, _CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for score in record["scores"]:
+        name, point = score["method"], OperatingPoint.parse(score["point"])
+        difference = differences.get((name, score["point"], score["kind"]), {})
+        writer.writerow(
+            {
+                "method": name,
+                "label": methods[name]["label"],
+                "study": methods[name]["study"],
+                "point": score["point"],
+                **point._asdict(),
+                **{key: score[key] for key in ("gflops", "kind", "mean", "spread")},
+                "seeds": len(score["by_seed"]),
+                "difference": difference.get("mean"),
+                **{key: difference.get(key) for key in ("reference", "low", "high")},
+            }
+        )
+    return file.getvalue()

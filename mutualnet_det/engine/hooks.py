@@ -1,0 +1,162 @@
+"""What happens between the steps of a training: checkpoints, statistics, metrics, and the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+
+from ..checkpoint import NotWrittenError, name_of
+from ..signals import EXIT_STOPPED, handling_stop_signals
+from .distributed import together
+
+logger = logging.getLogger(__name__)
+
+# Seconds in which the same request comes more than once: from a job's manager to all processes, and
+# from the process that started this one.
+ONE_REQUEST = 1.0
+
+
+@contextlib.contextmanager
+def outlived(what: str) -> Iterator[None]:
+    """Training goes on where something cannot be written, as on a full disk: that is logged."""
+    try:
+        yield
+    except (NotWrittenError, OSError) as error:
+        logger.error("%s is missing, and training goes on without it: %s", what, error)
+
+
+class SaveCheckpoint(HookBase):
+    """
+    Save every ``period`` iterations, and after the last one.
+
+    Training goes on without a checkpoint that cannot be written, until the next one.
+    """
+
+    def __init__(self, period: int) -> None:
+        self._period = period
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or done == self.trainer.max_iter:
+            with outlived("A checkpoint"):
+                self.trainer.checkpointer.save(name_of(self.trainer.iter))
+
+
+class RefreshStatistics(HookBase):
+    """Recompute frozen statistics every ``period`` iterations."""
+
+    def __init__(self, period: int) -> None:
+        self._period = period
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self._period == 0 and done < self.trainer.max_iter:
+            self.trainer.refresh_statistics()
+
+
+class TolerantWriter(EventWriter):
+    """A writer of metrics whose failure, as on a full disk, is an error message."""
+
+    def __init__(self, writer: EventWriter) -> None:
+        self._writer = writer
+        self._fails = False
+
+    def write(self) -> None:
+        self._try(self._writer.write)
+
+    def close(self) -> None:
+        self._try(self._writer.close)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except OSError as error:
+            if not self._fails:
+                name = type(self._writer).__name__
+                logger.error("%s cannot write: %s. Training goes on without it.", name, error)
+            self._fails = True
+        else:
+            self._fails = False
+
+
+class StopOnSignal(HookBase):
+    """
+    End a training that is asked to, by one of ``STOP_SIGNALS``, with ``EXIT_STOPPED``.
+
+    Between the first and the last step, the step in hand is finished and a checkpoint saved, after
+    the same step in all processes that train together, whichever of them was asked; before and
+    after, there is nothing to save. Asked once more, the process ends at once. Used as the last
+    hook, and as a context manager around all of the training.
+    """
+
+    def __init__(self) -> None:
+        self._asked: signal.Signals | None = None
+        self._asked_at = 0.0
+        self._steps = False
+        self._handling = contextlib.ExitStack()
+
+    def __enter__(self) -> StopOnSignal:
+        self._handling.enter_context(handling_stop_signals(self._ask))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._handling.close()
+
+    def _ask(self, number: int, frame: object) -> None:
+        now = time.monotonic()
+        if self._asked is None:
+            self._asked, self._asked_at = signal.Signals(number), now
+            if not self._steps:
+                _tell("Nothing is lost. Add --resume to continue.")
+                raise SystemExit(EXIT_STOPPED)
+            _tell("Stopping after this step, with a checkpoint. Ask again to end at once.")
+        elif now - self._asked_at > ONE_REQUEST:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def before_train(self) -> None:
+        self._steps = True
+
+    def after_step(self) -> None:
+        asked = self._anyone_asked()
+        if asked:
+            together(self._save)
+            logger.warning(
+                "Stopped by %s after iteration %d. Add --resume to continue.",
+                signal.Signals(asked).name,
+                self.trainer.iter,
+            )
+            raise SystemExit(EXIT_STOPPED)
+        self._steps = self.trainer.iter + 1 < self.trainer.max_iter
+
+    def after_train(self) -> None:
+        self._steps = False
+
+    def _save(self) -> None:
+        checkpointer, name = self.trainer.checkpointer, name_of(self.trainer.iter)
+        if os.path.basename(checkpointer.get_checkpoint_file()) != f"{name}.pth":
+            checkpointer.save(name)
+
+    def _anyone_asked(self) -> int:
+        """The signal's number; 0 if no process was asked."""
+        asked = torch.tensor(0 if self._asked is None else int(self._asked))
+        if comm.get_world_size() > 1:
+            # On the CPU: no GPU waits for it.
+            dist.all_reduce(asked, dist.ReduceOp.MAX, group=comm._get_global_gloo_group())
+        return int(asked)
+
+
+def _tell(text: str) -> None:
+    """What a signal's handler may do where a log line may be half written."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())

@@ -1,0 +1,164 @@
+"""
+The processes of a training: started by Detectron2's ``launch``, or by ``torchrun``.
+
+Both set up PyTorch's process group and Detectron2's local one, and watch over the processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.engine import launch
+from detectron2.utils import comm
+from torch.distributed.rendezvous import rendezvous
+from torch.multiprocessing import ProcessExitedException
+
+from ..config import ConfigError, check_num_gpus, load_config
+from ..errors import UserError, reported
+from ..evaluation.workers import share_threads
+from ..signals import passing_on_stop_signals
+from .distributed import SharedError
+from .watch import watched
+
+# What torchrun tells each process.
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# For a collective that not all come to. Where the others wait longer than this for the first
+# process alone, they use distributed.wait_for_first.
+TIMEOUT = timedelta(minutes=30)
+
+
+def run_in_processes(
+    main: Callable[..., None], args: argparse.Namespace, *arguments: object
+) -> None:
+    """
+    Run ``main(args, *arguments)`` in every process of a training.
+
+    Under torchrun, that is this one; else as many are started as ``--num-gpus`` and
+    ``--num-machines`` ask for: on the CPU if ``MODEL.DEVICE`` says so or there are no GPUs. A
+    UserError ends them all with its message; so does the death of one of them.
+    """
+    if all(name in os.environ for name in ENVIRONMENT):
+        _join(main, args, arguments)
+    elif args.num_gpus * args.num_machines == 1:
+        with reported():
+            main(args, *arguments)
+    else:
+        _launch(main, args, arguments)
+
+
+def _launch(main: Callable[..., None], args: argparse.Namespace, arguments: tuple) -> None:
+    with reported():
+        cfg = load_config(args.config_file, args.opts)
+        if cfg.MODEL.DEVICE != "cpu":
+            check_num_gpus(args.num_gpus)
+    if cfg.MODEL.DEVICE == "cpu":
+        # Detectron2 takes NCCL wherever it sees a GPU.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        # Whoever asks this process to end means the ones that train.
+        with passing_on_stop_signals():
+            launch(
+                _launched,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(main, args, arguments, share_threads(args.num_gpus)),
+                timeout=TIMEOUT,
+            )
+    except ProcessExitedException as error:
+        rank = args.machine_rank * args.num_gpus + error.error_index
+        if error.signal_name is None:
+            sys.exit(error.exit_code)  # it has said why
+        sys.exit(
+            f"error: rank {rank} (pid {error.error_pid}) was ended by {error.signal_name}. Add "
+            "--resume to continue from the last checkpoint."
+        )
+
+
+def _launched(
+    main: Callable[..., None], args: argparse.Namespace, arguments: tuple, threads: int
+) -> None:
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+    store = dist.distributed_c10d._get_default_store()
+    with _outcome(), watched(store, comm.get_rank(), comm.get_world_size()):
+        _work(main, args, arguments)
+
+
+def _join(main: Callable[..., None], args: argparse.Namespace, arguments: tuple) -> None:
+    rank, world_size, local_rank, local_size = (int(os.environ[name]) for name in ENVIRONMENT)
+    store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
+    # The store outlives the processes, and holds what those before a restart have left there.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt_{attempt}", store)
+    with _outcome(), watched(store, rank, world_size):
+        error, device = "", "cpu"
+        try:
+            device = _check_torchrun(args, local_size).MODEL.DEVICE
+        except UserError as found:
+            error = str(found)
+        _end_together(store, rank, world_size, error)
+        on_gpu = device != "cpu"
+        if on_gpu:
+            torch.cuda.set_device(local_rank)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            # What is in the store so far is not the group's.
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=world_size,
+            timeout=TIMEOUT,
+        )
+        comm.create_local_process_group(local_size)
+        _work(main, args, arguments)
+
+
+def _check_torchrun(args: argparse.Namespace, local_size: int) -> CfgNode:
+    if args.num_gpus * args.num_machines > 1:
+        raise ConfigError(
+            f"--num-gpus is {args.num_gpus} and --num-machines {args.num_machines}, but torchrun "
+            "starts the processes already. Leave both out."
+        )
+    cfg = load_config(args.config_file, args.opts)
+    available = torch.cuda.device_count()
+    if cfg.MODEL.DEVICE != "cpu" and local_size > available:
+        raise ConfigError(
+            f"torchrun starts {local_size} processes on this machine, which has {available} GPUs. "
+            f"Expected --nproc-per-node {available} at most, or MODEL.DEVICE cpu."
+        )
+    return cfg
+
+
+def _end_together(store: dist.Store, rank: int, world_size: int, error: str) -> None:
+    """End every process if one has an error; the first says which. There is no group yet."""
+    store.set(f"start/{rank}", error)
+    errors = [store.get(f"start/{other}").decode() for other in range(world_size)]
+    if any(errors):
+        sys.exit(f"error: {next(filter(None, errors))}" if rank == 0 else 1)
+
+
+def _work(main: Callable[..., None], args: argparse.Namespace, arguments: tuple) -> None:
+    main(args, *arguments)
+    comm.synchronize()
+    dist.destroy_process_group()
+
+
+@contextmanager
+def _outcome() -> Iterator[None]:
+    """A UserError ends this process with its message; one of all processes is told by the first."""
+    with reported():
+        try:
+            yield
+        except SharedError:
+            if comm.is_main_process():
+                raise
+            sys.exit(1)

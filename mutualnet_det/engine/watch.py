@@ -1,0 +1,217 @@
+"""
+Processes that train together watch each other, so that the end of one is not a wait for ever.
+
+A collective waits for a process that will never come. Each process therefore reports from a thread
+to the store that the processes met at, and looks at the next one (the last at the first): if that
+has died, all end with the cause.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch.distributed as dist
+
+from .distributed import SharedError
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two reports, and without one that end a training: inside its steps, and outside,
+# where reading a large file or scoring may keep the thread from reporting.
+PERIOD = 1.0
+LIMIT = 30.0
+LIMIT_OUTSIDE = 600.0
+
+
+class Watch:
+    """
+    Ends this process, with exit status 1 and the cause, when another one has died or is stuck.
+
+    A process of the same machine has died when it is gone, another one when it has not reported for
+    too long. Working for long is no reason: the thread reports meanwhile.
+
+    Args:
+        store: that the processes met at.
+        rank, world_size: this process and how many there are.
+
+    Used as a context manager around all that the processes do together.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
+        # A connection of its own: the thread must not wait for what waits in the process's.
+        self._store = dist.PrefixStore("watch", store.clone())
+        self._rank = rank
+        self._next = (rank + 1) % world_size
+        self._limit = LIMIT_OUTSIDE
+        self._ended = threading.Event()
+        self._count = 0  # of reports
+        self._processes: dict[int, dict] = {}
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
+
+    def __enter__(self) -> Watch:
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
+        self._store.set(f"process/{self._rank}", json.dumps(me))
+        self._about(0)  # while it can be asked
+        self._thread.start()
+        threading.Thread(target=self._guard, daemon=True, name="watch guard").start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, SharedError):
+            if _is_of_communication(error):
+                # Most likely another process's end: the thread finds out whose, and ends this one.
+                # Whoever started both asks for that too, but would leave no time to say why.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                self._thread.join(LIMIT + 10 * PERIOD)
+            self._fail(f"{self._who(self._rank)} has stopped: {type(error).__name__}: {error}")
+        self._ended.set()
+        with suppress(RuntimeError):  # the process that keeps the store has ended already
+            self._store.set(f"report/{self._rank}", "ended")
+
+    @contextmanager
+    def strict(self) -> Iterator[None]:
+        """Work that leaves the thread time to report: a training step."""
+        self._limit = LIMIT
+        try:
+            yield
+        finally:
+            self._limit = LIMIT_OUTSIDE
+
+    def _run(self) -> None:
+        last, silent = b"", 0.0
+        while not self._ended.wait(PERIOD):
+            self._count += 1
+            try:
+                self._store.set(f"report/{self._rank}", f"{self._count} {self._limit}")
+                if self._store.check(["failed"]):
+                    self._end(self._store.get("failed").decode())
+                if not self._store.check([f"report/{self._next}"]):
+                    continue
+                report = self._store.get(f"report/{self._next}")
+                if report == b"ended":
+                    continue
+                # Counted in own periods, not by the clock: all may have slept together.
+                silent = 0.0 if report != last else silent + PERIOD
+                last = report
+                limit = float(report.split()[1])
+                if self._is_gone(self._next):
+                    self._fail(f"{self._who(self._next)} has died")
+                elif silent >= limit:
+                    self._kill(self._next)
+                    self._fail(f"{self._who(self._next)} has not reported for {silent:.0f} s")
+            except RuntimeError:
+                if not self._ended.wait(2 * PERIOD):  # or the training ends here and now
+                    self._end_without_store()
+
+    def _guard(self) -> None:
+        """The thread that reports waits for ever when the store does not answer."""
+        last, waited = 0, 0.0
+        while not self._ended.wait(PERIOD):
+            waited = 0.0 if self._count != last else waited + PERIOD
+            last = self._count
+            if waited >= self._limit:
+                self._end_without_store()
+
+    def _end_without_store(self) -> None:
+        self._kill(0)
+        cause = f"{self._who(0)} has died, or its machine cannot be reached any more"
+        self._end(cause, found=True)
+
+    def _fail(self, cause: str) -> None:
+        """Tell the others; a process that stops by itself goes its own way."""
+        with suppress(RuntimeError):  # without a store, the others find out by that
+            if not self._store.check(["failed"]):
+                self._store.set("failed", cause)
+        if threading.current_thread() is self._thread:
+            self._end(cause, found=True)
+
+    def _end(self, cause: str, found: bool = False) -> None:
+        logger.critical(cause)
+        if found or self._rank == 0:
+            sys.stderr.write(f"error: {cause}\n")
+            sys.stderr.flush()
+        os._exit(1)  # the main thread may wait in a collective for ever
+
+    def _about(self, rank: int) -> dict:
+        if rank not in self._processes:
+            self._processes[rank] = json.loads(self._store.get(f"process/{rank}"))
+        return self._processes[rank]
+
+    def _who(self, rank: int) -> str:
+        about = self._about(rank)
+        return f"rank {rank} on {about['host']} (pid {about['pid']})"
+
+    def _pid(self, rank: int) -> int | None:
+        """Of a process on this machine; None if it is on another."""
+        about = self._about(rank)
+        return about["pid"] if about["machine"] and about["machine"] == _machine() else None
+
+    def _is_gone(self, rank: int) -> bool:
+        pid = self._pid(rank)
+        if pid is None:
+            return False
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return True
+        return stat.rpartition(")")[2].split()[0] in "ZX"  # killed, but its parent has not noticed
+
+    def _kill(self, rank: int) -> None:
+        """It would not heed whoever started it, and keep a GPU's memory."""
+        pid = self._pid(rank)
+        if pid is not None:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _machine() -> str:
+    """What processes that see each other's numbers have in common; empty outside Linux."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _is_of_communication(error: Exception) -> bool:
+    # Gloo raises bare RuntimeErrors, which name its source files.
+    return isinstance(error, dist.DistError) or (
+        type(error) is RuntimeError and any(x in str(error) for x in ("gloo", "NCCL", "Connection"))
+    )
+
+
+# Of this process, if it trains with others.
+_watch: Watch | None = None
+
+
+@contextmanager
+def watched(store: dist.Store, rank: int, world_size: int) -> Iterator[None]:
+    """Watch the other processes meanwhile; see :class:`Watch`."""
+    global _watch
+    with Watch(store, rank, world_size) as _watch:
+        try:
+            yield
+        finally:
+            _watch = None
+
+
+def strictly(step: Callable[[], None]) -> Callable[[], None]:
+    """``step``, in which processes that do not report are given up sooner."""
+    if _watch is None:
+        return step
+    watch = _watch
+
+    def watched_step() -> None:
+        with watch.strict():
+            step()
+
+    return watched_step

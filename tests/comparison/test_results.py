@@ -1,0 +1,145 @@
+"""The record of finished runs, and the tables and figures made of it."""
+
+import csv
+import io
+import json
+import statistics
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mutualnet_det.comparison import collect, write_comparison
+from mutualnet_det.comparison.bootstrap import Bootstrap
+from mutualnet_det.comparison.results import SCHEMA_VERSION
+from mutualnet_det.comparison.table import comparison_csv, comparison_text
+
+FOUND = {"mutual": 0.9, "us_net": 0.5, "independent": 0.7}
+
+
+@pytest.fixture
+def finished(plan, finish):
+    """The AP of every run by point."""
+    return {run.name: finish(run, FOUND[run.method.name]) for run in plan.runs}
+
+
+@pytest.fixture
+def record(plan, finished):
+    return collect(plan, num_processes=1)
+
+
+def cell(items, method, point="1.00x64"):
+    (found,) = (i for i in items if (i["method"], i["point"], i["kind"]) == (method, point, "box"))
+    return found
+
+
+def test_scores_are_means_and_deviations_over_the_seeds(record, finished):
+    aps = [finished[f"us_net, seed {seed}"]["0.25x32"] for seed in (0, 1)]
+    found = cell(record["scores"], "us_net", "0.25x32")
+    assert found["by_seed"] == {"0": aps[0], "1": aps[1]}
+    assert found["mean"] == pytest.approx(statistics.mean(aps))
+    assert found["spread"] == pytest.approx(abs(aps[0] - aps[1]) / 2**0.5)
+    assert found["gflops"] == 8.0
+    # An independent network counts at its own point.
+    assert (
+        cell(record["scores"], "independent")["by_seed"]["0"]
+        == (finished["independent 1.00x64, seed 0"]["1.00x64"])
+    )
+    points = {s["point"] for s in record["scores"] if s["method"] == "independent"}
+    assert points == {"1.00x64", "0.25x32"}
+
+
+def test_differences_pair_seeds_and_resamples(record, plan, ground_truth):
+    found = cell(record["differences"], "us_net")
+    mutual, us_net = (cell(record["scores"], name) for name in ("mutual", "us_net"))
+    assert found["mean"] == pytest.approx(us_net["mean"] - mutual["mean"])
+    drawn = np.zeros(plan.resamples)
+    for run in plan.runs:
+        if run.method.name != "independent":
+            path = run.folder / "grid" / "detections" / "1.00x64.bbox.json"
+            ap = Bootstrap(ground_truth, plan.resamples).ap(json.loads(path.read_text()), "bbox")
+            drawn += (ap if run.method.name == "us_net" else -ap) / 2
+    assert [found["low"], found["high"]] == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
+    assert found["low"] < found["mean"] < found["high"] < 0
+    assert not [d for d in record["differences"] if d["method"] == "mutual"]
+
+
+def test_the_record_says_how_it_came_about(record, plan):
+    assert json.loads(json.dumps(record)) == record and record["schema"] == SCHEMA_VERSION
+    assert record["plan"]["seeds"] == [0, 1] and record["complete"]
+    assert record["data"]["num_images"] == 20
+    assert record["machine"]["cores"] >= 1 and record["data"]["versions"] == {"torch": "2.0"}
+    run = record["runs"][1]
+    assert (run["method"], run["seed"], run["steps"]) == ("us_net", 0, 2)
+    assert run["gflops_per_step"] == 8.0 and run["seconds_per_step"] == 0.5
+    assert run["config"]["MUTUALNET.METHOD"] == "us_net"
+    assert set(run["points"]["1.00x64"]["box"]) == {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+
+
+def test_resamples_are_kept_until_the_evaluation_changes(record, plan, finish, monkeypatch):
+    def never(*args):
+        raise AssertionError("resampled again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bootstrap, "ap", never)
+        assert collect(plan, 1) == record
+    path = plan.runs[0].folder / "grid" / "grid.json"
+    path.write_text(path.read_text() + "\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(Bootstrap, "ap", never)
+        with pytest.raises(AssertionError, match="resampled again"):
+            collect(plan, 1)
+
+
+def test_several_processes_resample_alike(plan, finished):
+    assert collect(plan, 2)["differences"] == collect(plan, 1)["differences"]
+
+
+def test_what_is_missing_is_left_out(plan, finish):
+    for run in plan.runs[:2] + plan.runs[4:5]:  # seed 0 of mutual and us_net, seed 1 of mutual
+        finish(run, FOUND[run.method.name])
+    record = collect(plan, 1)
+    assert not record["complete"]
+    assert cell(record["scores"], "us_net")["spread"] is None
+    assert list(cell(record["differences"], "us_net")["by_seed"]) == ["0"]
+    assert "NOT COMPLETE" in comparison_text(record)
+    assert [claim["holds"] for claim in record["claims"]][-1] is None
+
+
+def test_nothing_finished_is_a_record_too(plan, tmp_path):
+    record = collect(plan, 1)
+    assert record["scores"] == []
+    assert "NOT COMPLETE" in write_comparison(record, tmp_path)
+
+
+def test_the_tables_hold_every_number(record, tmp_path):
+    text = write_comparison(record, tmp_path)
+    assert text == (tmp_path / "comparison.txt").read_text()
+    assert json.loads((tmp_path / "comparison.json").read_text()) == record
+    for method in ("mutual", "us_net"):
+        score = cell(record["scores"], method)
+        assert f"{score['mean']:.1f} ± {score['spread']:.1f}" in text
+    d = cell(record["differences"], "us_net")
+    assert f"{d['mean']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]" in text
+    assert "US-Net" in text and "independent 1.00x64" in text
+    row = next(line for line in text.splitlines() if line.startswith("US-Net "))
+    assert row.split() == ["US-Net", "2", "2", "8.00", "0.02", "0.500", "0.0"]
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "### Box AP, mean ± spread over seeds" in markdown and "| 1.00x64" in markdown
+    with Image.open(tmp_path / "ap_against_gflops.png") as image:
+        assert image.width > 500
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(record))))
+    assert len(rows) == len(record["scores"]) == 10
+    row = next(r for r in rows if (r["method"], r["point"]) == ("us_net", "1.00x64"))
+    assert float(row["difference"]) == d["mean"] and row["reference"] == "mutual"
+    assert float(row["width"]) == 1.0 and row["resolution"] == "64" and row["seeds"] == "2"
+
+
+def test_each_study_has_a_table_and_a_figure(record, tmp_path):
+    for method in record["methods"][1:]:
+        method["study"] = "How it is trained"
+    text = write_comparison(record, tmp_path)
+    assert "How it is trained: Box AP, mean ± spread over seeds" in text
+    header = text.split("How it is trained: Box AP, mean")[1].splitlines()[1]
+    assert header.split() == ["point", "mutual", "US-Net", "independent"]
+    assert (tmp_path / "ap_against_gflops_how_it_is_trained.png").exists()

@@ -1,0 +1,197 @@
+"""Training goes on without what cannot be written, and stops when it is asked to."""
+
+import errno
+import json
+import multiprocessing
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage, EventWriter, JSONWriter
+
+from mutualnet_det.checkpoint import NotWrittenError
+from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.data.loader import LoaderError
+from mutualnet_det.engine import MutualTrainer, metrics, trainer
+from mutualnet_det.engine.hooks import TolerantWriter, outlived
+from mutualnet_det.signals import EXIT_STOPPED
+
+
+@pytest.fixture
+def build(training_cfg, monkeypatch):
+    """A trainer of the full network alone, on the tiny shapes, with a record of every iteration."""
+    monkeypatch.setattr(trainer, "WRITE_PERIOD", 1)
+    monkeypatch.setattr(metrics, "WRITE_PERIOD", 1)
+
+    def make(*overrides):
+        training_cfg.merge_from_list(["MUTUALNET.METHOD", "independent", *overrides])
+        check_datasets(training_cfg)
+        torch.manual_seed(0)
+        mutual = MutualTrainer(training_cfg)
+        mutual.resume_or_load(True)
+        return mutual
+
+    return make
+
+
+def after_steps(mutual, act):
+    """Call ``act(iteration)`` whenever weights have changed."""
+    step = mutual.optimizer.step
+
+    def stepping():
+        step()
+        act(mutual.iter)
+
+    mutual.optimizer.step = stepping
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).glob("*.pth"))
+
+
+def iterations(path):
+    return [json.loads(line)["iteration"] for line in path.read_text().splitlines()]
+
+
+# Disk full ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
+def test_disk_full_for_a_while(build, small_disk, caplog):
+    folder = small_disk(60)
+    mutual = build("OUTPUT_DIR", str(folder), "SOLVER.CHECKPOINT_PERIOD", 1)
+
+    def fill_or_free(iteration):
+        if iteration == 1:
+            with open(folder / "ballast", "wb", buffering=0) as ballast, pytest.raises(OSError):
+                while True:
+                    ballast.write(bytes(2**12))
+        if iteration == 3:
+            (folder / "ballast").unlink()
+
+    after_steps(mutual, fill_or_free)
+    mutual.train()
+    assert names(folder) == ["model_0000000.pth", "model_0000003.pth", "model_final.pth"]
+    errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    for number in (1, 2):
+        (text,) = [text for text in errors if f"model_{number:07d}.pth could not" in text]
+        for part in ("No space left", "MiB are free", f"{folder}/model_0000000.pth", "goes on"):
+            assert part in text
+    assert iterations(folder / "metrics.json") == [0, 1, 2, 3]
+
+
+def test_final_checkpoint_that_cannot_be_written(build, monkeypatch):
+    mutual = build()
+
+    save = torch.save
+
+    def fail(content, file):
+        if "calibrations" in content:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(NotWrittenError, match="model_final.pth could not.*No space.*_0000003.pth"):
+        mutual.train()
+    monkeypatch.setattr(torch, "save", save)
+    again = build()
+    assert again.start_iter == 4
+    again.train()
+    assert names(again.cfg.OUTPUT_DIR)[-1] == "model_final.pth"
+
+
+def test_old_checkpoints_are_removed_by_key(build):
+    mutual = build("SOLVER.CHECKPOINT_PERIOD", 1, "MUTUALNET.CHECKPOINTS_KEPT", 2)
+    mutual.train()
+    assert names(mutual.cfg.OUTPUT_DIR) == ["model_0000003.pth", "model_final.pth"]
+
+
+def test_a_writer_that_fails_is_told_once(caplog):
+    class Failing(EventWriter):
+        works = False
+
+        def write(self):
+            if not self.works:
+                raise OSError("No space left on device")
+
+    failing = Failing()
+    writer = TolerantWriter(failing)
+    for _ in range(3):
+        writer.write()
+    assert caplog.messages == [
+        "Failing cannot write: No space left on device. Training goes on without it."
+    ]
+    failing.works = True
+    writer.write()
+    failing.works = False
+    writer.write()
+    writer.close()
+    assert len(caplog.messages) == 2
+
+
+def test_metrics_of_a_full_disk_come_later(tmp_path, caplog):
+    path = tmp_path / "metrics.json"
+    writer = TolerantWriter(JSONWriter(str(path)))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with EventStorage(0) as storage:
+        for storage.iter, limit in enumerate((before[0], 30, 30, before[0])):
+            storage.put_scalar("loss", 1.0)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            try:
+                writer.write()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(caplog.messages) == 1
+    assert iterations(path) == [0, 1, 2, 3]
+
+
+def test_what_is_no_trouble_with_files_is_raised():
+    with pytest.raises(ValueError), outlived("It"):
+        raise ValueError
+
+
+def test_evaluation_without_room(build, monkeypatch, caplog):
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(trainer, "evaluate_grid", fail)
+    mutual = build("TEST.EVAL_PERIOD", 2, "MUTUALNET.CALIBRATION.NUM_IMAGES", 2)
+    mutual.train()
+    assert caplog.text.count("The evaluation is missing, and training goes on without it") == 2
+    assert names(mutual.cfg.OUTPUT_DIR)[-1] == "model_final.pth"
+
+
+# Processes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
+def test_worker_that_is_killed(build):
+    mutual = build("DATALOADER.NUM_WORKERS", 1)
+
+    def kill(iteration):
+        if iteration == 1:
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid, signal.SIGKILL)
+
+    after_steps(mutual, kill)
+    with pytest.raises(LoaderError, match="Killed.*memory.*DATALOADER.NUM_WORKERS.*--resume"):
+        mutual.train()
+
+
+def test_two_processes_stop_after_the_same_step(make_training_cfg, start_script, tmp_path):
+    """Only the second one is asked; the first is behind by then."""
+    cfg = make_training_cfg(tmp_path)
+    cfg.MUTUALNET.METHOD = "independent"
+    cfg.SOLVER.MAX_ITER = 50
+    cfg.SOLVER.CHECKPOINT_PERIOD = 100
+    job = {"world_size": 2, "folder": str(tmp_path), "cfg": cfg}
+    processes = [start_script("stopping_script.py", rank=rank, **job) for rank in range(2)]
+    for process in processes:
+        process.join(120)
+        process.kill()
+    assert [process.exitcode for process in processes] == [EXIT_STOPPED, EXIT_STOPPED]
+    assert [(tmp_path / f"stopped{rank}").read_text() for rank in range(2)] == ["3", "3"]
+    assert names(tmp_path) == ["model_0000003.pth"]

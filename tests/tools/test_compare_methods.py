@@ -1,0 +1,127 @@
+"""tools/compare_methods.py, from its command line to its results; with real trainings if slow."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mutualnet_det.comparison.compute import ComputeCounter
+from mutualnet_det.config import ConfigError, load_config
+from tools import compare_methods as tool
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def plan_file(make_training_cfg, tmp_path):
+    """Two methods with two seeds and two steps each."""
+    (tmp_path / "base.yaml").write_text(make_training_cfg(tmp_path / "unused").dump())
+    content = {
+        "base": "base.yaml",
+        "output": str(tmp_path / "output"),
+        "seeds": [0, 1],
+        "steps": 2,
+        "options": {"SOLVER.CHECKPOINT_PERIOD": 1},
+        "widths": [1.0],
+        "resolutions": [64, 32],
+        "methods": {
+            "mutual": None,
+            "independent": {"options": {"MUTUALNET.METHOD": "independent"}, "networks": ["1x64"]},
+        },
+        "resamples": 20,
+    }
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["compare_methods.py", *map(str, arguments)])
+    tool.main()
+
+
+def test_dry_run_prints_the_commands(plan_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ComputeCounter, "step_gflops", lambda self, cfg: 4.0)
+    run(monkeypatch, plan_file, "--dry-run", "--output", tmp_path / "elsewhere")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "mutual, seed 0: 2 steps of 4.00 GFLOPs, evaluated at 2 points"
+    assert lines[3].startswith("independent 1.00x64, seed 0: 2 steps")
+    python, train, *arguments = shlex.split(lines[4])
+    assert Path(train) == ROOT / "tools" / "train_net.py" and Path(python).exists()
+    assert arguments[:3] == ["--config-file", str(tmp_path / "base.yaml"), "--resume"]
+    cfg = load_config(arguments[1], arguments[3:])
+    assert cfg.OUTPUT_DIR == str(tmp_path / "elsewhere" / "independent" / "1.00x64" / "seed0")
+    evaluate = shlex.split(lines[5])
+    assert Path(evaluate[1]) == ROOT / "tools" / "eval_grid.py"
+    assert "--resume" in evaluate and evaluate[evaluate.index("--points") + 1] == "1.00x64"
+    assert evaluate[-2:] == ["MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/model_final.pth"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_numbers_of_processes(monkeypatch, plan_file):
+    with pytest.raises(ConfigError, match="--num-processes is 0"):
+        run(monkeypatch, plan_file, "--num-processes", 0)
+    monkeypatch.setattr(ComputeCounter, "step_gflops", lambda self, cfg: 4.0)
+    plan = tool.read_plan(plan_file)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert tool.environments(plan, 2) == [{"OMP_NUM_THREADS": "3"}] * 2
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert tool.environments(plan, 4) == [{"OMP_NUM_THREADS": "2"}] * 4
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_killed_and_has_a_failure_ends_well(plan_file, tmp_path):
+    output = tmp_path / "output"
+    command = [sys.executable, str(ROOT / "tools" / "compare_methods.py"), str(plan_file)]
+    command += ["--num-processes", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    # Killed while the second run is at work.
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    second = output / "independent" / "1.00x64" / "seed0"
+    try:
+        while not (second / "run.log").exists():
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    first = output / "mutual" / "seed0"
+    grid = first / "grid" / "grid.json"
+    before = grid.stat().st_mtime_ns
+
+    # A run that fails: there is a folder where its log is to be written.
+    broken = output / "mutual" / "seed1"
+    (broken / "log.txt").mkdir()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert (
+        "1 of 4 runs failed" in again.stderr and f"{broken / 'run.log'} ends with" in again.stderr
+    )
+    assert grid.stat().st_mtime_ns == before
+    record = json.loads((output / "comparison.json").read_text())
+    assert not record["complete"] and len(record["runs"]) == 3
+
+    (broken / "log.txt").rmdir()
+    third = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert third.returncode == 0, third.stderr
+    record = json.loads((output / "comparison.json").read_text())
+    assert record["complete"] and len(record["runs"]) == 4
+    assert "Box AP, mean ± spread over seeds" in third.stdout
+    assert {d["point"] for d in record["differences"]} == {"1.00x64"}
+    assert [run["config"]["SEED"] for run in record["runs"]] == [0, 0, 1, 1]
+
+    # The report lays them over one another.
+    report = shlex.split(third.stdout.splitlines()[-1])
+    assert report[:2] == ["python", "tools/report.py"]
+    subprocess.run([sys.executable, *report[1:]], env=environment, cwd=ROOT, check=True)
+    assert (output / "report.html").stat().st_size > 10_000

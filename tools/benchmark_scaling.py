@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""
+How training scales: measured with some processes on this machine, predicted for more GPUs.
+
+    $ tools/benchmark_scaling.py --config-file configs/quickstart_shapes.yaml --processes 1 2 4
+    $ tools/benchmark_scaling.py --config-file configs/mutual_maskrcnn_r50.yaml --step-ms 400 \\
+          --gpus 8 --machines 1 8
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from mutualnet_det.config import load_config
+from mutualnet_det.engine.scaling import Cluster, Link, Messages, measure, predict, scaling_table
+from mutualnet_det.errors import reported
+from mutualnet_det.runtime.device import hardware_name
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--processes", nargs="+", type=int, default=[], help="to measure here")
+    parser.add_argument("--steps", type=int, default=8, help="that are timed; default: 8")
+    parser.add_argument("--step-ms", type=float, help="of one GPU alone: predict with it")
+    parser.add_argument("--gpus", type=int, default=8, help="of a machine; default: 8")
+    parser.add_argument("--machines", nargs="+", type=int, default=[1, 8], help="default: 1 8")
+    for name, latency, bandwidth in (("local", 3.0, 200.0), ("network", 15.0, 10.0)):
+        parser.add_argument(
+            f"--{name}-latency-us", type=float, default=latency, help=f"default: {latency:g}"
+        )
+        parser.add_argument(
+            f"--{name}-gb-per-s", type=float, default=bandwidth, help=f"default: {bandwidth:g}"
+        )
+    parser.add_argument(
+        "--overhead-us", type=float, default=20.0, help="of each reduction; default: 20"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config_file, args.opts)
+    messages = Messages.of(cfg)
+    print(
+        f"Reduced in a step: {messages.gradients / 1e6:.1f} MB of gradients at once, "
+        f"{sum(messages.statistics) / 1e6:.2f} MB of statistics in {len(messages.statistics)} parts"
+    )
+    if args.processes:
+        costs = [measure(cfg, count, args.steps) for count in args.processes]
+        print(f"\nMeasured on {hardware_name(torch.device(cfg.MODEL.DEVICE))}")
+        print(scaling_table(costs, costs[0].step))
+    if args.step_ms:
+        local = Link(args.local_latency_us / 1e6, args.local_gb_per_s * 1e9)
+        network = Link(args.network_latency_us / 1e6, args.network_gb_per_s * 1e9)
+        clusters = [
+            Cluster(count, args.gpus, local, network, args.overhead_us / 1e6)
+            for count in args.machines
+        ]
+        costs = [predict(args.step_ms / 1000, messages, cluster) for cluster in clusters]
+        print(f"\nPredicted from {args.step_ms:g} ms of one GPU alone")
+        print(scaling_table(costs, args.step_ms / 1000))
+
+
+if __name__ == "__main__":
+    with reported():
+        main(parse_args())
