@@ -139,6 +139,7 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # Iterations in a row that are left out, and counted, because a loss or the gradient is not
     # finite: the weights stay what they were. One more stops the training; 0: the first one does.
     # Where float16's scaler looks for the scale that fits, a few are normal: it has 30 at least.
+    # Proposals that are not finite always stop it, as in Detectron2.
     cfg.MUTUALNET.SKIPPED_STEPS = 0
     # What becomes of an annotation or image that cannot be used: "error" names it and stops, "skip"
     # leaves it out and counts it.

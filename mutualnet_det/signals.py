@@ -15,6 +15,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # Exit status of a training that was asked to stop and can be continued: sysexits.h's EX_TEMPFAIL,
 # "try again later". A shell gives 128 and more for a process that a signal ended.
 EXIT_STOPPED = 75
+# Seconds in which a process that leaves stop signals to another notices that it has ended.
+PERIOD = 1.0
 
 
 @contextlib.contextmanager
@@ -56,14 +58,18 @@ def leave_stop_signals(worker: int = 0) -> None:
     for number in STOP_SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigtimedwait"):  # macOS does not say where a signal comes from
+        return
     # Python's way to end a process that it has started: heeded if it comes from there, which is not
     # always this process's parent in the system.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    parent = multiprocessing.parent_process().pid
+    parent = multiprocessing.parent_process()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    while parent.is_alive():
+        received = signal.sigtimedwait({signal.SIGTERM}, PERIOD)
+        if received is not None and received.si_pid == parent.pid:
+            break
     os._exit(0)

@@ -62,3 +62,29 @@ def test_a_worker_ends_with_its_parent_alone():
     worker.terminate()
     worker.join(20)
     assert worker.exitcode == 0
+
+
+def start_worker(pid):
+    """Start one that waits without looking after its parent, and be killed."""
+    ready = multiprocessing.get_context("forkserver").Event()
+    worker = multiprocessing.get_context("forkserver").Process(target=work, args=(ready,))
+    worker.start()
+    pid.value = worker.pid
+    ready.wait(20)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_ends_when_its_parent_has_been_killed():
+    """Also where its parent in the system is another one, which lives on."""
+    pid = CONTEXT.Value("i", 0)
+    parent = CONTEXT.Process(target=start_worker, args=(pid,))
+    parent.start()
+    parent.join(40)
+    try:
+        for _ in range(100):
+            os.kill(pid.value, 0)
+            time.sleep(0.1)
+    except ProcessLookupError:
+        return
+    os.kill(pid.value, signal.SIGKILL)
+    raise AssertionError("the worker lives on")

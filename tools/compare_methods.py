@@ -16,9 +16,11 @@ from pathlib import Path
 
 import torch
 from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
 
 from mutualnet_det.comparison import (
     Plan,
+    Run,
     RunsError,
     collect,
     failure,
@@ -35,39 +37,77 @@ from mutualnet_det.errors import reported
 TOOLS = Path(__file__).resolve().parent
 
 
-def default_processes(plan: Plan) -> int:
-    """One per GPU or, on the CPU, one per core."""
-    if plan.runs[0].cfg.MODEL.DEVICE.startswith("cuda"):
-        return torch.cuda.device_count()
+def uses_gpus(plan: Plan) -> bool:
+    return plan.runs[0].cfg.MODEL.DEVICE.startswith("cuda")
+
+
+def num_cores() -> int:
+    """Of the CPU, those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_processes(plan: Plan) -> int:
+    """One per GPU or, on the CPU, one per core."""
+    return torch.cuda.device_count() if uses_gpus(plan) else num_cores()
+
+
 def environments(plan: Plan, num_processes: int) -> list[dict[str, str]]:
-    """The environment variables of each process: its GPU, or its share of the cores."""
-    if plan.runs[0].cfg.MODEL.DEVICE.startswith("cuda"):
-        count = torch.cuda.device_count()
-        return [{"CUDA_VISIBLE_DEVICES": str(i % count)} for i in range(num_processes)]
-    threads = max((os.cpu_count() or 1) // num_processes, 1)
-    return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}] * num_processes
+    """The environment variables of each process: its share of the cores, and its GPU."""
+    threads = max(num_cores() // num_processes, 1)
+    share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    if not uses_gpus(plan):
+        return [share] * num_processes
+    gpus = [str(number) for number in range(torch.cuda.device_count())]
+    # Numbers count among all GPUs of the machine: keep to those this process was given.
+    if given := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        gpus = given.split(",")[: len(gpus)]
+    return [{**share, "CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(num_processes)]
+
+
+def first_seed(plan: Plan) -> list[Run]:
+    return [run for run in plan.runs if run.seed == plan.runs[0].seed]
 
 
 def describe(plan: Plan) -> str:
-    """What the plan's runs are and the commands that make them."""
-    commands = tool_commands(plan, TOOLS)
-    lines = []
-    for run in plan.runs:
-        lines.append(
-            f"{run.name}: {run.steps} steps of {run.gflops_per_step:.2f} GFLOPs, evaluated at "
-            f"{len(run.points)} points"
+    """What the plan's runs are, and the commands that make those of the first seed."""
+    runs = first_seed(plan)
+    seeds = sorted({run.seed for run in plan.runs})
+    rows = [
+        (
+            *(run.title, run.steps, f"{run.gflops_per_step:.2f}"),
+            *(f"{run.steps * run.gflops_per_step / 1000:.2f}", len(run.points)),
         )
-        lines += [f"    {shlex.join(command)}" for command in commands(run)]
+        for run in runs
+    ]
+    headers = ("training", "steps", "GFLOPs per step", "TFLOPs", "points evaluated")
+    commands = tool_commands(plan, TOOLS)
+    lines = [
+        f"{len(plan.runs)} runs, {len(runs)} for each of the seeds {', '.join(map(str, seeds))}, "
+        f"into {plan.output}:",
+        "",
+        tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 4)),
+        "",
+        f"The commands of seed {runs[0].seed}; others differ in SEED and OUTPUT_DIR:",
+    ]
+    for run in runs:
+        lines += ["", run.name]
+        for _, tool, *arguments in commands(run):
+            words = ["python", os.path.relpath(tool), *arguments]
+            lines.append("    " + " ".join(map(quoted, words)))
     return "\n".join(lines)
+
+
+def quoted(word: str) -> str:
+    """As a shell takes it; in double quotes where single ones would have to be escaped."""
+    if "'" in word and not set(word) & set('"$`\\!'):
+        return f'"{word}"'
+    return shlex.quote(word)
 
 
 def report_command(plan: Plan) -> str:
     """What lays the curves of the first seed's runs over one another."""
-    runs = [run for run in plan.runs if run.seed == plan.runs[0].seed]
-    names = [" ".join(filter(None, (run.method.label, run.network))) for run in runs]
+    runs = first_seed(plan)
+    names = [run.title for run in runs]
     folders = [str(run.folder) for run in runs]
     output = str(plan.output / "report.html")
     command = ["python", "tools/report.py", *folders, "--names", *names, "--output", output]

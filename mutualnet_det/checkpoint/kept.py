@@ -33,7 +33,7 @@ def name_of(iteration: int) -> str:
 def last_checkpoint(folder: Path) -> Path | None:
     """The one that is marked as the last, whether or not it is there."""
     try:
-        name = (folder / TAG).read_text().strip()
+        name = (folder / TAG).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return None
     return folder / name if name else None

@@ -1,6 +1,6 @@
 """Comparing methods: trainings of several methods and seeds from one YAML, and what they show."""
 
-from .plan import Plan, PlanError, read_plan
+from .plan import Plan, PlanError, Run, read_plan
 from .report import write_comparison
 from .results import collect
 from .runs import RunsError, failure, locked, run_all, tool_commands
@@ -8,6 +8,7 @@ from .runs import RunsError, failure, locked, run_all, tool_commands
 __all__ = [
     "Plan",
     "PlanError",
+    "Run",
     "RunsError",
     "collect",
     "failure",

@@ -60,8 +60,8 @@ def _above_below(mutual: _Scores, us_net: _Scores) -> tuple[bool | None, str]:
         if point.resolution < largest:
             margin = _margin(mutual, us_net, point)
             margins.setdefault(point.width, []).append((margin, point))
-    if not margins:
-        return None, "no scores of both at two resolutions"
+    if len(margins) < NUM_WIDTHS:
+        return None, f"{len(margins)} widths have scores of both at two resolutions or more"
     least = [min(found) for found in margins.values()]
     good = sum(margin > 0 for margin, _ in least)
     shown = ", ".join(f"{margin:+.1f} at {point}" for margin, point in least)
@@ -91,7 +91,7 @@ def _full(mutual: _Scores, independent: _Scores) -> tuple[bool | None, str]:
         return None, f"no scores of both{f' at {point}' if point else ''}"
     margin = _margin(mutual, independent, point)
     values = [
-        f"{found[point]['mean']:.1f}" + _plus_minus(found[point]["spread"])
+        f"{found[point]['mean']:.1f}" + plus_minus(found[point]["spread"])
         for found in (mutual, independent)
     ]
     return margin >= 0, f"{margin:+.1f} at {point}: {values[0]} against {values[1]}"
@@ -101,7 +101,8 @@ def _margin(scores: _Scores, others: _Scores, point: OperatingPoint) -> float:
     return scores[point]["mean"] - others[point]["mean"]
 
 
-def _plus_minus(spread: float | None) -> str:
+def plus_minus(spread: float | None) -> str:
+    """What follows a mean; the spread of one seed is unknown."""
     return "" if spread is None else f" ± {spread:.1f}"
 
 

@@ -15,7 +15,7 @@ from ..evaluation.figures import scale_cost, style_axes, write_figure
 from ..evaluation.scoring import KINDS
 from ..runtime import frontier
 
-# Told apart with any colour vision.
+# Together told apart with any colour vision.
 COLOURS = matplotlib.colormaps["tab10"].colors
 MARKERS = "osD^vPX<>*"
 
@@ -45,7 +45,7 @@ def ap_against_gflops(record: Mapping[str, Any], methods: Sequence[dict[str, Any
     for axes, kind in zip(panels, kinds, strict=True):
         style_axes(axes)
         axes.set_xlabel("GFLOPs per image (multiply-adds)")
-        axes.set_ylabel(f"{KINDS[kind].label} (%)")
+        axes.set_ylabel(f"{KINDS[kind].label} (%), ± standard deviation over seeds")
         for number, method in enumerate(methods):
             scores = [
                 score

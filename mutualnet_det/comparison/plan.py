@@ -88,6 +88,12 @@ class Run:
         """Such as "independent 0.50x96, seed 0"."""
         return f"{' '.join(filter(None, (self.method.name, self.network)))}, seed {self.seed}"
 
+    @property
+    def title(self) -> str:
+        """Such as "independent 0.50x96" or "Temperature: 2": without the seed, for readers."""
+        label = " ".join(filter(None, (self.method.label, self.network)))
+        return ": ".join(filter(None, (self.method.study, label)))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -137,6 +143,8 @@ class _Reader:
         self._check_known("", self._content, _KEYS)
         for key in ("base", "output", "seeds", "widths", "resolutions", "methods"):
             self._need(key in self._content, key, "a value")
+        for key in ("base", "output"):
+            self._need(isinstance(self._content[key], str), key, "a path")
         self._counter = ComputeCounter()
 
     def plan(self, output: str | Path | None) -> Plan:
@@ -146,13 +154,13 @@ class _Reader:
         self._need_list("widths", content["widths"], (int, float), 0)
         self._need_list("resolutions", content["resolutions"], int, 1)
         resamples = content.get("resamples", 1000)
-        self._need(isinstance(resamples, int) and resamples > 0, "resamples", "at least 1")
+        self._need(_is_count(resamples), "resamples", "at least 1")
         points = sorted(
             OperatingPoint(float(width), resolution)
             for width in content["widths"]
             for resolution in content["resolutions"]
         )
-        base = str(self._path.parent / content["base"])
+        base = content["base"]
         output = Path(output or content["output"])
         methods = self._methods()
         runs = self._runs(methods, seeds, points, base, output)
@@ -238,6 +246,10 @@ class _Reader:
             for network in method.networks or ("",):
                 options = {**common, **method.options, **_network_options(network)}
                 cfg = self._load(method, base, options)
+                images = (drafts[0][4] if drafts else cfg).DATASETS.TEST
+                self._need(
+                    cfg.DATASETS.TEST == images, method.name, f"DATASETS.TEST {images} of all"
+                )
                 found = [point for point in points if _is_trained(point, cfg)]
                 where = f"{method.name} {network}".strip()
                 self._need(bool(found), where, "one of the points in its range, there is none")
@@ -327,6 +339,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise PlanError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise PlanError(f"{path}: expected a mapping of keys to values.")
+    if isinstance(content.get("base"), str):
+        content["base"] = str(path.parent / content["base"])
     if "_BASE_" not in content:
         return content
     inherited = _read_yaml(path.parent / str(content.pop("_BASE_")))

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +17,10 @@ import torch
 from ..evaluation.results import Grid, GridRow
 from ..evaluation.scoring import KIND_OF, METRICS
 from ..files import replacing
-from ..runtime.device import hardware_name
 from .bootstrap import Bootstrap
 from .claims import check_claims
 from .plan import Plan, Run, flattened
-from .runs import is_finished
+from .runs import RunsError, is_finished, runs_at_a_time
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +40,15 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
         num_processes: to resample with. What a run's resamples gave is kept in its folder.
 
     Returns:
-        ``plan``: the YAML's content; ``machine``; ``methods``; ``runs``: each with its config,
-        steps, cost, time and every score; ``scores``: by method, point and kind, mean and spread
-        (standard deviation, n - 1) over the seeds; ``differences``: of each method from the first,
-        over the seeds that both have, with the interval that 95 % of the resamples of images are
-        in; ``claims``, see :func:`~mutualnet_det.comparison.claims.check_claims`.
+        ``plan``: the YAML's content; ``data``: what was evaluated; ``methods``; ``runs``: each with
+        its config, steps, cost, device, time and every score; ``scores``: by method, point and
+        kind, mean and spread (standard deviation, n - 1) over the seeds; ``differences``: of each
+        method from the first, over the seeds that both have, with the interval that 95 % of the
+        resamples of images are in; ``claims``, see
+        :func:`~mutualnet_det.comparison.claims.check_claims`.
+
+    Raises:
+        RunsError: if runs were evaluated on different images or objects.
     """
     finished = [run for run in plan.runs if is_finished(run)]
     grids = {run: Grid.load(run.folder / "grid" / "grid.json") for run in finished}
@@ -56,7 +58,6 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
         "schema": SCHEMA_VERSION,
         "name": plan.path.stem,
         "plan": plan.content,
-        "machine": _machine(num_processes),
         "data": _data(grids),
         "complete": len(finished) == len(plan.runs),
         "points": [str(point) for point in plan.points],
@@ -69,20 +70,18 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
     return json.loads(json.dumps(record))
 
 
-def _machine(num_processes: int) -> dict[str, Any]:
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "cpu": hardware_name(torch.device("cpu")),
-        "cores": os.cpu_count(),
-        "gpus": gpus,
-        "processes": num_processes,
-    }
-
-
 def _data(grids: dict[Run, Grid]) -> dict[str, Any]:
-    for grid in grids.values():
-        return {key: grid.run[key] for key in ("dataset", "num_images", "num_objects", "versions")}
-    return {}
+    if not grids:
+        return {}
+    (first, grid), *others = grids.items()
+    for run, other in others:
+        if other.run["identity"]["ground truth"] != grid.run["identity"]["ground truth"]:
+            raise RunsError(
+                f"{run.folder} and {first.folder} were evaluated on different ground truth, so "
+                "their scores cannot be paired. Delete the folder of the one that is out of "
+                "date, and run this again."
+            )
+    return {key: grid.run[key] for key in ("dataset", "num_images", "num_objects", "versions")}
 
 
 def _method(method) -> dict[str, Any]:
@@ -99,12 +98,14 @@ def _run(run: Run, grid: Grid) -> dict[str, Any]:
     return {
         "method": run.method.name,
         "network": run.network,
+        "title": run.title,
         "seed": run.seed,
         "folder": str(run.folder),
         "steps": run.steps,
         "gflops_per_step": run.gflops_per_step,
         "seconds_per_step": _seconds_per_step(run),
         "device": grid.run["device"],
+        "runs_at_a_time": runs_at_a_time(run),
         "config": flattened(run.cfg),
         "points": {
             str(row.point): {

@@ -10,6 +10,7 @@ import ctypes
 import datetime
 import fcntl
 import functools
+import itertools
 import json
 import logging
 import os
@@ -34,8 +35,11 @@ LOG_PERIOD = 30.0  # s
 POLL_PERIOD = 0.2  # s
 # Processes of a comparison that was killed save what they have and end.
 LOCK_TIMEOUT = 60.0  # s
-# What may differ between a run as it was begun and as it is continued.
-_FREE_KEYS = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS")
+# What may differ between a run as it was begun and as it is continued: no result depends on it.
+_FREE_KEYS = (
+    *("OUTPUT_DIR", "DATALOADER.NUM_WORKERS"),
+    *("SOLVER.CHECKPOINT_PERIOD", "MUTUALNET.CHECKPOINTS_KEPT"),
+)
 
 Commands = Callable[[Run], Sequence[Sequence[str]]]
 
@@ -65,6 +69,11 @@ def is_finished(run: Run) -> bool:
     return (run.folder / "run.json").exists() and _read(run)["finished"]
 
 
+def runs_at_a_time(run: Run) -> int:
+    """How many runs shared the machine, at most, when a finished one was at work."""
+    return _read(run)["at_a_time"]
+
+
 def begin(run: Run) -> None:
     """
     Make the folder of a run and note what it is of.
@@ -79,8 +88,10 @@ def begin(run: Run) -> None:
         # A key that came with a later version of the code had its default.
         found = {**_defaults(), **kept["config"], "points": kept["points"]}
         expected = {**config, "points": [str(point) for point in run.points]}
+        # Finished elsewhere, it can be told of here.
+        free = (*_FREE_KEYS, "MODEL.DEVICE") if kept["finished"] else _FREE_KEYS
         for key in {**expected, **found}:
-            if key not in _FREE_KEYS and found.get(key) != expected.get(key):
+            if key not in free and found.get(key) != expected.get(key):
                 raise PlanError(
                     f"{run.folder} holds a run with {key} {found.get(key)!r}, and the plan says "
                     f"{expected.get(key)!r}. Delete the folder to run it anew, or choose another "
@@ -90,7 +101,7 @@ def begin(run: Run) -> None:
     if run.folder.is_dir() and any(run.folder.iterdir()):
         raise PlanError(f"{run.folder} holds something else than a run: there is no run.json.")
     points = [str(point) for point in run.points]
-    _write(run, {"config": config, "points": points, "finished": False})
+    _write(run, {"config": config, "points": points, "finished": False, "at_a_time": 0})
 
 
 @functools.cache
@@ -104,7 +115,7 @@ def _read(run: Run) -> dict:
     path = run.folder / "run.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return {key: kept[key] for key in ("config", "points", "finished")}
+        return {key: kept[key] for key in ("config", "points", "finished", "at_a_time")}
     except (ValueError, KeyError, TypeError) as error:
         raise PlanError(
             f"{path} is not what a comparison wrote: {error!r}. Delete its folder."
@@ -137,7 +148,7 @@ def locked(folder: Path) -> Iterator[int]:
     lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
     try:
         deadline = time.monotonic() + LOCK_TIMEOUT
-        while True:
+        for attempt in itertools.count():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -147,6 +158,8 @@ def locked(folder: Path) -> Iterator[int]:
                         f"Another comparison is at work in {folder}. Wait until it has finished, "
                         "stop it, or choose another --output."
                     ) from error
+                if attempt == 0:
+                    logger.info("Waiting for another comparison in %s to end", folder)
             time.sleep(POLL_PERIOD)
         yield lock
     finally:
@@ -217,8 +230,9 @@ def run_all(
         while pending or active:
             while pending and free:
                 run = pending.pop(0)
-                active.append(_Active(run, [*commands(run)], free.pop(0), lock))
-                active[-1].start_next()
+                job = _Active(run, [*commands(run)], free.pop(0), lock)
+                job.start_next()
+                active.append(job)
             for job in list(active):
                 status = job.process.poll()
                 if status is None:
@@ -229,7 +243,8 @@ def run_all(
                 active.remove(job)
                 free.append(job.variables)
                 if status == 0:
-                    _write(job.run, {**_read(job.run), "finished": True})
+                    told = {"finished": True, "at_a_time": len(environments)}
+                    _write(job.run, {**_read(job.run), **told})
                     logger.info("Finished %s", job.run.name)
                 else:
                     failed[job.run] = status

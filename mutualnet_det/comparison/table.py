@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ..slimmable import OperatingPoint
-from .claims import claims_text
+from .claims import claims_text, plus_minus
 
 _NAMES = {"box": "Box AP", "mask": "Mask AP"}
 _CSV_COLUMNS = (
@@ -28,11 +28,15 @@ def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str
     for study, methods in _groups(record["methods"]):
         for kind in kinds:
             shown = [reference, *methods] if study else methods
-            title = ": ".join(filter(None, (study, f"{_NAMES[kind]}, mean ± spread over seeds")))
+            title = f"{_NAMES[kind]}, mean ± standard deviation over seeds"
+            title = ": ".join(filter(None, (study, title)))
             parts.append(_section(title, _score_table(record, shown, kind, style), markdown))
         for kind in kinds:
             others = [method for method in methods if method is not reference]
-            title = f"{_NAMES[kind]} minus that of {reference['label']}, 95 % interval over images"
+            title = (
+                f"{_NAMES[kind]} minus that of {reference['label']}, mean ± standard deviation "
+                "over seeds, and 95 % interval over images"
+            )
             title = ": ".join(filter(None, (study, title)))
             table = _difference_table(record, others, kind, style)
             if table:
@@ -47,15 +51,17 @@ def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str
 
 
 def _heading(record: Mapping[str, Any]) -> str:
-    machine, data = record["machine"], record["data"]
-    where = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores"
+    data = record["data"]
+    places = dict.fromkeys(
+        f"{run['device']}, {run['runs_at_a_time']} at a time" for run in record["runs"]
+    )
     seeds = sorted({run["seed"] for run in record["runs"]})
     images = f"{data['num_images']} images of {data['dataset']}" if data else "no images yet"
     left = "" if record["complete"] else " NOT COMPLETE: some runs are missing."
     return (
         f"{record['name']}: {len(record['runs'])} trainings, seeds "
         f"{', '.join(map(str, seeds)) or 'none'}, evaluated on {images}; "
-        f"{where}, {machine['processes']} at a time.{left}"
+        f"run on {' and on '.join(places) or 'no machine'}.{left}"
     )
 
 
@@ -110,10 +116,15 @@ def _run_table(record: Mapping, style: str) -> str:
             seconds = [run["seconds_per_step"] for run in runs if run["seconds_per_step"]]
             mean = sum(seconds) / len(seconds) if seconds else None
             steps, gflops = runs[0]["steps"], runs[0]["gflops_per_step"]
-            label = " ".join(filter(None, (method["label"], network)))
             rows.append(
                 [
-                    *(label, len(runs), steps, f"{gflops:.2f}", f"{gflops * steps / 1000:.2f}"),
+                    *(
+                        runs[0]["title"],
+                        len(runs),
+                        steps,
+                        f"{gflops:.2f}",
+                        f"{gflops * steps / 1000:.2f}",
+                    ),
                     "-" if mean is None else f"{mean:.3f}",
                     "-" if mean is None else f"{mean * steps / 60:.1f}",
                 ]
@@ -128,16 +139,14 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence], style: str) -> str:
 
 
 def _score(cell: dict[str, Any] | None) -> str:
-    if cell is None:
-        return "-"
-    spread = "" if cell["spread"] is None else f" ± {cell['spread']:.1f}"
-    return f"{cell['mean']:.1f}{spread}"
+    return "-" if cell is None else f"{cell['mean']:.1f}{plus_minus(cell['spread'])}"
 
 
 def _difference(cell: dict[str, Any] | None) -> str:
     if cell is None:
         return "-"
-    return f"{cell['mean']:+.1f} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
+    spread = plus_minus(cell["spread"])
+    return f"{cell['mean']:+.1f}{spread} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
 
 
 def comparison_csv(record: Mapping[str, Any]) -> str:

@@ -43,10 +43,14 @@ def explained_worker_deaths() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        # What was interrupted, such as writing a file, may have failed for it in its own way.
+        death: BaseException | None = error
+        while death is not None and "DataLoader worker" not in str(death):
+            death = death.__context__
+        if death is None:
             raise
         raise LoaderError(
-            f"{str(error).splitlines()[0].rstrip()} If it was killed, memory has most likely run "
+            f"{str(death).splitlines()[0].rstrip()} If it was killed, memory has most likely run "
             "out: fewer DATALOADER.NUM_WORKERS need less. If it was a bus error, shared memory "
             "has: give a container more of it (--shm-size). Add --resume to continue."
         ) from error

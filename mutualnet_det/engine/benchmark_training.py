@@ -191,6 +191,7 @@ class NaiveTrainer(MutualTrainer):
             images = self.model.preprocess_image(self._batch)
             with torch.no_grad(), at_width(self.model, full_point(self.cfg).width, track=False):
                 teacher = replace(teacher, features=self.model.backbone(images.tensor))
+            torch.clear_autocast_cache()  # of casts without gradients, which the student would take
         return self._study(view, teacher)
 
 

@@ -21,7 +21,7 @@ from ..modeling.classifier import MutualClassifier
 from ..modeling.parts import has_norms_behind_backbone, preprocessed
 from ..seeding import stream
 from ..slimmable import Calibrations, OperatingPoint, SingleValueError
-from .distributed import together
+from .distributed import broadcast_weights, together
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,8 @@ def calibrate_points(
     if comm.get_world_size() == 1:
         _calibrate(cfg, model, calibrations, by_resolution, images)
         return
+    # On unlike machines, the last bits of what each has reduced may differ.
+    broadcast_weights(model)
     # Dealt out like cards: each process has cheap and dear points.
     mine = by_resolution[comm.get_rank() :: comm.get_world_size()]
 

@@ -24,12 +24,12 @@ class SkippedSteps:
 
     def __init__(self, limit: int) -> None:
         self.total = 0
+        self.in_a_row = 0
         self._limit = limit
-        self._in_a_row = 0
 
     def end_row(self) -> None:
         """A step has been taken."""
-        self._in_a_row = 0
+        self.in_a_row = 0
 
     def add(self, reason: str, model: nn.Module) -> None:
         """
@@ -38,12 +38,12 @@ class SkippedSteps:
         The same if the forward passes have left ``model`` a buffer, such as a running statistic,
         that is not finite: it would stay so.
         """
-        self._in_a_row += 1
+        self.in_a_row += 1
         self.total += 1
         buffer = not_finite(model.named_buffers())
         if buffer is not None:
             raise FloatingPointError(f"{reason}, and so is {buffer}")
-        if self._in_a_row > self._limit:
+        if self.in_a_row > self._limit:
             raise FloatingPointError(
                 f"{reason}, after {self._limit} in a row" if self._limit else reason
             )

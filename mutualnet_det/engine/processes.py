@@ -7,8 +7,11 @@ Both set up PyTorch's process group and Detectron2's local one, and watch over t
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,7 +28,7 @@ from ..config import ConfigError, check_num_gpus, load_config
 from ..errors import UserError, reported
 from ..evaluation.workers import share_threads
 from ..signals import passing_on_stop_signals
-from .distributed import SharedError
+from .distributed import POLL_PERIOD, SharedError
 from .watch import watched
 
 # What torchrun tells each process.
@@ -59,9 +62,7 @@ def _launch(main: Callable[..., None], args: argparse.Namespace, arguments: tupl
         cfg = load_config(args.config_file, args.opts)
         if cfg.MODEL.DEVICE != "cpu":
             check_num_gpus(args.num_gpus)
-    if cfg.MODEL.DEVICE == "cpu":
-        # Detectron2 takes NCCL wherever it sees a GPU.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    prepare_launch(cfg)
     try:
         # Whoever asks this process to end means the ones that train.
         with passing_on_stop_signals():
@@ -84,6 +85,12 @@ def _launch(main: Callable[..., None], args: argparse.Namespace, arguments: tupl
         )
 
 
+def prepare_launch(cfg: CfgNode) -> None:
+    """Call before Detectron2's ``launch``, which takes NCCL wherever it sees a GPU."""
+    if cfg.MODEL.DEVICE == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def _launched(
     main: Callable[..., None], args: argparse.Namespace, arguments: tuple, threads: int
 ) -> None:
@@ -97,9 +104,7 @@ def _launched(
 def _join(main: Callable[..., None], args: argparse.Namespace, arguments: tuple) -> None:
     rank, world_size, local_rank, local_size = (int(os.environ[name]) for name in ENVIRONMENT)
     store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
-    # The store outlives the processes, and holds what those before a restart have left there.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt_{attempt}", store)
+    store = own_part(store, rank, world_size)
     with _outcome(), watched(store, rank, world_size):
         error, device = "", "cpu"
         try:
@@ -120,6 +125,25 @@ def _join(main: Callable[..., None], args: argparse.Namespace, arguments: tuple)
         )
         comm.create_local_process_group(local_size)
         _work(main, args, arguments)
+
+
+def own_part(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+    """
+    The part of ``store`` that nobody but the processes that start now has used; they all call this.
+
+    torchrun's store outlives them, and holds what those before a restart have left there. Its count
+    of restarts does not tell them apart: it differs between machines, one of which may restart its
+    processes because they ended, and the others theirs because that one came back.
+    """
+    store.set(f"here/{rank}", uuid.uuid4().hex)
+    while True:
+        here = [store.get(f"here/{other}") for other in range(world_size)]
+        part = hashlib.sha256(b" ".join(here)).hexdigest()
+        store.set(f"part/{rank}", part)
+        # All have seen this process, which nothing from before has: so all of them are here now.
+        if all(store.get(f"part/{other}").decode() == part for other in range(world_size)):
+            return dist.PrefixStore(part, store)
+        time.sleep(POLL_PERIOD)
 
 
 def _check_torchrun(args: argparse.Namespace, local_size: int) -> CfgNode:

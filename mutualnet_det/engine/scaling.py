@@ -33,6 +33,7 @@ from ..data.check import check_datasets
 from ..modeling.build import build_network
 from ..runtime.device import wait_for
 from ..slimmable import SlimmableBatchNorm2d
+from .processes import prepare_launch
 from .trainer import MutualTrainer, build_sampler
 
 # Steps before the ones that count.
@@ -152,6 +153,7 @@ def measure(cfg: CfgNode, processes: int, steps: int) -> StepCost:
     cfg.defrost()
     cfg.SOLVER.IMS_PER_BATCH *= processes
     cfg.freeze()
+    prepare_launch(cfg)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cost.json"
         launch(_measure, processes, dist_url="auto", args=(cfg, steps, str(path)))

@@ -307,7 +307,8 @@ class MutualTrainer(TrainerBase):
                         else:
                             pass_losses = self.model.study(view, teacher)
                     except FloatingPointError as error:  # Detectron2's RPN looks for itself
-                        raise self._diverged(_at_point(str(error), training_pass)) from error
+                        what = _at_point(str(error), training_pass)
+                        raise self._diverged(what, skippable=False) from error
                     loss = sum(pass_losses.values())
                 # Before the next pass, so that one pass's activations are in memory at a time.
                 with self.timer(f"{role}_backward"):
@@ -358,12 +359,12 @@ class MutualTrainer(TrainerBase):
             return nullcontext()
         return torch.autocast(self.model.device.type, self._dtype)
 
-    def _diverged(self, what: str) -> FloatingPointError:
+    def _diverged(self, what: str, skippable: bool = True) -> FloatingPointError:
         return FloatingPointError(
             f"{what} in iteration {self.iter}. This iteration has not changed the weights; the "
             f"last good checkpoint is {self.checkpointer.get_checkpoint_file() or 'none'}. A lower "
-            "SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS helps against divergence; "
-            "MUTUALNET.SKIPPED_STEPS leaves out a step now and then."
+            "SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS helps against divergence"
+            + ("; MUTUALNET.SKIPPED_STEPS leaves out a step now and then." if skippable else ".")
         )
 
     def _write_losses(
@@ -416,6 +417,7 @@ class MutualTrainer(TrainerBase):
         state["seed"] = self.seed
         state["num_skipped"] = self._num_skipped
         state["skipped_steps"] = self._skipped_steps.total
+        state["skipped_in_a_row"] = self._skipped_steps.in_a_row
         if self._scaler is not None:
             state["scaler"] = self._scaler.state_dict()
         if self._freezes:
@@ -432,6 +434,7 @@ class MutualTrainer(TrainerBase):
         self.seed = state_dict["seed"]
         self._num_skipped = state_dict["num_skipped"]
         self._skipped_steps.total = state_dict.get("skipped_steps", 0)
+        self._skipped_steps.in_a_row = state_dict.get("skipped_in_a_row", 0)
         if self._scaler is not None and "scaler" in state_dict:
             self._scaler.load_state_dict(state_dict["scaler"])
         if self._freezes and "frozen_statistics" in state_dict:

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 PERIOD = 1.0
 LIMIT = 30.0
 LIMIT_OUTSIDE = 600.0
+# The last report: of a process that is done with all the others, and of any other.
+ENDED, LEFT = "ended", "left"
 
 
 class Watch:
@@ -37,7 +39,8 @@ class Watch:
     Ends this process, with exit status 1 and the cause, when another one has died or is stuck.
 
     A process of the same machine has died when it is gone, another one when it has not reported for
-    too long. Working for long is no reason: the thread reports meanwhile.
+    too long. Working for long is no reason: the thread reports meanwhile. One that has left before
+    all were done, as when it alone is asked to stop, ends the others a while after it.
 
     Args:
         store: that the processes met at.
@@ -74,8 +77,9 @@ class Watch:
                 self._thread.join(LIMIT + 10 * PERIOD)
             self._fail(f"{self._who(self._rank)} has stopped: {type(error).__name__}: {error}")
         self._ended.set()
+        self._thread.join(PERIOD)  # its report must not come after this one
         with suppress(RuntimeError):  # the process that keeps the store has ended already
-            self._store.set(f"report/{self._rank}", "ended")
+            self._store.set(f"report/{self._rank}", ENDED if kind is None else LEFT)
 
     @contextmanager
     def strict(self) -> Iterator[None]:
@@ -97,11 +101,15 @@ class Watch:
                 if not self._store.check([f"report/{self._next}"]):
                     continue
                 report = self._store.get(f"report/{self._next}")
-                if report == b"ended":
+                if report.decode() == ENDED:
                     continue
                 # Counted in own periods, not by the clock: all may have slept together.
                 silent = 0.0 if report != last else silent + PERIOD
                 last = report
+                if report.decode() == LEFT:
+                    if silent >= LIMIT:
+                        self._fail(f"{self._who(self._next)} has stopped before the others")
+                    continue
                 limit = float(report.split()[1])
                 if self._is_gone(self._next):
                     self._fail(f"{self._who(self._next)} has died")

@@ -43,8 +43,10 @@ class _JointBatchNorm(torch.autograd.Function):
         channels, count = x.shape[1], x.numel() // x.shape[1]
         sums = torch.zeros(2, channels, dtype=torch.float64, device=x.device)
         if count:
+            # A CPU would round the statistics of half precision to half precision.
+            exact = x if x.is_cuda else x.to(torch.promote_types(x.dtype, torch.float32))
             # Of all that computes them, the fastest on CPUs too; the variance is the biased one.
-            sums[:] = torch.stack(torch.batch_norm_update_stats(x, None, None, 0.0))
+            sums[:] = torch.stack(torch.batch_norm_update_stats(exact, None, None, 0.0))
             sums[1] += sums[0] ** 2
         packed = torch.cat((sums.flatten(), sums.new_ones(1))) * count
         dist.all_reduce(packed)

@@ -1,5 +1,6 @@
 """Imported backbones compute what their sources do; what cannot be imported is refused."""
 
+import errno
 import pickle
 from pathlib import Path
 
@@ -557,12 +558,12 @@ def test_a_write_that_fails_leaves_what_was_there(out, tmp_path, monkeypatch):
     torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "a.pth")
     out.write_bytes(b"older")
 
-    def fail(_, path):
-        Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
+    def fail(_, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CheckpointError, match=f"{out} could not be written: No space"):
         import_backbone(str(tmp_path / "a.pth"), str(out))
     assert out.read_bytes() == b"older" and len(list(tmp_path.iterdir())) == 2
 

@@ -9,6 +9,7 @@ import torch
 from mutualnet_det.checkpoint import CheckpointError, last_good_checkpoint
 from mutualnet_det.checkpoint.kept import (
     SUMS,
+    TAG,
     add_checkpoint,
     check_good,
     checkpoints,
@@ -80,6 +81,12 @@ def test_damaged_one_is_passed_over(run, kind, caplog):
     caplog.clear()
     assert last_good_checkpoint(run) == run / NAMES[1]
     assert not caplog.records
+
+
+def test_a_mark_that_is_damaged_is_passed_over(run):
+    (run / TAG).write_bytes(b"\xff\x00")
+    assert last_good_checkpoint(run) == run / NAMES[1]
+    assert (run / TAG).read_text() == NAMES[1]
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

@@ -135,7 +135,7 @@ def finish(ground_truth, find):
         (folder / "detections").mkdir(parents=True)
         (folder / "ground_truth.json").write_text(json.dumps(ground_truth))
         (run.folder / "run.json").write_text(
-            json.dumps({"config": {}, "points": [], "finished": True})
+            json.dumps({"config": {}, "points": [], "finished": True, "at_a_time": 2})
         )
         (run.folder / "metrics.json").write_text('{"iteration": 1, "time": 0.5}\n')
         rows, aps = [], {}
@@ -156,6 +156,7 @@ def finish(ground_truth, find):
             "num_objects": len(ground_truth["annotations"]),
             "device": "a device",
             "versions": {"torch": "2.0"},
+            "identity": {"ground truth": "a digest"},
         }
         Grid(tuple(rows), run_facts).save(folder)
         return aps

@@ -39,6 +39,10 @@ def test_all_hold():
     assert claims[2]["detail"] == "+0.1 at 1.00x160: 20.1 ± 0.5 against 20.0 ± 0.5"
 
 
+def test_three_widths_cannot_tell():
+    assert verdicts({("u", f"0.50x{r}"): None for r in RESOLUTIONS}.items()) == [None, True, True]
+
+
 def test_one_resolution_of_one_width_is_enough_to_fail():
     claims = make({("m", "0.50x128"): 19.0}.items())
     assert [claim["holds"] for claim in claims] == [False, True, True]

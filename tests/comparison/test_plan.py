@@ -61,8 +61,9 @@ def test_equal_compute_gives_cheap_steps_more_of_them(write_plan, counted):
 
 def test_a_plan_takes_over_another(write_plan, counted, tmp_path):
     write_plan()
-    path = tmp_path / "other.yaml"
-    path.write_text("_BASE_: plan.yaml\nseeds: [7]\ncompute: {as: us_net, steps: 5}\n")
+    path = tmp_path / "elsewhere" / "other.yaml"
+    path.parent.mkdir()
+    path.write_text("_BASE_: ../plan.yaml\nseeds: [7]\ncompute: {as: us_net, steps: 5}\n")
     plan = read_plan(path)
     assert [(run.seed, run.steps) for run in plan.runs] == [(7, 5), (7, 5), (7, 20), (7, 20)]
 
@@ -70,6 +71,7 @@ def test_a_plan_takes_over_another(write_plan, counted, tmp_path):
 def test_studies_are_held_against_the_first_method(write_plan, counted):
     studies = {"Number of passes": {"one": {"options": {"MUTUALNET.NUM_RANDOM": 0}}}}
     plan = read_plan(write_plan(methods={"default": None}, studies=studies, claims=None))
+    assert [run.title for run in plan.runs[:2]] == ["default", "Number of passes: one"]
     assert [(m.name, m.study) for m in plan.methods] == [
         ("default", ""),
         ("one", "Number of passes"),
@@ -86,6 +88,17 @@ def one_method(**given):
     [
         ({"sedes": [1]}, "sedes is no key of a plan; known are .*seeds"),
         ({"seeds": None}, "seeds: expected a value"),
+        ({"base": ["base.yaml"]}, "base: expected a path"),
+        ({"resamples": True}, "resamples: expected at least 1"),
+        (
+            {
+                "methods": {
+                    "mutual": None,
+                    "other": {"options": {"DATASETS.TEST": ["coco_2017_val"]}},
+                }
+            },
+            r"other: expected DATASETS.TEST \(.* of all",
+        ),
         ({"seeds": [0, 0]}, "seeds: expected a list of different numbers"),
         ({"widths": [0]}, "widths: .*at least 0|has no point"),
         ({"steps": 0}, "steps: expected at least 1"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutualnet_det.comparison import collect, write_comparison
+from mutualnet_det.comparison import RunsError, collect, write_comparison
 from mutualnet_det.comparison.bootstrap import Bootstrap
 from mutualnet_det.comparison.results import SCHEMA_VERSION
 from mutualnet_det.comparison.table import comparison_csv, comparison_text
@@ -68,7 +68,10 @@ def test_the_record_says_how_it_came_about(record, plan):
     assert json.loads(json.dumps(record)) == record and record["schema"] == SCHEMA_VERSION
     assert record["plan"]["seeds"] == [0, 1] and record["complete"]
     assert record["data"]["num_images"] == 20
-    assert record["machine"]["cores"] >= 1 and record["data"]["versions"] == {"torch": "2.0"}
+    assert record["data"]["versions"] == {"torch": "2.0"}
+    assert "seeds 0, 1, evaluated on 20 images of made_up; run on a device, 2 at a time." in (
+        comparison_text(record)
+    )
     run = record["runs"][1]
     assert (run["method"], run["seed"], run["steps"]) == ("us_net", 0, 2)
     assert run["gflops_per_step"] == 8.0 and run["seconds_per_step"] == 0.5
@@ -106,6 +109,15 @@ def test_what_is_missing_is_left_out(plan, finish):
     assert [claim["holds"] for claim in record["claims"]][-1] is None
 
 
+def test_runs_of_different_images_are_not_paired(plan, finished):
+    path = plan.runs[1].folder / "grid" / "grid.json"
+    path.write_text(path.read_text().replace("a digest", "another digest"))
+    with pytest.raises(
+        RunsError, match="us_net/seed0 and .*mutual/seed0 .* different ground truth"
+    ):
+        collect(plan, 1)
+
+
 def test_nothing_finished_is_a_record_too(plan, tmp_path):
     record = collect(plan, 1)
     assert record["scores"] == []
@@ -120,12 +132,15 @@ def test_the_tables_hold_every_number(record, tmp_path):
         score = cell(record["scores"], method)
         assert f"{score['mean']:.1f} ± {score['spread']:.1f}" in text
     d = cell(record["differences"], "us_net")
-    assert f"{d['mean']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]" in text
+    interval = f"[{d['low']:+.1f}, {d['high']:+.1f}]"
+    assert f"{d['mean']:+.1f} ± {d['spread']:.1f} {interval}" in text
     assert "US-Net" in text and "independent 1.00x64" in text
     row = next(line for line in text.splitlines() if line.startswith("US-Net "))
     assert row.split() == ["US-Net", "2", "2", "8.00", "0.02", "0.500", "0.0"]
     markdown = (tmp_path / "comparison.md").read_text()
-    assert "### Box AP, mean ± spread over seeds" in markdown and "| 1.00x64" in markdown
+    assert (
+        "### Box AP, mean ± standard deviation over seeds" in markdown and "| 1.00x64" in markdown
+    )
     with Image.open(tmp_path / "ap_against_gflops.png") as image:
         assert image.width > 500
     rows = list(csv.DictReader(io.StringIO(comparison_csv(record))))
@@ -139,7 +154,7 @@ def test_each_study_has_a_table_and_a_figure(record, tmp_path):
     for method in record["methods"][1:]:
         method["study"] = "How it is trained"
     text = write_comparison(record, tmp_path)
-    assert "How it is trained: Box AP, mean ± spread over seeds" in text
+    assert "How it is trained: Box AP, mean ± standard deviation over seeds" in text
     header = text.split("How it is trained: Box AP, mean")[1].splitlines()[1]
     assert header.split() == ["point", "mutual", "US-Net", "independent"]
     assert (tmp_path / "ap_against_gflops_how_it_is_trained.png").exists()

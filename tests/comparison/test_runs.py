@@ -45,6 +45,7 @@ def carry_out(plan):
 def test_every_run_is_trained_and_evaluated_once(plan, carry_out):
     assert carry_out() == {}
     assert all(stages(run) == ["train", "evaluate"] for run in plan.runs)
+    assert {runs.runs_at_a_time(run) for run in plan.runs} == {2}
     slots = {line.split()[1] for r in plan.runs for line in open(r.folder / "stages")}
     assert slots == {"0", "1"}
     assert carry_out() == {}
@@ -68,6 +69,11 @@ def test_a_failed_run_is_named_and_the_others_go_on(plan, carry_out):
     assert all(stages(r) == ["train", "evaluate"] for r in plan.runs if r is not broken)
 
 
+def test_a_command_that_cannot_start_says_so(plan, carry_out):
+    with pytest.raises(FileNotFoundError, match="no such program"):
+        carry_out(command_lines=lambda run: [["/no such program"]])
+
+
 def test_a_changed_config_is_named_before_anything_runs(plan, carry_out, write_plan):
     carry_out()
     changed = read_plan(write_plan(options={"SOLVER.BASE_LR": 0.005}, seeds=[1, 2]))
@@ -86,8 +92,17 @@ def test_a_changed_config_is_named_before_anything_runs(plan, carry_out, write_p
     assert carry_out(read_plan(write_plan())) == {}
     with pytest.raises(PlanError, match=r"MUTUALNET.TEMPERATURE 1.0, .* 2.0"):
         carry_out(read_plan(write_plan(options={"MUTUALNET.TEMPERATURE": 2.0})))
+    # A run of another machine's GPU can be told of, and not be continued.
+    kept = {**kept, "config": {**kept["config"], "MODEL.DEVICE": "another"}}
+    path.write_text(json.dumps(kept))
+    assert carry_out(read_plan(write_plan())) == {}
+    path.write_text(json.dumps({**kept, "finished": False}))
+    with pytest.raises(PlanError, match="MODEL.DEVICE 'another'"):
+        carry_out(read_plan(write_plan()))
+    path.write_text(json.dumps(kept))
     # What does not change the results may differ.
-    assert carry_out(read_plan(write_plan(options={"DATALOADER.NUM_WORKERS": 3}))) == {}
+    free = {"DATALOADER.NUM_WORKERS": 3, "MUTUALNET.CHECKPOINTS_KEPT": 2}
+    assert carry_out(read_plan(write_plan(options=free))) == {}
 
 
 def test_folders_of_others_are_left_alone(plan, carry_out):

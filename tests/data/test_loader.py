@@ -14,9 +14,11 @@ from PIL import Image
 
 from mutualnet_det.data.coco import DatasetError, check_datasets
 from mutualnet_det.data.loader import (
+    LoaderError,
     SeededMapper,
     TrainingImages,
     build_training_loader,
+    explained_worker_deaths,
     training_records,
 )
 
@@ -273,3 +275,18 @@ def test_a_semantic_segmentor_does_not(cfg, with_data, without_annotations):
     cfg.DATASETS.TRAIN = (*cfg.DATASETS.TRAIN, without_annotations)
     cfg.MODEL.META_ARCHITECTURE = "MutualSemanticSegmentor"
     assert len(training_records(cfg)) == 12 + 1
+
+
+def test_a_dead_worker_is_explained_where_it_broke_something_else():
+    """PyTorch raises in the midst of whatever goes on, which may fail in its own way for it."""
+    with pytest.raises(LoaderError, match="^DataLoader worker .pid 7. is killed.*--resume"):
+        with explained_worker_deaths():
+            try:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+            finally:
+                raise RuntimeError("unexpected pos 1306432 vs 1306328")
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="^shapes do not match$"), explained_worker_deaths():
+        raise RuntimeError("shapes do not match")

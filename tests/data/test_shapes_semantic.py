@@ -151,7 +151,8 @@ def registered(tmp_path, monkeypatch):
 
 def test_registered_data_sets_are_made_when_asked_for(registered, tmp_path):
     assert set(registered) == {
-        *("shapes_sem_train", "shapes_sem_val", "shapes_hard_sem_train", "shapes_hard_sem_val")
+        *("shapes_sem_train", "shapes_sem_val", "shapes_sem_test"),
+        *("shapes_hard_sem_train", "shapes_hard_sem_val"),
     }
     assert not os.listdir(tmp_path)
     metadata = MetadataCatalog.get("shapes_sem_val")

@@ -89,7 +89,11 @@ def test_too_many_in_a_row(build):
     break_gradient(mutual, 1, 2)
     with pytest.raises(FloatingPointError, match=f"{PARAMETER}.*after 1 in a row in iteration 2"):
         mutual.train()
-    # The count goes on where it was.
+    # The counts go on where they were.
+    mutual = build("MUTUALNET.SKIPPED_STEPS", 1)
+    break_gradient(mutual, 2)
+    with pytest.raises(FloatingPointError, match="after 1 in a row in iteration 2"):
+        mutual.train()
     mutual = build("MUTUALNET.SKIPPED_STEPS", 1)
     break_gradient(mutual, 3)
     mutual.train()

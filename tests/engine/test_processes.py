@@ -4,13 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from mutualnet_det.config import ConfigError
 from mutualnet_det.engine.distributed import check_same
+from mutualnet_det.engine.processes import own_part
 
 TRAIN = "tools/train_net.py"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
@@ -124,6 +128,33 @@ def test_a_mistake_is_told_once(start, tmp_path, command, options, message):
     assert start(*command, options=options).wait(2 * LIMIT) == 1
     lines = (tmp_path / "output.txt").read_text().splitlines()
     assert [message in line for line in lines if line.startswith("error: ")] == [True]
+
+
+def meet(store, delays):
+    """What processes that start after so many seconds leave in their part, and find there."""
+    found = {}
+
+    def start(rank):
+        time.sleep(delays[rank])
+        part = own_part(store.clone(), rank, len(delays))
+        arrived = part.add("arrived", 1)
+        part.wait(["all"]) if arrived < len(delays) else part.set("all", "")
+        found[rank] = part.add("arrived", 0)
+
+    threads = [threading.Thread(target=start, args=(rank,)) for rank in range(len(delays))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return found
+
+
+def test_processes_that_restart_meet_each_other_and_not_those_before():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=10))
+    assert meet(store, [0, 0, 0]) == {0: 3, 1: 3, 2: 3}
+    # One machine is back before another notices; then one is gone for good.
+    assert meet(store, [0.5, 0, 1]) == {0: 3, 1: 3, 2: 3}
+    assert meet(store, [0, 0.5]) == {0: 2, 1: 2}
 
 
 def test_configs_that_differ(make_training_cfg, tmp_path):

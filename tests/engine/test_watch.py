@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-CASES = ("killed", "stopped", "first_killed", "first_stopped", "failed", "ended", "alone")
+CASES = ("killed", "stopped", "first_killed", "first_stopped", "failed", "left", "ended", "alone")
 
 
 def free_port():
@@ -64,6 +64,12 @@ def test_an_error_of_one_is_told_by_the_other(ends):
     codes, pids, texts = ends["failed"]
     assert codes == [1, 1]
     assert f"error: {who(1, pids)} has stopped: ValueError: broken\n" in texts[0]
+
+
+def test_a_process_that_leaves_ends_the_other(ends):
+    codes, pids, texts = ends["left"]
+    assert codes == [1, 75]
+    assert f"error: {who(1, pids)} has stopped before the others\n" in texts[0]
 
 
 def test_a_process_may_end_before_the_others(ends):

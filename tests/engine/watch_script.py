@@ -21,6 +21,8 @@ def act(case, rank):
         os.kill(os.getpid(), signal.SIGSTOP if "stopped" in case else signal.SIGKILL)
     elif case == "failed" and rank == 1:
         raise ValueError("broken")
+    elif case == "left" and rank == 1:  # asked to stop
+        sys.exit(75)
     elif case == "ended":  # one earlier than the other
         time.sleep(0 if rank else 3)
     elif case == "alone":  # for longer than the watch's limit and the group's

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from mutualnet_det.comparison.compute import ComputeCounter
@@ -51,18 +52,27 @@ def test_dry_run_prints_the_commands(plan_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ComputeCounter, "step_gflops", lambda self, cfg: 4.0)
     run(monkeypatch, plan_file, "--dry-run", "--output", tmp_path / "elsewhere")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "mutual, seed 0: 2 steps of 4.00 GFLOPs, evaluated at 2 points"
-    assert lines[3].startswith("independent 1.00x64, seed 0: 2 steps")
-    python, train, *arguments = shlex.split(lines[4])
-    assert Path(train) == ROOT / "tools" / "train_net.py" and Path(python).exists()
+    assert lines[0] == f"4 runs, 2 for each of the seeds 0, 1, into {tmp_path / 'elsewhere'}:"
+    assert lines[4].split() == ["mutual", "2", "4.00", "0.01", "2"]
+    assert lines[5].split() == ["independent", "1.00x64", "2", "4.00", "0.01", "1"]
+    assert "seed 1" not in "".join(lines[6:])
+    place = lines.index("independent 1.00x64, seed 0")
+    python, train, *arguments = shlex.split(lines[place + 1])
+    assert python == "python" and Path(train).resolve() == ROOT / "tools" / "train_net.py"
     assert arguments[:3] == ["--config-file", str(tmp_path / "base.yaml"), "--resume"]
     cfg = load_config(arguments[1], arguments[3:])
     assert cfg.OUTPUT_DIR == str(tmp_path / "elsewhere" / "independent" / "1.00x64" / "seed0")
-    evaluate = shlex.split(lines[5])
-    assert Path(evaluate[1]) == ROOT / "tools" / "eval_grid.py"
+    evaluate = shlex.split(lines[place + 2])
+    assert Path(evaluate[1]).resolve() == ROOT / "tools" / "eval_grid.py"
     assert "--resume" in evaluate and evaluate[evaluate.index("--points") + 1] == "1.00x64"
     assert evaluate[-2:] == ["MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/model_final.pth"]
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_words_of_a_command_can_be_read_and_pasted():
+    assert tool.quoted("['shapes_test']") == "\"['shapes_test']\""
+    for word in ("a", "(1.0,)", "['shapes_test']", "it's $HOME", "'\"'", "a\\'b", "'!'"):
+        assert shlex.split(tool.quoted(word)) == [word]
 
 
 def test_numbers_of_processes(monkeypatch, plan_file):
@@ -73,8 +83,22 @@ def test_numbers_of_processes(monkeypatch, plan_file):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert tool.environments(plan, 2) == [{"OMP_NUM_THREADS": "3"}] * 2
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    # Of 64 cores, this process may use 8.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert tool.default_processes(plan) == 8
     assert tool.environments(plan, 4) == [{"OMP_NUM_THREADS": "2"}] * 4
+
+
+@pytest.mark.parametrize(("given", "gpus"), [(None, "010"), ("5,3", "535")])
+def test_each_process_has_a_gpu_of_those_given(monkeypatch, given, gpus):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(tool, "uses_gpus", lambda plan: True)
+    assert tool.default_processes(None) == 2
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in tool.environments(None, 3)] == list(gpus)
 
 
 @pytest.mark.slow
@@ -116,7 +140,7 @@ def test_a_comparison_that_is_killed_and_has_a_failure_ends_well(plan_file, tmp_
     assert third.returncode == 0, third.stderr
     record = json.loads((output / "comparison.json").read_text())
     assert record["complete"] and len(record["runs"]) == 4
-    assert "Box AP, mean ± spread over seeds" in third.stdout
+    assert "Box AP, mean ± standard deviation over seeds" in third.stdout
     assert {d["point"] for d in record["differences"]} == {"1.00x64"}
     assert [run["config"]["SEED"] for run in record["runs"]] == [0, 0, 1, 1]
 
