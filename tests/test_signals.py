@@ -4,7 +4,11 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
+
+import pytest
 
 from mutualnet_det.signals import (
     handling_stop_signals,
@@ -64,27 +68,38 @@ def test_a_worker_ends_with_its_parent_alone():
     assert worker.exitcode == 0
 
 
-def start_worker(pid):
-    """Start one that waits without looking after its parent, and be killed."""
-    ready = multiprocessing.get_context("forkserver").Event()
-    worker = multiprocessing.get_context("forkserver").Process(target=work, args=(ready,))
+ORPHAN = """
+import multiprocessing, os, signal, time
+from mutualnet_det.signals import leave_stop_signals
+
+def work(ready):
+    leave_stop_signals()
+    ready.set()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    ready = context.Event()
+    worker = context.Process(target=work, args=(ready,))
     worker.start()
-    pid.value = worker.pid
-    ready.wait(20)
+    assert ready.wait(60)
+    print(worker.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
-def test_a_worker_ends_when_its_parent_has_been_killed():
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the process in /proc")
+def test_a_worker_ends_when_its_parent_has_been_killed(tmp_path):
     """Also where its parent in the system is another one, which lives on."""
-    pid = CONTEXT.Value("i", 0)
-    parent = CONTEXT.Process(target=start_worker, args=(pid,))
-    parent.start()
-    parent.join(40)
-    try:
-        for _ in range(100):
-            os.kill(pid.value, 0)
-            time.sleep(0.1)
-    except ProcessLookupError:
-        return
-    os.kill(pid.value, signal.SIGKILL)
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    # A program of its own: a fork of this one cannot use the fork server of this one.
+    parent = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert parent.returncode == -signal.SIGKILL
+    worker = Path(f"/proc/{int(parent.stdout)}")
+    for _ in range(100):
+        if not worker.exists():
+            return
+        time.sleep(0.1)
+    os.kill(int(parent.stdout), signal.SIGKILL)
     raise AssertionError("the worker lives on")
