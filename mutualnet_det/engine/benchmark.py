@@ -17,7 +17,7 @@ from ..slimmable import Calibrations, OperatingPoint, sliced
 from .calibration import calibrate_points
 
 
-def _lightly_calibrated(cfg: CfgNode) -> CfgNode:
+def lightly_calibrated(cfg: CfgNode) -> CfgNode:
     """The config with few calibration images: time does not depend on the statistics' values."""
     cfg = cfg.clone()
     cfg.defrost()
@@ -31,7 +31,7 @@ class _CalibratedModel:
 
     def __init__(self, cfg: CfgNode) -> None:
         seed_all_rng(0)
-        cfg = self.cfg = _lightly_calibrated(cfg)
+        cfg = self.cfg = lightly_calibrated(cfg)
         self.model = build_network(cfg).eval()
         self.calibrations = Calibrations(self.model)
         self.points = [p for p in grid_points(cfg) if p.resolution == full_point(cfg).resolution]

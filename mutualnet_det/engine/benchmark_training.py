@@ -33,6 +33,7 @@ from ..modeling.build import build_network
 from ..modeling.meta_arch import Teacher
 from ..modeling.semantic import semantic_ground_truth
 from ..slimmable import Calibrations, OperatingPoint, at_width, sliced
+from .benchmark import lightly_calibrated
 from .calibration import calibrate_points
 from .metrics import process_peak_memory
 from .timing import PARTS
@@ -94,7 +95,7 @@ def compare_steps(cfg: CfgNode, rounds: int) -> tuple[dict[str, float], list[Com
       alone is compared with, too.
     """
     seed_all_rng(0)
-    cfg = _lightly_calibrated(cfg)
+    cfg = lightly_calibrated(cfg)
     mutual = _Steps(MutualTrainer(cfg))
     naive = _Steps(NaiveTrainer(cfg))
     alone = _Steps(MutualTrainer(_overridden(cfg, "MUTUALNET.METHOD", "independent")))
@@ -145,13 +146,6 @@ def _overridden(cfg: CfgNode, *overrides: object) -> CfgNode:
     cfg.merge_from_list(list(overrides))
     cfg.freeze()
     return cfg
-
-
-def _lightly_calibrated(cfg: CfgNode) -> CfgNode:
-    """The config with few calibration images: time does not depend on the statistics' values."""
-    return _overridden(
-        cfg, "MUTUALNET.CALIBRATION.NUM_IMAGES", cfg.MUTUALNET.CALIBRATION.BATCH_SIZE
-    )
 
 
 class _Steps:
