@@ -18,16 +18,17 @@ ALONE = ("independent", "independent_multi_scale")
 METHODS = ("mutual", "us_net", "us_net_multi_scale", *ALONE)
 SCOPES = ("backbone", "neck", "heads")
 PROPOSALS = ("teacher", "own")
+NORMS = ("BN", "GN")
 STATISTICS = ("batch", "frozen")
 AMP_DTYPES = ("float16", "bfloat16")
 # The losses that a teacher gives ROI heads, by their key in LOSS_WEIGHTS.
 ROI_TERMS = ("CLASS", "BOX", "MASK", "KEYPOINT")
 # All that a sub-network of each meta-architecture has.
 LOSS_TERMS = {
-    "MutualRCNN": ("RPN", "GROUND_TRUTH", *ROI_TERMS),
-    "MutualPanopticFPN": ("RPN", "GROUND_TRUTH", *ROI_TERMS, "SEGMENTATION"),
-    "MutualRetinaNet": ("GROUND_TRUTH", "CLASS", "BOX"),
-    "MutualSemanticSegmentor": ("GROUND_TRUTH", "SEGMENTATION"),
+    "MutualRCNN": ("RPN", "GROUND_TRUTH", *ROI_TERMS, "FEATURE"),
+    "MutualPanopticFPN": ("RPN", "GROUND_TRUTH", *ROI_TERMS, "SEGMENTATION", "FEATURE"),
+    "MutualRetinaNet": ("GROUND_TRUTH", "CLASS", "BOX", "FEATURE"),
+    "MutualSemanticSegmentor": ("GROUND_TRUTH", "SEGMENTATION", "FEATURE"),
     "MutualClassifier": ("GROUND_TRUTH", "CLASS"),
 }
 BAD_RECORDS = ("error", "skip")
@@ -71,7 +72,9 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.TEMPERATURE = 1.0
     # Weights of a sub-network's losses. From the ground truth: RPN, and GROUND_TRUTH for what gives
     # the final answer (ROI heads, a dense head, a classifier). From the teacher: distributions over
-    # the classes, box deltas, masks, keypoint heatmaps, the pixels' distributions over the classes.
+    # the classes, box deltas, masks, keypoint heatmaps, the pixels' distributions over the classes;
+    # and FEATURE, the pyramid's features, between levels of the same size: see
+    # modeling/features.py. It takes the memory of the teacher's pyramid; 0: none.
     cfg.MUTUALNET.LOSS_WEIGHTS = CfgNode()
     cfg.MUTUALNET.LOSS_WEIGHTS.RPN = 1.0
     cfg.MUTUALNET.LOSS_WEIGHTS.GROUND_TRUTH = 1.0
@@ -80,8 +83,13 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.LOSS_WEIGHTS.MASK = 1.0
     cfg.MUTUALNET.LOSS_WEIGHTS.KEYPOINT = 1.0
     cfg.MUTUALNET.LOSS_WEIGHTS.SEGMENTATION = 1.0
-    # What normalisation uses in training: "batch" statistics, or "frozen" calibrated ones, with
-    # widths drawn from GRID.WIDTHS only.
+    cfg.MUTUALNET.LOSS_WEIGHTS.FEATURE = 0.0
+    # What slimmable layers are normalised by: "BN", batch normalisation, whose statistics are
+    # calibrated at each operating point, or "GN", group normalisation (arXiv 1803.08494), which has
+    # none. Detectron2's keys, such as MODEL.FPN.NORM, say where there is a norm, by "BN" for both.
+    cfg.MUTUALNET.NORM = "BN"
+    # What batch normalisation uses in training: "batch" statistics, or "frozen" calibrated ones,
+    # with widths drawn from GRID.WIDTHS only.
     cfg.MUTUALNET.STATISTICS = "batch"
     # What SOLVER.AMP.ENABLED computes in: "float16", which needs a GPU, or "bfloat16".
     cfg.MUTUALNET.AMP_DTYPE = "float16"
@@ -200,6 +208,11 @@ def has_semantic_head(cfg: CfgNode) -> bool:
     return is_semantic(cfg) or cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "MutualPanopticFPN")
 
 
+def default_loss_weights(terms: Sequence[str]) -> dict[str, float]:
+    """The default weights of these keys of ``LOSS_WEIGHTS``."""
+    return {term: 0.0 if term == "FEATURE" else 1.0 for term in terms}
+
+
 def terms_present(terms: Sequence[str], *, mask_on: bool, keypoint_on: bool) -> list[str]:
     """Those of the keys of ``LOSS_WEIGHTS`` that a network with or without these heads has."""
     absent = {"MASK": not mask_on, "KEYPOINT": not keypoint_on}
@@ -216,7 +229,14 @@ def check_config(cfg: CfgNode) -> None:
     _check_choice("MUTUALNET.METHOD", node.METHOD, METHODS)
     _check_choice("MUTUALNET.SCOPE", node.SCOPE, SCOPES)
     _check_choice("MUTUALNET.PROPOSALS", node.PROPOSALS, PROPOSALS)
+    _check_choice("MUTUALNET.NORM", node.NORM, NORMS)
     _check_choice("MUTUALNET.STATISTICS", node.STATISTICS, STATISTICS)
+    if node.NORM == "GN" and node.STATISTICS == "frozen":
+        _fail(
+            "MUTUALNET.STATISTICS",
+            node.STATISTICS,
+            "'batch' where MUTUALNET.NORM is 'GN', which has no statistics to freeze",
+        )
     _check_choice("MUTUALNET.AMP_DTYPE", node.AMP_DTYPE, AMP_DTYPES)
     _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, BAD_RECORDS)
 
@@ -259,6 +279,12 @@ def check_config(cfg: CfgNode) -> None:
         mask_on=cfg.MODEL.MASK_ON,
         keypoint_on=cfg.MODEL.KEYPOINT_ON,
     )
+    if node.LOSS_WEIGHTS.FEATURE > 0 and terms and "FEATURE" not in terms:
+        _fail(
+            "MUTUALNET.LOSS_WEIGHTS.FEATURE",
+            node.LOSS_WEIGHTS.FEATURE,
+            f"0 for a {cfg.MODEL.META_ARCHITECTURE}, which has no feature pyramid",
+        )
     learns = node.METHOD in ALONE or any(node.LOSS_WEIGHTS[term] for term in terms)
     if terms and not learns:
         found = {term: node.LOSS_WEIGHTS[term] for term in terms}

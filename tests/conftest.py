@@ -125,6 +125,20 @@ def training_batch():
     return make
 
 
+@pytest.fixture(scope="session")
+def exit_codes():
+    """Waits for processes to end, some seconds for each, and kills it then; their exit codes."""
+
+    def wait(processes, seconds=120):
+        for process in processes:
+            process.join(seconds)
+            process.kill()
+            process.join()
+        return [process.exitcode for process in processes]
+
+    return wait
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """Makes a disk of some MiB and returns its folder; skips where that takes other rights."""

@@ -92,6 +92,7 @@ def test_empty_test_point_is_the_full_network():
         ("MUTUALNET.METHOD", "alone", "'mutual', 'us_net'"),
         ("MUTUALNET.SCOPE", "head", "'backbone', 'neck', 'heads'"),
         ("MUTUALNET.PROPOSALS", "both", "'teacher', 'own'"),
+        ("MUTUALNET.NORM", "SyncBN", "'BN', 'GN'"),
         ("MUTUALNET.STATISTICS", "running", "'batch', 'frozen'"),
         ("MUTUALNET.BAD_RECORDS", "ignore", "'error', 'skip'"),
         ("MUTUALNET.WIDTH_RANGE", "(1.0, 0.25)", "0 < smallest <= largest"),
@@ -135,6 +136,12 @@ def test_bad_value_is_named(key, value, expected):
     assert message.startswith(key)
     assert value.replace("'", "") in message.replace("'", "")
     assert expected in message
+
+
+def test_group_normalisation_has_no_statistics_to_freeze():
+    load_config(QUICKSTART, ["MUTUALNET.NORM", "GN"])
+    with pytest.raises(ConfigError, match="STATISTICS is 'frozen'.*MUTUALNET.NORM is 'GN'"):
+        load_config(QUICKSTART, ["MUTUALNET.NORM", "GN", "MUTUALNET.STATISTICS", "frozen"])
 
 
 def test_students_need_something_to_learn_from():

@@ -10,25 +10,28 @@ How training scales: measured with some processes on this machine, predicted for
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 
 from mutualnet_det.config import load_config
+from mutualnet_det.engine.arguments import take_values
 from mutualnet_det.engine.scaling import Cluster, Link, Messages, measure, predict, scaling_table
 from mutualnet_det.errors import reported
 from mutualnet_det.runtime.device import hardware_name
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Arguments of the tool."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--processes", nargs="+", type=int, default=[], help="to measure here")
+    parser.add_argument("--processes", nargs="+", help="to measure here")
     parser.add_argument("--steps", type=int, default=8, help="that are timed; default: 8")
     parser.add_argument("--step-ms", type=float, help="of one GPU alone: predict with it")
     parser.add_argument("--gpus", type=int, default=8, help="of a machine; default: 8")
-    parser.add_argument("--machines", nargs="+", type=int, default=[1, 8], help="default: 1 8")
+    parser.add_argument("--machines", nargs="+", default=["1", "8"], help="default: 1 8")
     for name, latency, bandwidth in (("local", 3.0, 200.0), ("network", 15.0, 10.0)):
         parser.add_argument(
             f"--{name}-latency-us", type=float, default=latency, help=f"default: {latency:g}"
@@ -40,7 +43,10 @@ def parse_args() -> argparse.Namespace:
         "--overhead-us", type=float, default=20.0, help="of each reduction; default: 20"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    return parser.parse_args()
+    args = parser.parse_args(arguments)
+    for name in ("processes", "machines"):
+        take_values(parser, args, name, int)
+    return args
 
 
 def main(args: argparse.Namespace) -> None:

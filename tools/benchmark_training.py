@@ -5,29 +5,18 @@ Measure a training step: its parts, its memory, and against plain and naive trai
 
 from __future__ import annotations
 
-import argparse
-
 import torch
-from detectron2.utils.logger import setup_logger
 
-from mutualnet_det.config import load_config
-from mutualnet_det.data.check import check_datasets
+from mutualnet_det.engine.arguments import benchmarked
 from mutualnet_det.engine.benchmark_training import measure_training
 from mutualnet_det.errors import reported
 from mutualnet_det.runtime.device import device_name
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", default="configs/quickstart_shapes.yaml", metavar="FILE")
-    parser.add_argument("--rounds", type=int, default=30, help="timed steps of each (default: 30)")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
-    args = parser.parse_args()
-    cfg = load_config(args.config_file, args.opts)
-    setup_logger(name="mutualnet_det")
-    check_datasets(cfg)
-    found = measure_training(cfg, args.rounds)
-    print(f"Medians of {args.rounds} steps on {device_name(torch.device(cfg.MODEL.DEVICE))}")
+    cfg, rounds = benchmarked(__doc__)
+    found = measure_training(cfg, rounds)
+    print(f"Medians of {rounds} steps on {device_name(torch.device(cfg.MODEL.DEVICE))}")
     print(found)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import os
 from collections.abc import Sequence
 
@@ -31,6 +30,7 @@ from mutualnet_det.config import (
 )
 from mutualnet_det.data.check import check_datasets
 from mutualnet_det.engine import calibrate_points
+from mutualnet_det.engine.arguments import take_values
 from mutualnet_det.engine.calibration import calibration_images
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation import evaluate_grid, reuse_calibrations
@@ -71,19 +71,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if args.points and (args.widths or args.resolutions):
         parser.error("--points lists whole operating points: give no --widths or --resolutions")
     for name, kind in (("points", OperatingPoint.parse), ("widths", float), ("resolutions", int)):
-        values = getattr(args, name)
-        if values is None:
-            continue
-        # A list takes all that follows; overrides are the part that begins with a letter.
-        overrides = list(itertools.dropwhile(lambda value: not value[:1].isalpha(), values))
-        values = values[: len(values) - len(overrides)]
-        args.opts = overrides + args.opts
-        if not values:
-            parser.error(f"--{name} needs at least one value")
-        try:
-            setattr(args, name, [kind(value) for value in values])
-        except ValueError as error:
-            parser.error(f"--{name}: {error}")
+        take_values(parser, args, name, kind)
     return args
 
 

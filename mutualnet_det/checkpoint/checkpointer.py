@@ -17,7 +17,7 @@ from ..modeling.classifier import network_of
 from ..slimmable import Calibrations
 from .importing import recognise_state
 from .kept import add_checkpoint, check_good, checkpoints, remove_drafts
-from .layouts import classifier_entries
+from .layouts import classifier_entries, differ_in_statistics
 from .provenance import check_provenance, check_width_range, provenance
 from .reading import CheckpointError, read_checkpoint
 from .writing import NotWrittenError, write_checkpoint
@@ -161,6 +161,12 @@ class MutualCheckpointer(Checkpointer):
 
 def _check_fits(state: dict[str, Any], model: nn.Module, path: str) -> None:
     expected = model.state_dict()
+    if differ_in_statistics(state, expected):
+        found, wanted = ("BN", "GN") if len(state) > len(expected) else ("GN", "BN")
+        raise CheckpointError(
+            f"{path} is of a network with MUTUALNET.NORM {found}, the config has {wanted}. Set "
+            "MUTUALNET.NORM in the config, or use weights trained that way."
+        )
     missing = [f"{key} is missing" for key in expected if key not in state]
     unknown = [f"{key} is unknown" for key in state if key not in expected]
     unfit = [

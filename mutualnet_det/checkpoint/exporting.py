@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layouts import LAYOUTS, TIMM, TORCHVISION, Layout
+from .layouts import LAYOUTS, TIMM, TORCHVISION, Layout, differ_in_statistics
 from .provenance import RESNET_BUILDER
 from .reading import CheckpointError, read_checkpoint
 from .writing import check_output, write_checkpoint
@@ -69,6 +69,10 @@ def _layout_of(architecture: dict[str, Any], names: str, path: str) -> Layout:
 
 
 def _renamed(state: dict[str, Tensor], layout: Layout, path: str) -> dict[str, Tensor]:
+    if differ_in_statistics(state, layout.names):
+        raise CheckpointError(
+            f"{path} was trained with MUTUALNET.NORM GN; a {layout} has batch normalisation."
+        )
     missing = [key for key in layout.names if key not in state]
     unknown = [key for key in state if key not in layout.names]
     if missing or unknown:

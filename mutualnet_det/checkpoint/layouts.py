@@ -20,12 +20,27 @@ from torch import Tensor
 
 from ..config import add_mutualnet_config
 from ..modeling.backbones import SlimmableBackbone, mobilenet_v2, resnet
+from ..modeling.layers import set_norms
 from .provenance import backbone_builder
 from .reading import CheckpointError
 
 # ImageNet's mean and deviation of red, green and blue, in units of 0-255.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+# How the names of what a norm keeps beside scale and shift end.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def differ_in_statistics(found: Iterable[str], expected: Iterable[str]) -> bool:
+    """
+    Whether the names of two networks' entries differ by all statistics of one of them and nothing
+    else: it has batch normalisation, the other one group normalisation.
+    """
+    fewer, more = sorted((set(found), set(expected)), key=len)
+    statistics = {name for name in more if name.endswith(STATISTICS)}
+    return bool(statistics) and fewer == more - statistics
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,9 @@ def skeleton(cfg: CfgNode) -> SlimmableBackbone:
     """The backbone that a config names, without memory for its weights (on the meta device)."""
     name = cfg.MODEL.BACKBONE.NAME
     with torch.device("meta"):
-        return BACKBONE_REGISTRY.get(name)(cfg, ShapeSpec(channels=3))
+        backbone = BACKBONE_REGISTRY.get(name)(cfg, ShapeSpec(channels=3))
+        set_norms(cfg, backbone)
+        return backbone
 
 
 def classifier_entries(cfg: CfgNode) -> list[str]:
@@ -148,12 +165,8 @@ class Layout:
     @functools.cached_property
     def required(self) -> list[str]:
         """The layout's names that a file must have to be in it."""
-        optional = ["num_batches_tracked"]
-        if self.may_fold:
-            optional += ["running_mean", "running_var"]
-        return [
-            name for key, name in self.backbone_names.items() if not key.endswith(tuple(optional))
-        ]
+        optional = STATISTICS if self.may_fold else ("num_batches_tracked",)
+        return [name for key, name in self.backbone_names.items() if not key.endswith(optional)]
 
     def to_project(self, key: str, value: Tensor) -> Tensor:
         """An entry as it has to be under this project's name ``key``."""

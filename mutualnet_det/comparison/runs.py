@@ -13,12 +13,14 @@ import functools
 import itertools
 import json
 import logging
+import operator
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +76,11 @@ def runs_at_a_time(run: Run) -> int:
     return _read(run)["at_a_time"]
 
 
+def seconds_taken(run: Run) -> float | None:
+    """By a run that has finished; None if it was interrupted on the way."""
+    return _read(run)["seconds"]
+
+
 def begin(run: Run) -> None:
     """
     Make the folder of a run and note what it is of.
@@ -115,7 +122,8 @@ def _read(run: Run) -> dict:
     path = run.folder / "run.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return {key: kept[key] for key in ("config", "points", "finished", "at_a_time")}
+        found = {key: kept[key] for key in ("config", "points", "finished", "at_a_time")}
+        return {**found, "seconds": kept.get("seconds")}  # which came with a later version
     except (ValueError, KeyError, TypeError) as error:
         raise PlanError(
             f"{path} is not what a comparison wrote: {error!r}. Delete its folder."
@@ -175,6 +183,10 @@ class _Active:
     variables: dict[str, str]
     lock: int
     process: subprocess.Popen | None = field(default=None, init=False)
+    begun: float | None = field(init=False)  # s; None if that was in an earlier comparison
+
+    def __post_init__(self) -> None:
+        self.begun = None if (self.run.folder / "run.log").exists() else time.monotonic()
 
     def start_next(self) -> None:
         with open(self.run.folder / "run.log", "ab") as log:
@@ -243,7 +255,8 @@ def run_all(
                 active.remove(job)
                 free.append(job.variables)
                 if status == 0:
-                    told = {"finished": True, "at_a_time": len(environments)}
+                    seconds = None if job.begun is None else time.monotonic() - job.begun
+                    told = {"finished": True, "at_a_time": len(environments), "seconds": seconds}
                     _write(job.run, {**_read(job.run), **told})
                     logger.info("Finished %s", job.run.name)
                 else:
@@ -268,36 +281,56 @@ def failure(run: Run, status: int) -> str:
     return f"{run.name} ended with {how}; {path} ends with: {last}"
 
 
+def expected_seconds(runs: Sequence[Run]) -> list[float]:
+    """
+    Of each run: the mean of those like it, with any seed, that have finished.
+
+    Where there are none, GFLOPs tell, at the mean speed of those where there are some. They alone
+    mislead: a step of a cheap network takes longer than its share of them.
+    """
+    gflops = {run: run.gflops_per_step * run.steps for run in runs}
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        if is_finished(run) and (seconds := seconds_taken(run)):
+            found.setdefault(run.title, []).append(seconds)
+    means = {title: statistics.fmean(seconds) for title, seconds in found.items()}
+    pace = 1.0
+    if known := [run for run in runs if run.title in means]:
+        pace = sum(means[run.title] for run in known) / sum(gflops[run] for run in known)
+    return [means.get(run.title, pace * gflops[run]) for run in runs]
+
+
 class _Log:
-    """Logs how far all runs are; work is measured in what their training costs."""
+    """Logs how far all runs are; work is measured in the time that it is expected to take."""
 
     def __init__(self, runs: Sequence[Run], pending: Sequence[Run]) -> None:
         self._runs = runs
-        self._before = self._done(())
+        self._before = self._progress(())
         self._start = self._logged = time.monotonic()
         if len(pending) < len(runs):
             logger.info("%d of %d runs are finished already", len(runs) - len(pending), len(runs))
 
-    def _done(self, failed: Sequence[Run]) -> float:
-        """Of 1; a run that failed is not waited for."""
-        done = total = 0.0
-        for run in self._runs:
-            work = run.gflops_per_step * run.steps
-            total += work
-            whole = run in failed or is_finished(run)
+    def _progress(self, failed: Collection[Run]) -> list[float]:
+        """Of each run, up to 1; one that failed is not waited for."""
+        return [
             # An evaluation takes time too: a training alone is not the whole of a run.
-            done += work if whole else 0.85 * work * steps_done(run) / run.steps
-        return done / total
+            1.0 if run in failed or is_finished(run) else 0.85 * steps_done(run) / run.steps
+            for run in self._runs
+        ]
 
     def update(self, active: Sequence[_Active], failed: dict[Run, int]) -> None:
         now = time.monotonic()
         if now - self._logged < LOG_PERIOD:
             return
         self._logged = now
-        done = self._done(tuple(failed))
+        work = expected_seconds(self._runs)
+        before, done = (
+            sum(map(operator.mul, work, progress)) / sum(work)
+            for progress in (self._before, self._progress(failed))
+        )
         left = "unknown"
-        if done > self._before:
-            seconds = (now - self._start) * (1 - done) / (done - self._before)
+        if done > before:
+            seconds = (now - self._start) * (1 - done) / (done - before)
             left = f"about {datetime.timedelta(seconds=round(seconds))}"
         finished = sum(is_finished(run) for run in self._runs)
         logger.info(

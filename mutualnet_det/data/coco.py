@@ -17,6 +17,7 @@ from pycocotools import mask as mask_util
 from ..config import has_semantic_head, is_semantic
 from .coco_check import CheckedCoco, DatasetError, check_coco_format, shortened
 from .keypoints import check_keypoints
+from .masks import run_lengths
 from .semantic import check_semantic
 
 __all__ = [
@@ -247,12 +248,7 @@ def _area(annotation: dict, image: dict) -> float:
     masks = annotation.get("segmentation")
     if not masks:
         return annotation["bbox"][2] * annotation["bbox"][3]
-    rle = masks
-    if isinstance(masks, list):
-        rle = mask_util.merge(mask_util.frPyObjects(masks, image["height"], image["width"]))
-    elif isinstance(masks["counts"], list):
-        rle = mask_util.frPyObjects(masks, *masks["size"])
-    return float(mask_util.area(rle))
+    return float(mask_util.area(run_lengths(masks, image["height"], image["width"])))
 
 
 # What stands behind a name -----------------------------------------------------------------------

@@ -15,9 +15,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from iopath.common.file_io import file_lock
 from PIL import Image
-from pycocotools import mask as mask_util
 
 from .coco_check import DatasetError
+from .masks import decoded
 from .shapes import (
     SHAPES_SPLITS,
     SHAPES_VARIANTS,
@@ -147,8 +147,7 @@ def semantic_mask(image: dict, annotations: list[dict]) -> np.ndarray:
     height, width = image["height"], image["width"]
     mask = np.zeros((height, width), np.uint8)
     for annotation in annotations:
-        polygons = mask_util.frPyObjects(annotation["segmentation"], height, width)
-        mask[mask_util.decode(mask_util.merge(polygons)) > 0] = annotation["category_id"]
+        mask[decoded(annotation["segmentation"], height, width)] = annotation["category_id"]
     return mask
 
 

@@ -78,7 +78,8 @@ def calibrate_points(
     images: list[np.ndarray] | None = None,
 ) -> None:
     """
-    Calibrate ``points`` of any of the models; one log line for each resolution.
+    Calibrate ``points`` of any of the models; one log line for each resolution. Without statistics
+    there is nothing to do, and no image is read.
 
     Processes that train together must call this together: each calibrates some of the points and
     gives them to all. A point is calibrated by one process, as it would be without the others, so
@@ -92,6 +93,10 @@ def calibrate_points(
         ConfigError: for a point at which a batch leaves a layer one value per channel.
     """
     by_resolution = sorted(points, key=lambda point: (point.resolution, point.width))
+    if not calibrations.has_statistics:
+        for point in by_resolution:
+            calibrations.calibrate(point, [])
+        return
     if comm.get_world_size() == 1:
         _calibrate(cfg, model, calibrations, by_resolution, images)
         return

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
@@ -62,6 +62,15 @@ class RefreshStatistics(HookBase):
         done = self.trainer.iter + 1
         if done % self._period == 0 and done < self.trainer.max_iter:
             self.trainer.refresh_statistics()
+
+
+class Evaluate(hooks.EvalHook):
+    """Evaluate periodically and after the last step, unless that was stopped or has failed."""
+
+    def after_train(self) -> None:
+        # Called in any case. Detectron2's own hook takes any end in the last step for a good one.
+        if self.trainer.iter == self.trainer.max_iter:
+            super().after_train()
 
 
 class TolerantWriter(EventWriter):

@@ -91,11 +91,16 @@ def prepare_launch(cfg: CfgNode) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def limit_threads(threads: int) -> None:
+    """Have PyTorch use so many in this process, unless the user's environment says how many."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+
+
 def _launched(
     main: Callable[..., None], args: argparse.Namespace, arguments: tuple, threads: int
 ) -> None:
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads)
+    limit_threads(threads)
     store = dist.distributed_c10d._get_default_store()
     with _outcome(), watched(store, comm.get_rank(), comm.get_world_size()):
         _work(main, args, arguments)

@@ -30,10 +30,11 @@ from tabulate import tabulate
 from torch import Tensor
 
 from ..data.check import check_datasets
+from ..evaluation.workers import share_threads
 from ..modeling.build import build_network
 from ..runtime.device import wait_for
 from ..slimmable import SlimmableBatchNorm2d
-from .processes import prepare_launch
+from .processes import limit_threads, prepare_launch
 from .trainer import MutualTrainer, build_sampler
 
 # Steps before the ones that count.
@@ -156,11 +157,13 @@ def measure(cfg: CfgNode, processes: int, steps: int) -> StepCost:
     prepare_launch(cfg)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cost.json"
-        launch(_measure, processes, dist_url="auto", args=(cfg, steps, str(path)))
+        arguments = (cfg, steps, str(path), share_threads(processes))
+        launch(_measure, processes, dist_url="auto", args=arguments)
         return StepCost(**json.loads(path.read_text()))
 
 
-def _measure(cfg: CfgNode, steps: int, path: str) -> None:
+def _measure(cfg: CfgNode, steps: int, path: str, threads: int) -> None:
+    limit_threads(threads)
     seed_all_rng(0)
     check_datasets(cfg)
     trainer = MutualTrainer(cfg)

@@ -64,7 +64,14 @@ from .distributed import (
     wait_for_first,
 )
 from .finite import SCALER_STEPS, SkippedSteps, not_finite
-from .hooks import RefreshStatistics, SaveCheckpoint, StopOnSignal, TolerantWriter, outlived
+from .hooks import (
+    Evaluate,
+    RefreshStatistics,
+    SaveCheckpoint,
+    StopOnSignal,
+    TolerantWriter,
+    outlived,
+)
 from .metrics import WRITE_PERIOD, MeasureSteps, build_writers
 from .optimizer import build_optimizer, clip
 from .sampling import FULL, IndependentSampler, SandwichSampler, TrainingPass
@@ -148,7 +155,6 @@ class MutualTrainer(TrainerBase):
             self.start_iter = self.iter + 1
         elif self.cfg.MODEL.WEIGHTS:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
-            self._start_average()
 
     def _find_last(self) -> str:
         found = last_good_checkpoint(self._folder) if comm.is_main_process() else None
@@ -177,7 +183,7 @@ class MutualTrainer(TrainerBase):
     def _register_late_hooks(self) -> None:
         """Those that need to know from where the training goes on."""
         if self.cfg.TEST.EVAL_PERIOD > 0:
-            self.register_hooks([hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate)])
+            self.register_hooks([Evaluate(self.cfg.TEST.EVAL_PERIOD, self.evaluate)])
         if comm.is_main_process():
             writers = build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
             writers = [TolerantWriter(writer) for writer in writers]

@@ -17,7 +17,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from ..data.coco import DatasetError
-from .masks import decoded
+from ..data.masks import decoded
 
 # Whether it is a thing, and its class index among the things or the stuff.
 Category = tuple[bool, int]

@@ -13,11 +13,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
 from ..data.coco_check import by_class
+from ..data.masks import decoded
 from ..evenly import evenly
 from ..runtime import frontier
 from ..runtime.drawing import class_colour, text_colour
 from ..slimmable import OperatingPoint
-from .masks import decoded
 from .results import Grid, GridRow
 
 MAX_IMAGES = 4

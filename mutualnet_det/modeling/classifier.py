@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from . import distillation
 from .backbones.base import LOGITS
+from .layers import set_norms
 
 Losses = dict[str, Tensor]
 
@@ -56,8 +57,10 @@ class MutualClassifier(nn.Module):
                 f"MODEL.BACKBONE.NUM_CLASSES is {cfg.MODEL.BACKBONE.NUM_CLASSES}; a classifier "
                 "needs at least 1."
             )
+        backbone = build_backbone(cfg)
+        set_norms(cfg, backbone)
         return {
-            "backbone": build_backbone(cfg),
+            "backbone": backbone,
             "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
             "label_smoothing": cfg.MUTUALNET.CLASSIFICATION.LABEL_SMOOTHING,

@@ -10,7 +10,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
 from ..slimmable import Channels
-from .layers import slimmed
+from .layers import set_norms, slimmed
 
 
 class SlimmableFPN(FPN):
@@ -87,7 +87,7 @@ def _build_bottom_up(cfg, input_shape: ShapeSpec) -> Backbone:
 
 
 def _build_fpn(cfg, bottom_up: Backbone, top_block: nn.Module) -> SlimmableFPN:
-    return SlimmableFPN(
+    pyramid = SlimmableFPN(
         bottom_up,
         cfg.MODEL.FPN.IN_FEATURES,
         cfg.MODEL.FPN.OUT_CHANNELS,
@@ -96,3 +96,5 @@ def _build_fpn(cfg, bottom_up: Backbone, top_block: nn.Module) -> SlimmableFPN:
         top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    set_norms(cfg, pyramid)  # also under Detectron2's own meta-architectures
+    return pyramid

@@ -17,6 +17,7 @@ from ..slimmable import (
     SlimmableLayer,
     SlimmableLinear,
     Width,
+    to_group_norm,
 )
 
 
@@ -86,6 +87,16 @@ def check_slimmable(module: nn.Module, key: str) -> None:
             f"MUTUALNET.SCOPE is 'heads', but {key} builds a {type(module).__name__}, which does "
             "not slim. Use the Slimmable one, or the scope 'neck' or 'backbone'."
         )
+
+
+def set_norms(cfg: CfgNode, *parts: Any) -> None:
+    """
+    Make the slimmable norms inside the modules among ``parts`` those that ``MUTUALNET.NORM`` names.
+    """
+    if cfg.MUTUALNET.NORM == "GN":
+        for part in parts:
+            if isinstance(part, nn.Module):
+                to_group_norm(part)
 
 
 def slimmed(

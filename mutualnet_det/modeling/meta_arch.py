@@ -17,10 +17,11 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import ImageList, Instances
 from torch import nn
 
-from ..config import LOSS_TERMS
+from ..config import LOSS_TERMS, default_loss_weights
 from ..slimmable import Statistics, at_width, width_of
 from . import roi
-from .layers import check_slimmable
+from .features import check_pyramid, detached, feature_losses
+from .layers import check_slimmable, set_norms
 from .roi import Features, Losses, RoiPredictions, RoiTargets, Sizes
 
 
@@ -55,7 +56,7 @@ class Teacher:
     Attributes:
         image_sizes: (height, width) per image, in pixels, before padding.
         targets, predictions: on the proposals the full network sampled.
-        features: its pyramid, kept only if students bring proposals of their own.
+        features: its pyramid, kept only if students learn from it or bring proposals of their own.
         statistics: what its norms normalised by, if not by their batch.
     """
 
@@ -74,8 +75,8 @@ class MutualRCNN(GeneralizedRCNN):
     Args:
         proposals: "teacher": students learn on the full network's proposals; "own": on theirs.
         temperature: of the distilled class distributions.
-        loss_weights: of a student's losses, by "RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK" and
-            "KEYPOINT"; all 1 by default.
+        loss_weights: of a student's losses, by "RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK",
+            "KEYPOINT" and "FEATURE"; by default 1 each, but 0 for "FEATURE".
         others: as for :class:`GeneralizedRCNN`; the ROI heads are Detectron2's standard or cascade
             ones or slimmable.
     """
@@ -95,13 +96,14 @@ class MutualRCNN(GeneralizedRCNN):
         super().__init__(**kwargs)
         self.student_proposals = proposals
         self.temperature = temperature
-        self.loss_weights = dict(loss_weights or dict.fromkeys(self.terms, 1.0))
+        self.loss_weights = dict(loss_weights or default_loss_weights(self.terms))
         width_of(self)  # joins the handles of the parts
 
     @classmethod
     def from_config(cls, cfg):
         args = super().from_config(cfg)
         _check_teachable(args["proposal_generator"], args["roi_heads"])
+        check_pyramid(args["backbone"], cfg.MUTUALNET.LOSS_WEIGHTS.FEATURE)
         if cfg.MUTUALNET.SCOPE == "heads":
             check_slimmable(args["proposal_generator"].rpn_head, "MODEL.RPN.HEAD_NAME")
             check_slimmable(args["roi_heads"].box_head, "MODEL.ROI_BOX_HEAD.NAME")
@@ -113,6 +115,7 @@ class MutualRCNN(GeneralizedRCNN):
         args["proposals"] = cfg.MUTUALNET.PROPOSALS
         args["temperature"] = cfg.MUTUALNET.TEMPERATURE
         args["loss_weights"] = dict(cfg.MUTUALNET.LOSS_WEIGHTS)
+        set_norms(cfg, *args.values())
         return args
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, Teacher]:
@@ -139,8 +142,8 @@ class MutualRCNN(GeneralizedRCNN):
 
         Returns:
             the weighted losses: Detectron2's names for those of the ground truth,
-            ``loss_distill_class``, ``_box``, ``_mask`` and ``_keypoint`` for the teacher's. A loss
-            of weight 0 is neither computed nor returned.
+            ``loss_distill_class``, ``_box``, ``_mask``, ``_keypoint`` and ``_feature`` for the
+            teacher's. A loss of weight 0 is neither computed nor returned.
         """
         return self._study(self._see(batched_inputs), teacher)
 
@@ -160,12 +163,13 @@ class MutualRCNN(GeneralizedRCNN):
         proposals, losses = self.proposal_generator(seen.images, seen.features, seen.instances)
         targets, predictions = self._sample(seen, proposals, seen.sizes)
         losses = {**losses, **roi.ground_truth_losses(self.roi_heads, predictions, targets)}
-        keep = self.student_proposals == "own" and self._is_taught
+        seen_again = self.student_proposals == "own" and self._is_taught
+        keep = seen_again or self.loss_weights["FEATURE"] > 0
         return losses, Teacher(
             seen.sizes,
             targets,
             predictions.detach(),
-            {k: v.detach() for k, v in seen.features.items()} if keep else None,
+            detached(seen.features) if keep else None,
             width_of(self).shared.statistics,
         )
 
@@ -195,7 +199,9 @@ class MutualRCNN(GeneralizedRCNN):
             losses |= roi.distillation_losses(
                 heads, predictions, taught, targets, weights, self.temperature
             )
-        return losses
+        return losses | feature_losses(
+            self.backbone, seen.features, seen.sizes, teacher.features, teacher.image_sizes, weights
+        )
 
     @property
     def _is_taught(self) -> bool:

@@ -37,7 +37,7 @@ class MutualPanopticFPN(MutualRCNN, PanopticFPN):
     Panoptic FPN that teaches its sub-networks.
 
     Args:
-        loss_weights: as for :class:`MutualRCNN`, and "SEGMENTATION". "GROUND_TRUTH" weights the
+        loss_weights: as for :class:`MutualRCNN`, and "SEGMENTATION", 1. "GROUND_TRUTH" weights the
             ROI heads' losses and the semantic head's.
         others: as for :class:`MutualRCNN` and :class:`PanopticFPN`; the semantic head is
             Detectron2's of Panoptic FPN or slimmable.

@@ -1,12 +1,9 @@
 """
 MutualRetinaNet: Detectron2's RetinaNet with two more training passes, and its slimmable head.
 
-Between resolutions predictions correspond by size, not by level: an anchor of 32 px at half the
-resolution sees what one of 64 px sees at full resolution, a level higher. So each of the student's
-anchors is scaled by its image's own ratio of sizes and taught by the full network's anchor that it
-overlaps most, on whichever level: by that one's scores, and by its box, decoded and scaled back.
-(Shifting the whole pyramid by size, as in "Multi-Scale Aligned Distillation for Low-Resolution
-Detection", arXiv 2109.06875, fits ratios of 2 only. There, both pair the same cells.)
+Between resolutions predictions correspond by size, not by level: see :mod:`.correspondence`. Each
+of the student's anchors is taught by the full network's that it overlaps most once it is scaled: by
+that one's scores, and by its box, decoded and scaled back.
 
 Shapes: N images, R anchors of an image on all levels, A of them per cell, K classes. Sizes are
 (height, width) in pixels, before padding.
@@ -27,17 +24,15 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..config import LOSS_TERMS
+from ..config import LOSS_TERMS, default_loss_weights
 from ..data.views import scale_boxes, scale_ratio
 from ..slimmable import Channels, Width, width_of
+from .correspondence import MIN_IOU
+from .features import Features, check_pyramid, detached, feature_losses
 from .layers import slimmed
 
 Losses = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
-
-# Overlap from which one anchor stands for another: that from which RetinaNet's own (arXiv
-# 1708.02002, section 4) stands for an object. Others have no teacher.
-MIN_IOU = 0.5
 
 
 class SlimmableRetinaNetHead(RetinaNetHead):
@@ -89,12 +84,14 @@ class DenseTeacher:
         grid_sizes: (height, width) in cells of each level, as padded.
         class_logits: (N, R, K).
         boxes: decoded, (N, R, 4).
+        features: its pyramid, kept only if students learn from it.
     """
 
     image_sizes: Sizes
     grid_sizes: Sizes
     class_logits: Tensor
     boxes: Tensor
+    features: Features | None = None
 
 
 @dataclass
@@ -196,8 +193,8 @@ class MutualRetinaNet(RetinaNet):
 
     Args:
         temperature: of the distilled scores.
-        loss_weights: of a student's losses, by "GROUND_TRUTH", "CLASS" and "BOX"; all 1 by
-            default.
+        loss_weights: of a student's losses, by "GROUND_TRUTH", "CLASS", "BOX" and "FEATURE"; by
+            default 1 each, but 0 for "FEATURE".
         others: as for :class:`RetinaNet`.
     """
 
@@ -216,12 +213,14 @@ class MutualRetinaNet(RetinaNet):
                 "MutualRetinaNet takes a DefaultAnchorGenerator."
             )
         self.temperature = temperature
-        self.loss_weights = dict(loss_weights or dict.fromkeys(LOSS_TERMS["MutualRetinaNet"], 1.0))
+        terms = LOSS_TERMS["MutualRetinaNet"]
+        self.loss_weights = dict(loss_weights or default_loss_weights(terms))
         width_of(self)  # joins the handles of the parts
 
     @classmethod
     def from_config(cls, cfg):
         args = super().from_config(cfg)
+        check_pyramid(args["backbone"], cfg.MUTUALNET.LOSS_WEIGHTS.FEATURE)
         if cfg.MUTUALNET.SCOPE == "heads":
             # RetinaNet has no registry of heads to name another one in.
             shapes = args["backbone"].output_shape()
@@ -242,7 +241,7 @@ class MutualRetinaNet(RetinaNet):
         Returns:
             the losses, by Detectron2's names, and what the sub-networks learn from.
         """
-        predictions = self._predict(batched_inputs)
+        features, predictions = self._predict(batched_inputs)
         losses = self._ground_truth_losses(predictions, *self._targets(predictions, batched_inputs))
         deltas = torch.cat(predictions.box_deltas, dim=1).detach()
         anchors = Boxes.cat(predictions.anchors).tensor
@@ -252,6 +251,7 @@ class MutualRetinaNet(RetinaNet):
             predictions.grid_sizes,
             torch.cat(predictions.class_logits, dim=1).detach(),
             torch.stack(boxes),
+            detached(features) if self.loss_weights["FEATURE"] > 0 else None,
         )
 
     def study(self, batched_inputs: list[dict], teacher: DenseTeacher) -> Losses:
@@ -264,11 +264,11 @@ class MutualRetinaNet(RetinaNet):
 
         Returns:
             the weighted losses: Detectron2's names for those of the ground truth,
-            ``loss_distill_class`` and ``loss_distill_box`` for the teacher's. A loss of weight 0 is
-            neither computed nor returned.
+            ``loss_distill_class``, ``_box`` and ``_feature`` for the teacher's. A loss of weight 0
+            is neither computed nor returned.
         """
         weights = self.loss_weights
-        predictions = self._predict(batched_inputs)
+        features, predictions = self._predict(batched_inputs)
         labels, boxes = self._targets(predictions, batched_inputs)
         losses: Losses = {}
         if weights["GROUND_TRUTH"] > 0:
@@ -276,7 +276,14 @@ class MutualRetinaNet(RetinaNet):
             losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in found.items()}
         if weights["CLASS"] > 0 or weights["BOX"] > 0:
             losses |= self._distillation_losses(predictions, labels, teacher)
-        return losses
+        return losses | feature_losses(
+            self.backbone,
+            features,
+            predictions.image_sizes,
+            teacher.features,
+            teacher.image_sizes,
+            weights,
+        )
 
     def _ema_update(self, name, value, initial_value, momentum=0.9):
         """
@@ -286,12 +293,12 @@ class MutualRetinaNet(RetinaNet):
         """
         return value
 
-    def _predict(self, batched_inputs: list[dict]) -> DensePredictions:
+    def _predict(self, batched_inputs: list[dict]) -> tuple[Features, DensePredictions]:
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         levels = [features[name] for name in self.head_in_features]
         logits, deltas = self._transpose_dense_predictions(self.head(levels), [self.num_classes, 4])
-        return DensePredictions(
+        return features, DensePredictions(
             images.image_sizes,
             [tuple(level.shape[-2:]) for level in levels],
             self.anchor_generator(levels),

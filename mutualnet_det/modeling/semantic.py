@@ -20,9 +20,11 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ..config import LOSS_TERMS
+from ..config import LOSS_TERMS, default_loss_weights
 from ..slimmable import Channels, Width, width_of
-from .layers import check_slimmable, head_arguments, slimmed
+from .correspondence import averaged_over_cells
+from .features import Features, check_pyramid, detached, feature_losses
+from .layers import check_slimmable, head_arguments, set_norms, slimmed
 from .parts import normalised_batch
 
 Losses = dict[str, Tensor]
@@ -163,39 +165,12 @@ def semantic_distillation(
         student.float(), teacher.detach().float(), student_sizes, teacher_sizes, strict=True
     ):
         probabilities = (other / temperature).softmax(dim=0)
-        rows, columns = (
-            _area_weights(target, source, stride).to(probabilities)
-            for target, source in zip(size, full_size, strict=True)
-        )
-        height, width = len(rows), len(columns)
-        probabilities = probabilities[:, : rows.shape[1], : columns.shape[1]]
-        # Products of half precision would not add up to 1.
-        with torch.autocast(probabilities.device.type, enabled=False):
-            target = rows @ probabilities @ columns.T
+        target = averaged_over_cells(probabilities, full_size, stride, size, stride)
+        height, width = target.shape[-2:]
         found = (one[:, :height, :width] / temperature).log_softmax(dim=0)
         divergences.append(F.kl_div(found, target, reduction="sum"))
         count += height * width
     return temperature**2 * sum(divergences) / count
-
-
-def _area_weights(target: int, source: int, stride: int) -> Tensor:
-    """
-    How much of each cell of one grid lies in each of another's, along an axis of an image that is
-    ``target`` px long in one and ``source`` px in the other.
-
-    Returns:
-        weights (T, S) whose rows add up to 1, for the cells of ``stride`` px that show the image;
-        the last ones may do so in part.
-    """
-
-    def edges(length: int) -> Tensor:
-        cells = torch.arange(0, length + stride, stride, dtype=torch.float64)
-        return cells[: -(-length // stride) + 1].clamp(max=length) / length
-
-    one, other = edges(target), edges(source)
-    overlap = torch.minimum(one[1:, None], other[1:]) - torch.maximum(one[:-1, None], other[:-1])
-    overlap = overlap.clamp(min=0)
-    return overlap / overlap.sum(dim=1, keepdim=True)
 
 
 @dataclass
@@ -206,10 +181,12 @@ class SemanticTeacher:
     Attributes:
         image_sizes: (height, width) per image, in pixels, before padding.
         logits: (N, K, h, w) at the head's stride.
+        features: its pyramid, kept only if students learn from it.
     """
 
     image_sizes: Sizes
     logits: Tensor
+    features: Features | None = None
 
 
 def semantic_study(
@@ -261,8 +238,8 @@ class MutualSemanticSegmentor(SemanticSegmentor):
 
     Args:
         temperature: of the distilled class distributions.
-        loss_weights: of a student's losses, by "GROUND_TRUTH" and "SEGMENTATION"; all 1 by
-            default.
+        loss_weights: of a student's losses, by "GROUND_TRUTH", "SEGMENTATION" and "FEATURE"; by
+            default 1 each, but 0 for "FEATURE".
         others: as for :class:`SemanticSegmentor`; the head is Detectron2's of Panoptic FPN or
             slimmable.
     """
@@ -277,17 +254,18 @@ class MutualSemanticSegmentor(SemanticSegmentor):
     ) -> None:
         super().__init__(**kwargs)
         self.temperature = temperature
-        self.loss_weights = dict(
-            loss_weights or dict.fromkeys(LOSS_TERMS["MutualSemanticSegmentor"], 1.0)
-        )
+        terms = LOSS_TERMS["MutualSemanticSegmentor"]
+        self.loss_weights = dict(loss_weights or default_loss_weights(terms))
         width_of(self)  # joins the handles of the parts
 
     @classmethod
     def from_config(cls, cfg):
         args = super().from_config(cfg)
         check_semantic_head(args["sem_seg_head"], cfg.MUTUALNET.SCOPE)
+        check_pyramid(args["backbone"], cfg.MUTUALNET.LOSS_WEIGHTS.FEATURE)
         args["temperature"] = cfg.MUTUALNET.TEMPERATURE
         args["loss_weights"] = dict(cfg.MUTUALNET.LOSS_WEIGHTS)
+        set_norms(cfg, *args.values())
         return args
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
@@ -305,10 +283,11 @@ class MutualSemanticSegmentor(SemanticSegmentor):
         Returns:
             the loss, by Detectron2's name, and what the sub-networks learn from.
         """
-        logits, sizes = self._predict(batched_inputs)
+        features, logits, sizes = self._predict(batched_inputs)
         ground_truth = semantic_ground_truth(batched_inputs, sizes)
         losses = semantic_losses(self.sem_seg_head, logits, ground_truth)
-        return losses, SemanticTeacher(sizes, logits.detach())
+        kept = detached(features) if self.loss_weights["FEATURE"] > 0 else None
+        return losses, SemanticTeacher(sizes, logits.detach(), kept)
 
     def study(self, batched_inputs: list[dict], teacher: SemanticTeacher) -> Losses:
         """
@@ -320,10 +299,11 @@ class MutualSemanticSegmentor(SemanticSegmentor):
 
         Returns:
             the weighted losses: ``loss_sem_seg`` for the ground truth's, ``loss_distill_sem_seg``
-            for the teacher's. A loss of weight 0 is neither computed nor returned.
+            and ``loss_distill_feature`` for the teacher's. A loss of weight 0 is neither computed
+            nor returned.
         """
-        logits, sizes = self._predict(batched_inputs)
-        return semantic_study(
+        features, logits, sizes = self._predict(batched_inputs)
+        losses = semantic_study(
             self.sem_seg_head,
             logits,
             batched_inputs,
@@ -332,11 +312,14 @@ class MutualSemanticSegmentor(SemanticSegmentor):
             self.loss_weights,
             self.temperature,
         )
+        return losses | feature_losses(
+            self.backbone, features, sizes, teacher.features, teacher.image_sizes, self.loss_weights
+        )
 
-    def _predict(self, batched_inputs: list[dict]) -> tuple[Tensor, Sizes]:
+    def _predict(self, batched_inputs: list[dict]) -> tuple[Features, Tensor, Sizes]:
         images = self.preprocess_image(batched_inputs)
-        logits = semantic_logits(self.sem_seg_head, self.backbone(images.tensor))
-        return logits, images.image_sizes
+        features = self.backbone(images.tensor)
+        return features, semantic_logits(self.sem_seg_head, features), images.image_sizes
 
 
 def check_semantic_head(head: nn.Module, scope: str) -> None:

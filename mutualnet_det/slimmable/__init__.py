@@ -8,6 +8,7 @@ from .calibration import (
 )
 from .channels import Channels, round_channels
 from .gradients import gathered_gradients
+from .group_norm import SlimmableGroupNorm, to_group_norm
 from .layers import SlimmableConv2d, SlimmableConvTranspose2d, SlimmableLayer, SlimmableLinear
 from .norm import SlimmableBatchNorm2d, share_statistics
 from .point import OperatingPoint
@@ -22,6 +23,7 @@ __all__ = [
     "SlimmableBatchNorm2d",
     "SlimmableConv2d",
     "SlimmableConvTranspose2d",
+    "SlimmableGroupNorm",
     "SlimmableLayer",
     "SlimmableLinear",
     "StaleCalibrationError",
@@ -33,5 +35,6 @@ __all__ = [
     "round_channels",
     "share_statistics",
     "sliced",
+    "to_group_norm",
     "width_of",
 ]

@@ -116,13 +116,21 @@ class Calibrations:
         self._versions: list[Version] = []
 
     def __contains__(self, point: object) -> bool:
-        return point in self._points
+        if self.has_statistics or not isinstance(point, OperatingPoint):
+            return point in self._points
+        width = width_of(self.model)
+        return width.minimum <= point.width <= width.maximum
 
     def __iter__(self) -> Iterator[OperatingPoint]:
         return iter(self._points)
 
     def __len__(self) -> int:
         return len(self._points)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the model has any. Without, it runs at every point of its widths as it is."""
+        return bool(self._norms)
 
     def fingerprint(self) -> str:
         """The fingerprint of the model's weights as they are now."""
@@ -163,8 +171,8 @@ class Calibrations:
         Recompute all statistics at ``point``.
 
         Args:
-            batches: inputs at the point's resolution; at least one. Each counts the same in the
-                average, so they should be of like size.
+            batches: inputs at the point's resolution; at least one, if there are statistics. Each
+                counts the same in the average, so they should be of like size.
             forward: runs the model on one of them; the model itself by default. Every norm layer
                 must see data.
 
@@ -203,14 +211,14 @@ class Calibrations:
             UncalibratedError: naming the point, if it is not calibrated.
             StaleCalibrationError: if the weights have changed since.
         """
-        if point not in self._points:
+        if point not in self:
             known = ", ".join(str(p) for p in sorted(self._points)) or "none"
             raise UncalibratedError(
                 f"Operating point {point} is not calibrated. Calibrated points: {known}."
             )
         if not stale:
             self.fingerprint()
-        with at_width(self.model, point.width, statistics=self._points[point]):
+        with at_width(self.model, point.width, statistics=self._points.get(point)):
             yield
 
     @torch.no_grad()

@@ -56,3 +56,8 @@ class Channels:
     def at(self, width: float) -> int:
         """The number of channels at ``width``."""
         return _count(self.base, self.ratio, width) if self.slims else self.base
+
+    @property
+    def divisor(self) -> int:
+        """What the count is a multiple of at every width."""
+        return int(DIVISOR * self.ratio) if self.slims else self.base

@@ -21,7 +21,19 @@ class UncalibratedError(RuntimeError):
     """A sub-network is evaluated without statistics of its own."""
 
 
-class SlimmableBatchNorm2d(SlimmableLayer, nn.BatchNorm2d):
+class SlimmableNorm(SlimmableLayer):
+    """What slimmable norms have in common: scale and shift of the first channels of ``dim``."""
+
+    dim: Channels
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        if self.width.is_full:
+            return self.weight, self.bias
+        count = self.dim.at(self.width.value)
+        return self._slice("weight", count), self._slice("bias", count)
+
+
+class SlimmableBatchNorm2d(SlimmableNorm, nn.BatchNorm2d):
     """
     :class:`torch.nn.BatchNorm2d` over the first channels. Input and output (N, C, H, W).
 
@@ -44,12 +56,6 @@ class SlimmableBatchNorm2d(SlimmableLayer, nn.BatchNorm2d):
         super().__init__(channels.at(width.maximum), eps, momentum)
         self.dim = channels
         self._slim(width)
-
-    def _affine(self) -> tuple[Tensor, Tensor]:
-        if self.width.is_full:
-            return self.weight, self.bias
-        count = self.dim.at(self.width.value)
-        return self._slice("weight", count), self._slice("bias", count)
 
     def _batch_norm(
         self, x: Tensor, mean: Tensor | None, variance: Tensor | None, batch: bool

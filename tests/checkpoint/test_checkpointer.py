@@ -23,6 +23,7 @@ from mutualnet_det.checkpoint import (
 from mutualnet_det.config import grid_points
 from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.engine import MutualTrainer
+from mutualnet_det.modeling.classifier import network_of
 
 
 class Counter:
@@ -309,6 +310,36 @@ def test_public_backbone_with_calibrations(tiny_cfg, folder, public_mobilenet_v1
     cfg.MUTUALNET.WIDTH_RANGE = (0.25, 1.0)
     cfg.INPUT.FORMAT = "BGR"
     refuse(cfg, path, "INPUT.FORMAT RGB, the config has BGR")
+
+
+def test_other_norm(tiny_cfg, saved, folder, mobilenet):
+    path, _ = saved
+    torch.save(mobilenet.state_dict(), folder / "a.pth")
+    tiny_cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = True
+    tiny_cfg.MUTUALNET.NORM = "GN"
+    for with_statistics in (path, folder / "a.pth"):
+        refuse(tiny_cfg, with_statistics, "of a network with MUTUALNET.NORM BN, the config has GN")
+    MutualCheckpointer(build(tiny_cfg), tiny_cfg, str(folder)).save("grouped")
+    tiny_cfg.MUTUALNET.NORM = "BN"
+    refuse(tiny_cfg, folder / "grouped.pth", "with MUTUALNET.NORM GN, the config has BN")
+    # What lacks some statistics is no network without any.
+    edit(path, lambda state: state.pop("backbone.bottom_up.features.0.1.running_mean"))
+    refuse(tiny_cfg, path, "backbone.bottom_up.features.0.1.running_mean is missing")
+
+
+def test_classifiers_backbone_with_group_normalisation(tiny_cfg, folder):
+    tiny_cfg.MUTUALNET.NORM = "GN"
+    cfg = tiny_cfg.clone()
+    cfg.MODEL.META_ARCHITECTURE = "MutualClassifier"
+    cfg.MODEL.BACKBONE.NAME = cfg.MODEL.FPN.BOTTOM_UP
+    cfg.MODEL.BACKBONE.NUM_CLASSES = 5
+    network = network_of(build(cfg))
+    MutualCheckpointer(network, cfg, str(folder)).save("classifier")
+    model = build(tiny_cfg, seed=1)
+    MutualCheckpointer(model, tiny_cfg).load(str(folder / "classifier.pth"))
+    taken = network.state_dict()
+    for name, value in model.backbone.bottom_up.state_dict().items():
+        assert torch.equal(value, taken[name]), name
 
 
 def test_imported_classifier(tiny_cfg, folder, public_mobilenet_v1):

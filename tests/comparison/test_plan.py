@@ -171,7 +171,7 @@ def test_every_comparison_of_the_project_has_its_methods(path, counted):
 def test_every_study_of_the_project_changes_something(path, counted):
     plan = read_plan(path)
     default, *others = (run for run in plan.runs if run.seed == 0)
-    assert len(others) > 8
+    assert others
     for run in others:
         changed = run.cfg.clone()
         changed.defrost()

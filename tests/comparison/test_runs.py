@@ -46,6 +46,7 @@ def test_every_run_is_trained_and_evaluated_once(plan, carry_out):
     assert carry_out() == {}
     assert all(stages(run) == ["train", "evaluate"] for run in plan.runs)
     assert {runs.runs_at_a_time(run) for run in plan.runs} == {2}
+    assert all(0 < runs.seconds_taken(run) < 100 for run in plan.runs)
     slots = {line.split()[1] for r in plan.runs for line in open(r.folder / "stages")}
     assert slots == {"0", "1"}
     assert carry_out() == {}
@@ -66,6 +67,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(plan, carry_out):
     (broken.folder / "break evaluate").unlink()
     assert carry_out() == {}
     assert stages(broken) == ["train", "evaluate"] * 2
+    assert runs.seconds_taken(broken) is None  # from its first beginning to its end
     assert all(stages(r) == ["train", "evaluate"] for r in plan.runs if r is not broken)
 
 
@@ -131,6 +133,33 @@ def test_progress_counts_what_is_done(plan, carry_out, monkeypatch, caplog):
     assert runs.steps_done(run) == 2
 
 
+def test_work_is_the_time_that_runs_of_a_method_took(plan):
+    def finish(run, seconds):
+        runs.begin(run)
+        path = run.folder / "run.json"
+        told = {"finished": True, "seconds": seconds}
+        path.write_text(json.dumps(json.loads(path.read_text()) | told))
+
+    def expected():
+        found = runs.expected_seconds(plan.runs)
+        by_title = {run.title: s for run, s in zip(plan.runs, found, strict=True)}
+        return pytest.approx(list(by_title.values()))
+
+    (mutual, _), (us_net, _), (large, _), (small, other) = (
+        [run for run in plan.runs if run.title == title]
+        for title in dict.fromkeys(run.title for run in plan.runs)
+    )
+    # 2 steps of 8 or 2 GFLOPs.
+    assert expected() == [16, 16, 4, 4]
+    finish(mutual, 10.0)
+    assert expected() == [10, 10, 2.5, 2.5]
+    finish(small, 6.0)
+    finish(other, 8.0)
+    finish(large, None)  # was interrupted
+    pace = 2 * (10 + 7) / (2 * (16 + 4))  # s per GFLOP, of both seeds of both
+    assert expected() == [10, 16 * pace, 4 * pace, 7]
+
+
 def test_two_comparisons_do_not_share_a_folder(plan, monkeypatch):
     monkeypatch.setattr(runs, "LOCK_TIMEOUT", 0.3)
     with locked(plan.output), pytest.raises(RunsError, match="Another comparison is at work"):
@@ -152,7 +181,8 @@ folder = Path(sys.argv[1])
 child = "import pathlib, sys, time; pathlib.Path(sys.argv[1], 'at_work').touch()"
 child += "; time.sleep(600)"
 run = SimpleNamespace(
-    folder=folder / "run", cfg=CfgNode(), points=(), gflops_per_step=1.0, steps=1, name="run"
+    folder=folder / "run", cfg=CfgNode(), points=(), gflops_per_step=1.0, steps=1,
+    name="run", title="run",
 )
 run = type("Run", (), vars(run))()
 with locked(folder) as lock:

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, which can be killed."""
+"""Trainers on tiny data, and trainings in processes of their own, which can be killed."""
 
 import json
 import multiprocessing
@@ -6,10 +6,46 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
+
+from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.engine import MutualTrainer, metrics, trainer
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # Imported once; every process starts from there. Nothing is computed in it.
 CONTEXT.set_forkserver_preload(["mutualnet_det.engine"])
+
+
+@pytest.fixture
+def build(training_cfg):
+    """Builds a trainer on the tiny shapes with some keys changed, its weights always the same."""
+
+    def make(*overrides):
+        training_cfg.merge_from_list(list(overrides))
+        check_datasets(training_cfg)
+        torch.manual_seed(0)
+        return MutualTrainer(training_cfg)
+
+    return make
+
+
+@pytest.fixture
+def every_iteration(monkeypatch):
+    """A record of every iteration."""
+    monkeypatch.setattr(trainer, "WRITE_PERIOD", 1)
+    monkeypatch.setattr(metrics, "WRITE_PERIOD", 1)
+
+
+@pytest.fixture
+def build_resumed(build, every_iteration):
+    """The same, gone on from its last checkpoint if there is one, with every iteration's record."""
+
+    def make(*overrides):
+        mutual = build(*overrides)
+        mutual.resume_or_load(True)
+        return mutual
+
+    return make
 
 
 @pytest.fixture(scope="session")

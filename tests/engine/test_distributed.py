@@ -29,7 +29,7 @@ WORLD_SIZE = 2
 
 
 @pytest.fixture(scope="module")
-def ranks(make_training_cfg, start_script, tmp_path_factory):
+def ranks(make_training_cfg, start_script, exit_codes, tmp_path_factory):
     """What both processes found."""
     folder = tmp_path_factory.mktemp("ranks")
     cfg = make_training_cfg(folder / "run")
@@ -60,11 +60,7 @@ def ranks(make_training_cfg, start_script, tmp_path_factory):
     processes = [
         start_script("distributed_script.py", rank=rank, **job) for rank in range(WORLD_SIZE)
     ]
-    for process in processes:
-        process.join(120)
-        if process.exitcode is None:
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert exit_codes(processes) == [0, 0]
     found = [torch.load(folder / f"rank{r}.pth", weights_only=True) for r in range(WORLD_SIZE)]
     return found, cfg, kept
 

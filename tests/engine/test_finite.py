@@ -1,5 +1,6 @@
 """What is not finite does not reach the weights: it stops the training, or a step is left out."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -7,28 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mutualnet_det.data.coco import check_datasets
-from mutualnet_det.engine import MutualTrainer, metrics, trainer
 from mutualnet_det.engine.finite import SkippedSteps, not_finite
 
 PARAMETER = "backbone.fpn_output3.weight"
 
 
 @pytest.fixture
-def build(training_cfg, monkeypatch):
-    """A trainer on the tiny shapes, with a record and a checkpoint of every iteration."""
-    monkeypatch.setattr(trainer, "WRITE_PERIOD", 1)
-    monkeypatch.setattr(metrics, "WRITE_PERIOD", 1)
-
-    def make(*overrides):
-        training_cfg.merge_from_list(["SOLVER.CHECKPOINT_PERIOD", 1, *overrides])
-        check_datasets(training_cfg)
-        torch.manual_seed(0)
-        mutual = MutualTrainer(training_cfg)
-        mutual.resume_or_load(True)
-        return mutual
-
-    return make
+def build(build_resumed):
+    """A trainer with a record and a checkpoint of every iteration."""
+    return functools.partial(build_resumed, "SOLVER.CHECKPOINT_PERIOD", 1)
 
 
 def break_gradient(mutual, *iterations, value=math.nan):

@@ -1,6 +1,7 @@
 """Training goes on without what cannot be written, and stops when it is asked to."""
 
 import errno
+import functools
 import json
 import multiprocessing
 import os
@@ -13,28 +14,16 @@ import torch
 from detectron2.utils.events import EventStorage, EventWriter, JSONWriter
 
 from mutualnet_det.checkpoint import NotWrittenError
-from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.data.loader import LoaderError
-from mutualnet_det.engine import MutualTrainer, metrics, trainer
+from mutualnet_det.engine import trainer
 from mutualnet_det.engine.hooks import TolerantWriter, outlived
 from mutualnet_det.signals import EXIT_STOPPED
 
 
 @pytest.fixture
-def build(training_cfg, monkeypatch):
-    """A trainer of the full network alone, on the tiny shapes, with a record of every iteration."""
-    monkeypatch.setattr(trainer, "WRITE_PERIOD", 1)
-    monkeypatch.setattr(metrics, "WRITE_PERIOD", 1)
-
-    def make(*overrides):
-        training_cfg.merge_from_list(["MUTUALNET.METHOD", "independent", *overrides])
-        check_datasets(training_cfg)
-        torch.manual_seed(0)
-        mutual = MutualTrainer(training_cfg)
-        mutual.resume_or_load(True)
-        return mutual
-
-    return make
+def build(build_resumed):
+    """A trainer of the full network alone, with a record of every iteration."""
+    return functools.partial(build_resumed, "MUTUALNET.METHOD", "independent")
 
 
 def after_steps(mutual, act):
@@ -181,7 +170,20 @@ def test_worker_that_is_killed(build):
         mutual.train()
 
 
-def test_two_processes_stop_after_the_same_step(make_training_cfg, start_script, tmp_path):
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
+def test_a_stop_in_the_last_step_is_not_kept_waiting(build, monkeypatch):
+    monkeypatch.setattr(trainer, "evaluate_grid", lambda *args: pytest.fail("evaluates"))
+    mutual = build("TEST.EVAL_PERIOD", 10)
+    after_steps(mutual, lambda iteration: iteration == 3 and os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as stop:
+        mutual.train()
+    assert stop.value.code == EXIT_STOPPED
+    assert names(mutual.cfg.OUTPUT_DIR)[-1] == "model_0000003.pth"
+
+
+def test_two_processes_stop_after_the_same_step(
+    make_training_cfg, start_script, exit_codes, tmp_path
+):
     """Only the second one is asked; the first is behind by then."""
     cfg = make_training_cfg(tmp_path)
     cfg.MUTUALNET.METHOD = "independent"
@@ -189,9 +191,6 @@ def test_two_processes_stop_after_the_same_step(make_training_cfg, start_script,
     cfg.SOLVER.CHECKPOINT_PERIOD = 100
     job = {"world_size": 2, "folder": str(tmp_path), "cfg": cfg}
     processes = [start_script("stopping_script.py", rank=rank, **job) for rank in range(2)]
-    for process in processes:
-        process.join(120)
-        process.kill()
-    assert [process.exitcode for process in processes] == [EXIT_STOPPED, EXIT_STOPPED]
+    assert exit_codes(processes) == [EXIT_STOPPED, EXIT_STOPPED]
     assert [(tmp_path / f"stopped{rank}").read_text() for rank in range(2)] == ["3", "3"]
     assert names(tmp_path) == ["model_0000003.pth"]

@@ -12,31 +12,19 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mutualnet_det.checkpoint import load_detector
 from mutualnet_det.config import ConfigError, grid_points
-from mutualnet_det.data.coco import DatasetError, check_datasets
+from mutualnet_det.data.coco import DatasetError
 from mutualnet_det.data.loader import build_training_loader
 from mutualnet_det.data.views import view_at
-from mutualnet_det.engine import MutualTrainer, metrics, trainer
+from mutualnet_det.engine import calibration, trainer
 from mutualnet_det.engine.sampling import FULL
 from mutualnet_det.engine.trainer import build_sampler
-from mutualnet_det.evaluation import Grid
+from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.seeding import stream_seed
 from mutualnet_det.slimmable import OperatingPoint, SlimmableBatchNorm2d, at_width
 
 KINDS = ("full", "narrowest", "random")
-
-
-@pytest.fixture
-def build(training_cfg):
-    """A trainer on the tiny shapes with some keys changed, its weights always the same."""
-
-    def make(*overrides):
-        training_cfg.merge_from_list(list(overrides))
-        check_datasets(training_cfg)
-        torch.manual_seed(0)
-        return MutualTrainer(training_cfg)
-
-    return make
 
 
 @pytest.fixture
@@ -65,13 +53,6 @@ def same(one, other):
 def records(folder):
     lines = (Path(folder) / "metrics.json").read_text().splitlines()
     return [json.loads(line) for line in lines]
-
-
-@pytest.fixture
-def every_iteration(monkeypatch):
-    """A record of every iteration."""
-    monkeypatch.setattr(trainer, "WRITE_PERIOD", 1)
-    monkeypatch.setattr(metrics, "WRITE_PERIOD", 1)
 
 
 # The step ----------------------------------------------------------------------------------------
@@ -369,6 +350,21 @@ def test_frozen_statistics_are_what_normalises(build, run_steps, monkeypatch):
     mutual.prepare = lambda _: None
     run_steps(mutual, 0, 1)
     assert set(used) == {(True, False)}
+
+
+def test_group_normalisation_needs_no_calibration(build, monkeypatch):
+    mutual = build("MUTUALNET.NORM", "GN", "SOLVER.MAX_ITER", 2)
+    monkeypatch.setattr(calibration, "calibration_images", lambda _: pytest.fail("calibrates"))
+    mutual.resume_or_load()
+    mutual.train()
+    path = f"{mutual.cfg.OUTPUT_DIR}/model_final.pth"
+    points = torch.load(path, weights_only=True)["calibrations"]["points"]
+    assert points == {str(point): {} for point in grid_points(mutual.cfg)}
+
+    model, calibrations = load_detector(mutual.cfg, path)
+    points = [OperatingPoint(0.25, 64), OperatingPoint(0.6, 40)]  # this one is not of the grid
+    grid = evaluate_grid(mutual.cfg, model, calibrations, points, f"{mutual.cfg.OUTPUT_DIR}/grid")
+    assert [row.point for row in grid.rows] == points
 
 
 # What stops it -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def ends(start_script, tmp_path_factory):
+def ends(start_script, exit_codes, tmp_path_factory):
     """By case: exit codes, process numbers and what was said, of both ranks."""
     folder = tmp_path_factory.mktemp("watch")
     started = {}
@@ -28,12 +28,9 @@ def ends(start_script, tmp_path_factory):
         ]
     found = {}
     for case, processes in started.items():
-        for process in processes:
-            process.join(50)
-            if process.exitcode is None:
-                process.kill()
+        codes = exit_codes(processes, 50)
         texts = [Path(folder, f"{case}_{rank}.txt").read_text() for rank in range(2)]
-        found[case] = ([p.exitcode for p in processes], [p.pid for p in processes], texts)
+        found[case] = (codes, [p.pid for p in processes], texts)
     return found
 
 

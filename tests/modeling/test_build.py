@@ -1,9 +1,13 @@
 """Building a network from a config."""
 
+import pytest
 import torch
 from detectron2.modeling import build_model
+from torch import nn
 
+from mutualnet_det import load_config
 from mutualnet_det.modeling.build import build_network
+from mutualnet_det.slimmable import SlimmableBatchNorm2d, SlimmableGroupNorm
 
 
 def test_layout_changes_and_values_do_not(tiny_cfg):
@@ -21,3 +25,35 @@ def test_layout_changes_and_values_do_not(tiny_cfg):
     images = torch.randn(1, 3, 64, 64)
     features = found.eval().backbone(images)
     assert features["p2"].is_contiguous(memory_format=torch.channels_last)
+
+
+def norms(model):
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+    return {name: type(m) for name, m in model.named_modules() if isinstance(m, kinds)}
+
+
+@pytest.mark.parametrize("build", [build_model, build_network])
+@pytest.mark.parametrize(
+    "config, overrides",
+    [
+        ("quickstart_shapes", ["MODEL.ROI_MASK_HEAD.NORM", "BN"]),
+        ("mutual_panoptic_fpn_mbv2", []),
+        ("mutual_semantic_fpn_mbv2", []),
+        ("mutual_retinanet_mbv2", ["MODEL.FPN.NORM", "BN"]),
+        ("pretrain_shapes", []),
+        # Detectron2's own model, on the slimmable backbone.
+        (
+            "mutual_fasterrcnn_mbv2",
+            ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MUTUALNET.SCOPE", "backbone"],
+        ),
+    ],
+)
+def test_every_norm_is_the_one_asked_for(request, build, config, overrides):
+    config = str(request.config.rootpath / f"configs/{config}.yaml")
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "32", *overrides]
+    network = build(load_config(config, overrides))
+    grouped = build(load_config(config, [*overrides, "MUTUALNET.NORM", "GN"]))
+    assert set(norms(network).values()) == {SlimmableBatchNorm2d}
+    assert norms(grouped) == dict.fromkeys(norms(network), SlimmableGroupNorm)
+    trained = {name: p.requires_grad for name, p in network.named_parameters()}
+    assert {name: p.requires_grad for name, p in grouped.named_parameters()} == trained

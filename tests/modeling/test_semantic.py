@@ -177,22 +177,6 @@ def test_probabilities_not_logits_are_averaged():
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(
-    ("size", "full_size"),
-    [((48, 72), (64, 96)), ((31, 45), (64, 93)), ((50, 37), (50, 37)), ((96, 40), (60, 25))],
-)
-def test_area_weights_are_those_of_a_fine_grid(size, full_size):
-    for target, source in zip(size, full_size, strict=True):
-        # Both grids, looked up at many places of the image.
-        places = (torch.arange(200_000) + 0.5) / 200_000
-        rows, columns = (places * target / 4).long(), (places * source / 4).long()
-        expected = torch.zeros(math.ceil(target / 4), math.ceil(source / 4)).double()
-        expected.index_put_((rows, columns), torch.ones(200_000).double(), accumulate=True)
-        expected /= expected.sum(dim=1, keepdim=True)
-        found = semantic._area_weights(target, source, 4)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
-
-
 def test_padding_is_cut_off():
     sizes, full_sizes = [(29, 30), (20, 48)], [(58, 60), (40, 96)]
     student, teacher = logits(2, 4, 8, 12), logits(2, 4, 16, 24, seed=1)

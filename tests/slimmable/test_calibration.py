@@ -13,6 +13,7 @@ from mutualnet_det.slimmable import (
     StaleCalibrationError,
     UncalibratedError,
     at_width,
+    to_group_norm,
     width_of,
 )
 
@@ -177,6 +178,32 @@ def test_an_error_while_calibrating_leaves_nothing_behind(network, batches):
     shared = width_of(network).shared
     assert (shared.recorder, shared.value) == (None, 1.0)
     assert SLIM not in calibrations
+
+
+def test_without_statistics_every_point_within_the_widths_runs(network, calibrations, images):
+    state = calibrations.state_dict()
+    assert calibrations.has_statistics
+    to_group_norm(network)
+    calibrations = Calibrations(network)
+    assert not calibrations.has_statistics and list(calibrations) == []
+    with torch.no_grad(), calibrations.at(SLIM):
+        found = network(images)
+    with torch.no_grad(), at_width(network, SLIM.width):
+        torch.testing.assert_close(found, network(images))
+    assert OperatingPoint(0.25, 9) in calibrations and OperatingPoint(1.0, 9) in calibrations
+    for point in (OperatingPoint(0.24, 8), OperatingPoint(1.01, 8)):
+        assert point not in calibrations
+        with pytest.raises(UncalibratedError, match=f"{point} is not calibrated"):
+            with calibrations.at(point):
+                pass
+
+    calibrations.calibrate(SLIM, [])
+    assert calibrations.state_dict()["points"] == {"0.40x8": {}}
+    again = Calibrations(network)
+    again.load_state_dict(calibrations.state_dict())
+    assert list(again) == [SLIM]
+    with pytest.raises(ValueError, match="calibration of 0.40x8 is of another architecture: 1 "):
+        again.load_state_dict(state)
 
 
 def test_ordinary_batch_normalisation_is_refused(network):

@@ -1,6 +1,7 @@
 """The channel rule."""
 
 import doctest
+import math
 
 import pytest
 from torchvision.models._utils import _make_divisible
@@ -61,6 +62,19 @@ def test_ratio_does_not_move_a_tie():
 def test_full_width_has_the_base_count():
     for base, ratio in ((16, 1), (24, 1), (192, 6), (64, 0.25), (12544, 49)):
         assert Channels(base, ratio).at(1.0) == base
+
+
+@pytest.mark.parametrize(
+    "dim, divisor",
+    [
+        (Channels(20), 8),
+        (Channels(96, ratio=6), 48),
+        (Channels(64, ratio=0.25), 2),
+        (Channels.fixed(12), 12),
+    ],
+)
+def test_divisor(dim, divisor):
+    assert math.gcd(*(dim.at(step / 100) for step in range(10, 200))) == dim.divisor == divisor
 
 
 def test_fixed_dimension_never_slims():

@@ -6,56 +6,33 @@ import pytest
 import torch
 from torch import nn
 
-from mutualnet_det.slimmable import (
-    Channels,
-    SlimmableBatchNorm2d,
-    SlimmableConv2d,
-    SlimmableConvTranspose2d,
-    SlimmableLinear,
-    Width,
-    at_width,
-    gathered_gradients,
-)
-
-
-class Network(nn.Module):
-    """Every kind of layer, one of them used three times, one behind weights that are frozen."""
-
-    def __init__(self):
-        super().__init__()
-        width, dim, features = Width(0.25, 1.0), Channels(32), Channels(32 * 16, ratio=16)
-        self.stem = SlimmableConv2d(Channels.fixed(3), dim, 3, padding=1, width=width)
-        self.stem.requires_grad_(False)
-        self.norm = SlimmableBatchNorm2d(dim, width=width)
-        self.depthwise = SlimmableConv2d(dim, dim, 3, padding=1, depthwise=True, width=width)
-        self.shared = SlimmableConv2d(dim, dim, 1, bias=False, width=width)
-        self.up = SlimmableConvTranspose2d(dim, dim, 2, 2, width=width)
-        self.linear = SlimmableLinear(features, Channels.fixed(5), width=width)
-        self.plain = nn.Linear(5, 2)
-
-    def forward(self, x):
-        x = self.depthwise(self.norm(self.stem(x)))
-        for _ in range(3):
-            x = self.shared(x).relu()
-        return self.plain(self.linear(self.up(x).flatten(1)))
+from mutualnet_det.slimmable import at_width, gathered_gradients
 
 
 @pytest.fixture(params=[torch.contiguous_format, torch.channels_last])
-def network(request):
-    torch.manual_seed(0)
-    return Network().to(memory_format=request.param)
+def network(make_network, request):
+    """Every kind of slimmable layer, the first one frozen, and a layer that is never slimmed."""
+    network = make_network()
+    network[0].requires_grad_(False)
+    network.append(nn.Linear(5, 2))
+    return network.to(memory_format=request.param)
+
+
+def loss(network, x):
+    """Of a network that uses each layer three times."""
+    return sum(network(part).square().sum() for part in (x, 2 * x, x.flip(-1)))
 
 
 def passes(network, widths, gather):
     """The gradients of several passes, added up; what is gathered each time is what they add."""
     for number, width in enumerate(widths):
-        x = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(number))
+        x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(number))
         with at_width(network, width):
             if gather:
                 with gathered_gradients(network):
-                    network(x).square().sum().backward()
+                    loss(network, x).backward()
             else:
-                network(x).square().sum().backward()
+                loss(network, x).backward()
     return {name: p.grad for name, p in network.named_parameters()}
 
 
@@ -63,33 +40,30 @@ def passes(network, widths, gather):
 def test_gradients_are_autograds_own(network, widths):
     expected = passes(copy.deepcopy(network), widths, gather=False)
     found = passes(network, widths, gather=True)
-    assert found["stem.weight"] is None and found["linear.weight"].abs().sum() > 0
+    assert found["0.weight"] is None and found["9.weight"].abs().sum() > 0
     for name, gradient in expected.items():
         if gradient is not None:
             assert torch.equal(found[name], gradient), name
             assert found[name].stride() == network.get_parameter(name).stride(), name
 
 
-def test_a_parameter_that_no_loss_reaches_has_no_gradient(network):
-    x = torch.randn(4, 3, 2, 2)
+def test_a_parameter_that_no_loss_reaches_has_no_gradient(network, images):
     with at_width(network, 0.5), gathered_gradients(network):
-        network(x)
-        network.stem(x).sum()
+        loss(network, images)
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_an_error_adds_nothing_and_ends_the_gathering(network):
-    x = torch.randn(4, 3, 2, 2)
+def test_an_error_adds_nothing_and_ends_the_gathering(network, images):
     with pytest.raises(ZeroDivisionError), at_width(network, 0.5), gathered_gradients(network):
-        network(x).sum().backward()
+        loss(network, images).backward()
         raise ZeroDivisionError
-    assert network.shared.weight.grad is None
+    assert network[3].weight.grad is None
     with at_width(network, 0.5):
-        network(x).sum().backward()
-    assert network.shared.weight.grad is not None
+        loss(network, images).backward()
+    assert network[3].weight.grad is not None
 
 
-def test_without_gradients_nothing_is_gathered(network):
+def test_without_gradients_nothing_is_gathered(network, images):
     with torch.no_grad(), at_width(network, 0.5), gathered_gradients(network):
-        network(torch.randn(4, 3, 2, 2))
-        assert network.norm.width.shared.leaves == {}
+        network(images)
+        assert network[1].width.shared.leaves == {}

@@ -52,7 +52,7 @@ def make_case(width, shapes, mean, recomputes, dtype=torch.float32):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(exit_codes, tmp_path_factory):
     """By name: the case, and what each process found."""
     torch.manual_seed(0)
     cases = {name: make_case(*args) for name, args in CASES.items()}
@@ -70,11 +70,7 @@ def found(tmp_path_factory):
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(60)
-        if process.exitcode is None:
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert exit_codes(processes) == [0, 0]
     ranks = [torch.load(folder / f"rank{r}.pth", weights_only=True) for r in range(WORLD_SIZE)]
     return {name: (cases[name], *each) for name, *each in zip(cases, *ranks, strict=True)}
 

@@ -41,7 +41,7 @@ def random_model(cfg):
     torch.manual_seed(0)
     model = build_network(cfg).eval()
     for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
         if name.endswith(("objectness_logits", "mask_head.predictor", "score_lowres")):

@@ -177,6 +177,21 @@ def test_faster_rcnn_and_boxes_without_classes(make_model, files, tmp_path, over
     assert (agreement.mask_iou is None) == (overrides is FASTER)
 
 
+@pytest.mark.parametrize(
+    "name", ["detectron2", "torchscript", pytest.param("onnx", marks=pytest.mark.slow)]
+)
+def test_group_normalisation(make_model, files, tmp_path, name):
+    model = make_model("MUTUALNET.NORM", "GN", "MODEL.FPN.NORM", "BN", points=(HALF,))
+    agreement = export_point(model, HALF, name, tmp_path / "export", files)
+    assert agreement.images == 5 and agreement.detections > 20
+
+
+def test_a_resnet_with_group_normalisation_needs_this_project(make_model, files, tmp_path):
+    model = make_model(*RESNET, "MUTUALNET.NORM", "GN", points=(HALF,))
+    export_point(model, HALF, "detectron2", tmp_path / "export", files)
+    assert not detectron2.is_stock(tmp_path / "export")
+
+
 CASCADE = (
     *("MODEL.ROI_HEADS.NAME", "SlimmableCascadeROIHeads"),
     *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),

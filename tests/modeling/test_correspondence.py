@@ -1,0 +1,92 @@
+"""Which of the teacher's levels and cells correspond to a student's."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mutualnet_det.modeling import correspondence
+from mutualnet_det.modeling.correspondence import averaged_over_cells, corresponding_level
+
+# Of R-CNN's pyramid, p2 to p6.
+STRIDES = [4, 8, 16, 32, 64]
+
+
+def levels(*ratio):
+    """The teacher's level for each of the student's, as names; None for none."""
+    found = [corresponding_level(stride, ratio, STRIDES) for stride in STRIDES]
+    return [None if level is None else f"p{level + 2}" for level in found]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "full", "expected"),
+    [
+        (600, 600, ["p2", "p3", "p4", "p5", "p6"]),
+        (480, 600, ["p2", "p3", "p4", "p5", "p6"]),
+        (430, 600, ["p2", "p3", "p4", "p5", "p6"]),  # ratios below sqrt(2), and
+        (420, 600, ["p3", "p4", "p5", "p6", None]),  # above it
+        (360, 600, ["p3", "p4", "p5", "p6", None]),
+        (300, 600, ["p3", "p4", "p5", "p6", None]),
+        (240, 600, ["p3", "p4", "p5", "p6", None]),
+        (150, 600, ["p4", "p5", "p6", None, None]),
+        (64, 160, ["p3", "p4", "p5", "p6", None]),
+    ],
+)
+def test_levels_correspond_by_size(resolution, full, expected):
+    assert levels(full / resolution, full / resolution) == expected
+
+
+def test_every_ratio_shifts_the_pyramid_by_whole_levels():
+    """No ratio falls between two levels, whatever rounding does to x and y."""
+    for resolution in range(40, 601):
+        for size in (resolution - 1, resolution, resolution + 1):
+            found = levels(600 / resolution, 600 / size)
+            shift = 5 - len([level for level in found if level])
+            assert found == [f"p{k + shift}" for k in range(2, 7 - shift)] + [None] * shift
+
+
+def test_too_small_an_image_has_no_counterpart():
+    assert levels(40.0, 40.0) == [None] * 5
+    assert levels(4.0, 1.0) == [None] * 5  # nothing like it is seen at another shape
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "full_size", "full_stride"),
+    [
+        ((48, 72), 4, (64, 96), 4),
+        ((31, 45), 4, (64, 93), 4),
+        ((50, 37), 4, (50, 37), 4),
+        ((96, 40), 4, (60, 25), 4),
+        ((30, 45), 8, (64, 93), 16),
+    ],
+)
+def test_area_weights_are_those_of_a_fine_grid(size, stride, full_size, full_stride):
+    for target, source in zip(size, full_size, strict=True):
+        # Both grids, looked up at many places of the image.
+        places = (torch.arange(200_000) + 0.5) / 200_000
+        rows, columns = (places * target / stride).long(), (places * source / full_stride).long()
+        expected = torch.zeros(math.ceil(target / stride), math.ceil(source / full_stride)).double()
+        expected.index_put_((rows, columns), torch.ones(200_000).double(), accumulate=True)
+        expected /= expected.sum(dim=1, keepdim=True)
+        found = correspondence._area_weights(target, stride, source, full_stride)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_values_are_averaged_over_the_area_of_each_cell():
+    torch.manual_seed(0)
+    values = torch.randn(3, 9, 13)  # one row and one column of padding
+    found = averaged_over_cells(values, (64, 96), 8, (32, 48), 8)
+    torch.testing.assert_close(found, F.avg_pool2d(values[:, :8, :12], 2))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "full_size", "full_stride"),
+    [((50, 37), 4, (50, 37), 4), ((64, 96), 8, (128, 192), 16), ((21, 33), 8, (42, 66), 16)],
+)
+def test_equal_grids_keep_their_values(size, stride, full_size, full_stride):
+    torch.manual_seed(0)
+    height, width = (math.ceil(side / stride) for side in size)
+    values = torch.randn(3, height + 1, width + 2)
+    found = averaged_over_cells(values, full_size, full_stride, size, stride)
+    assert torch.equal(found, values[:, :height, :width])
