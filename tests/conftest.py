@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import signal
 import subprocess
 
 import numpy as np
@@ -20,6 +21,14 @@ from mutualnet_det.runtime.device import device_name
 from mutualnet_det.slimmable import Calibrations, OperatingPoint
 
 QUICKSTART = "configs/quickstart_shapes.yaml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heed_ctrl_c():
+    """What a shell starts in the background, and what that starts, would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def make_tiny_cfg(root, output_dir):

@@ -181,15 +181,7 @@ def test_a_process_ends_with_the_one_that_started_it():
     leader.join()
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C is ignored by what a shell starts in the background, and by what that starts."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_a_process_that_is_interrupted_has_not_done_its_work(interruptible):
+def test_a_process_that_is_interrupted_has_not_done_its_work():
     receiver, sender = multiprocessing.Pipe(duplex=False)
     arguments = (Stuck(sender), None, "", ("cpu",), None)
     processes = start_processes(

@@ -17,11 +17,6 @@ from tools import serve as tool
 TOOL = Path(__file__).parents[2] / "tools" / "serve.py"
 
 
-def heed_ctrl_c():
-    # A shell lets what it starts in the background, as tests may be, ignore it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
@@ -32,7 +27,7 @@ def test_serves_until_it_is_stopped(model_folder, tmp_path, number):
     # Uploads lie in a folder of their own there.
     environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, preexec_fn=heed_ctrl_c, **pipes) as process:
+    with subprocess.Popen(command, env=environment, **pipes) as process:
         try:
             line = process.stdout.readline()
             assert line == f"Serving {model_folder} at http://127.0.0.1:{port}/ until Ctrl-C.\n"
