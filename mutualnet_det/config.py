@@ -87,6 +87,7 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # What slimmable layers are normalised by: "BN", batch normalisation, whose statistics are
     # calibrated at each operating point, or "GN", group normalisation (arXiv 1803.08494), which has
     # none. Detectron2's keys, such as MODEL.FPN.NORM, say where there is a norm, by "BN" for both.
+    # Under Detectron2's own meta-architectures "GN" is for the pyramid and what is below it alone.
     cfg.MUTUALNET.NORM = "BN"
     # What batch normalisation uses in training: "batch" statistics, or "frozen" calibrated ones,
     # with widths drawn from GRID.WIDTHS only.

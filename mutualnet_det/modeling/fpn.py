@@ -10,7 +10,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
 from ..slimmable import Channels
-from .layers import set_norms, slimmed
+from .layers import GROUP_NORM_HINT, set_norms, slimmed
 
 
 class SlimmableFPN(FPN):
@@ -38,7 +38,9 @@ class SlimmableFPN(FPN):
         fuse_type: str = "sum",
     ) -> None:
         if norm not in ("", "BN"):
-            raise ValueError(f"MODEL.FPN.NORM is {norm!r}; a slimmable FPN takes '' or 'BN'.")
+            raise ValueError(
+                f"MODEL.FPN.NORM is {norm!r}; a slimmable FPN takes '' or 'BN'. {GROUP_NORM_HINT}"
+            )
         width = bottom_up.width
         dim = Channels(out_channels)
         outer = dim if scope == "heads" else Channels.fixed(dim.at(width.maximum))

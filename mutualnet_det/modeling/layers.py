@@ -20,6 +20,9 @@ from ..slimmable import (
     to_group_norm,
 )
 
+# For whoever asks one of Detectron2's keys for a norm that does not slim.
+GROUP_NORM_HINT = "For group normalisation that slims, set it to 'BN' and MUTUALNET.NORM to 'GN'."
+
 
 class SlimmableNormConv2d(SlimmableConv2d):
     """
@@ -141,7 +144,8 @@ def slimmed(
         )
     else:
         raise TypeError(
-            f"No slimmable twin for a {type(layer).__name__}. Of the norms, BN (or none) slims."
+            f"No slimmable twin for a {type(layer).__name__}. Of the norms that a NORM key names, "
+            f"'BN' (or '') slims. {GROUP_NORM_HINT}"
         )
     if twin.weight.shape != layer.weight.shape:
         raise ValueError(

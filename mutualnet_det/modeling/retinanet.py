@@ -29,7 +29,7 @@ from ..data.views import scale_boxes, scale_ratio
 from ..slimmable import Channels, Width, width_of
 from .correspondence import MIN_IOU
 from .features import Features, check_pyramid, detached, feature_losses
-from .layers import slimmed
+from .layers import set_norms, slimmed
 
 Losses = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -228,6 +228,7 @@ class MutualRetinaNet(RetinaNet):
             args["head"] = SlimmableRetinaNetHead(cfg, levels)
         args["temperature"] = cfg.MUTUALNET.TEMPERATURE
         args["loss_weights"] = dict(cfg.MUTUALNET.LOSS_WEIGHTS)
+        set_norms(cfg, *args.values())
         return args
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, DenseTeacher]:

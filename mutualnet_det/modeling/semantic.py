@@ -24,7 +24,7 @@ from ..config import LOSS_TERMS, default_loss_weights
 from ..slimmable import Channels, Width, width_of
 from .correspondence import averaged_over_cells
 from .features import Features, check_pyramid, detached, feature_losses
-from .layers import check_slimmable, head_arguments, set_norms, slimmed
+from .layers import GROUP_NORM_HINT, check_slimmable, head_arguments, set_norms, slimmed
 from .parts import normalised_batch
 
 Losses = dict[str, Tensor]
@@ -38,7 +38,7 @@ class SlimmableSemSegFPNHead(SemSegFPNHead):
 
     Args:
         conv_dims: channels at width 1 of the convolutions.
-        norm: "" or "BN" where the head slims; group normalisation does not.
+        norm: "" or "BN" where the head slims; Detectron2's group normalisation does not.
         in_dim: the dimension of the pyramid's levels; None leaves the head plain.
         width: the handle to share.
         others: as for :class:`SemSegFPNHead`.
@@ -63,7 +63,7 @@ class SlimmableSemSegFPNHead(SemSegFPNHead):
         if norm not in (None, "", "BN"):
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.NORM is {norm!r}; under MUTUALNET.SCOPE 'heads' the head "
-                "slims, and of the norms '' and 'BN' do."
+                f"slims, and of the norms '' and 'BN' do. {GROUP_NORM_HINT}"
             )
         hidden = Channels(conv_dims)
         super().__init__(input_shape, conv_dims=hidden.at(width.maximum), norm=norm, **kwargs)

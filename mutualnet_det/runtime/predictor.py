@@ -71,7 +71,7 @@ class BudgetPredictor:
     Attributes:
         cfg: what the model was trained with.
         table: the operating points that budgets are looked up in.
-        points: all that are calibrated, ascending.
+        points: all that are calibrated, or in the table, ascending.
         latency_device: name of the device whose latencies milliseconds are looked up in.
         max_pixels: the most that an image may have, see
             :func:`~mutualnet_det.runtime.pretrained.max_pixels`.
@@ -87,9 +87,11 @@ class BudgetPredictor:
         latency_device: str | None = None,
     ) -> None:
         check_weights(table.model, calibrations, "The query table")
-        missing = [str(entry.point) for entry in table.entries if entry.point not in calibrations]
+        listed = {entry.point for entry in table.entries}
+        missing = [str(point) for point in sorted(listed) if point not in calibrations]
         self.table = table
-        self.points = tuple(sorted(calibrations))
+        # Without statistics the table may list points that nobody has calibrated.
+        self.points = tuple(sorted({*calibrations, *(p for p in listed if p in calibrations)}))
         if missing:
             raise PredictorError(
                 f"The query table lists {', '.join(missing)}, which there is no calibration of; "

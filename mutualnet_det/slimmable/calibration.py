@@ -137,7 +137,7 @@ class Calibrations:
         parameters = [found[name] for found, name in self._places]
         if not self._versions or not all(map(Version.is_of, self._versions, parameters)):
             fresh = fingerprint(self.model)
-            if self._points and fresh != self._fingerprint:
+            if self.has_statistics and self._points and fresh != self._fingerprint:
                 raise StaleCalibrationError(
                     f"The weights have changed since {len(self._points)} operating points were "
                     "calibrated. Call clear() and calibrate again."
@@ -210,8 +210,9 @@ class Calibrations:
         Raises:
             UncalibratedError: naming the point, if it is not calibrated.
             StaleCalibrationError: if the weights have changed since.
+            ValueError: for a width outside the model's range, where there are no statistics.
         """
-        if point not in self:
+        if self.has_statistics and point not in self._points:
             known = ", ".join(str(p) for p in sorted(self._points)) or "none"
             raise UncalibratedError(
                 f"Operating point {point} is not calibrated. Calibrated points: {known}."

@@ -41,6 +41,14 @@ def norms(model):
         ("mutual_semantic_fpn_mbv2", []),
         ("mutual_retinanet_mbv2", ["MODEL.FPN.NORM", "BN"]),
         ("pretrain_shapes", []),
+        (
+            "mutual_retinanet_mbv2",
+            [
+                *("MODEL.BACKBONE.NAME", "build_slimmable_mobilenet_v2_backbone"),
+                *("MUTUALNET.SCOPE", "backbone", "MODEL.RETINANET.IN_FEATURES", "['res4']"),
+                *("MODEL.ANCHOR_GENERATOR.SIZES", "[[32]]"),
+            ],
+        ),
         # Detectron2's own model, on the slimmable backbone.
         (
             "mutual_fasterrcnn_mbv2",

@@ -167,6 +167,16 @@ def test_a_model_of_bgr_images_gets_them(source, image):
         assert_same(predictor(given, point=POINTS[0]).instances, expected, rtol=0, atol=0)
 
 
+def test_a_model_without_statistics_runs_at_the_tables_points(make_training_cfg, tmp_path, image):
+    cfg = make_training_cfg(tmp_path)
+    cfg.MUTUALNET.NORM = "GN"
+    model = build_random(cfg)
+    calibrations = Calibrations(model)
+    predictor = BudgetPredictor(cfg, model, calibrations, make_table(calibrations))
+    assert predictor.points == tuple(entry.point for entry in ENTRIES)
+    assert predictor(image, gflops=2.5).point == ENTRIES[1].point
+
+
 def test_a_batch_finds_what_single_images_give(predictor, image):
     # Sizes that differ but are padded to the same, so that padding changes nothing.
     whole = np.asarray(Image.open(image))
