@@ -77,7 +77,7 @@ def runs_at_a_time(run: Run) -> int:
 
 
 def seconds_taken(run: Run) -> float | None:
-    """By a run that has finished; None if it was interrupted on the way."""
+    """By a run that has finished; None if it was interrupted on the way or nobody noted it."""
     return _read(run)["seconds"]
 
 

@@ -16,7 +16,13 @@ from ..data.images import evaluation_view
 from ..slimmable import Calibrations, OperatingPoint
 from .device import device_name
 from .images import AnyImage, read_image
-from .pretrained import PredictorError, check_weights, load_pretrained, max_pixels
+from .pretrained import (
+    PredictorError,
+    check_point,
+    check_weights,
+    load_pretrained,
+    max_pixels,
+)
 from .query_table import BudgetError, QueryEntry, QueryTable
 
 
@@ -95,8 +101,9 @@ class BudgetPredictor:
         if missing:
             raise PredictorError(
                 f"The query table lists {', '.join(missing)}, which there is no calibration of; "
-                f"calibrated are {self._calibrated()}. Take calibrations.pth along, which "
-                "tools/eval_grid.py writes beside the table where the checkpoint lacks some."
+                f"calibrated are {', '.join(map(str, self.points)) or 'none'}. Take "
+                "calibrations.pth along, which tools/eval_grid.py writes beside the table where "
+                "the checkpoint lacks some."
             )
         self.cfg = cfg
         self.max_pixels = max_pixels(cfg, model)
@@ -212,11 +219,7 @@ class BudgetPredictor:
             raise BudgetError(f"Give one of gflops, milliseconds and point, got {found}.")
         if point is not None:
             point = _as_point(point)
-            if point not in self._calibrations:
-                raise PredictorError(
-                    f"Operating point {point} is not calibrated; calibrated are "
-                    f"{self._calibrated()}."
-                )
+            check_point(self.cfg, self._calibrations, point)
             return point, self._entries.get(point)
         entry = (
             self.table.lookup(clamp=clamp, device=self.latency_device, **given)
@@ -238,9 +241,6 @@ class BudgetPredictor:
         # known to be those that were calibrated: to look at each again takes 0.4 ms.
         with self._calibrations.at(point, stale=True), torch.no_grad():
             return self._model(inputs)
-
-    def _calibrated(self) -> str:
-        return ", ".join(map(str, self.points)) or "none"
 
 
 def _as_point(point: OperatingPoint | str) -> OperatingPoint:

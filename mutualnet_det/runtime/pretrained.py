@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..checkpoint import CALIBRATIONS_FILE, add_calibrations, load_detector
-from ..config import load_config
+from ..config import ConfigError, check_points, load_config
 from ..errors import UserError
-from ..slimmable import Calibrations, StaleCalibrationError
+from ..slimmable import Calibrations, OperatingPoint, StaleCalibrationError
 from .query_table import QueryTable
 
 # What a folder holds, as training and tools/eval_grid.py leave it in OUTPUT_DIR.
@@ -105,6 +105,21 @@ def max_pixels(cfg: CfgNode, model: nn.Module) -> float:
     if hasattr(model, "sem_seg_head"):
         bytes_per_pixel += 4 * cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     return MAX_OUTPUT / bytes_per_pixel if bytes_per_pixel else math.inf
+
+
+def check_point(cfg: CfgNode, calibrations: Calibrations, point: OperatingPoint) -> None:
+    """
+    PredictorError for a point that a model cannot run at: one that is not calibrated or, where
+    there is nothing to calibrate, one outside the ranges that it was trained in.
+    """
+    if not calibrations.has_statistics:
+        try:
+            check_points([point], cfg)
+        except ConfigError as error:
+            raise PredictorError(str(error)) from None
+    elif point not in calibrations:
+        known = ", ".join(map(str, sorted(calibrations))) or "none"
+        raise PredictorError(f"Operating point {point} is not calibrated; calibrated are {known}.")
 
 
 def check_weights(fingerprint: str, calibrations: Calibrations, what: str) -> None:

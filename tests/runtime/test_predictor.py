@@ -175,6 +175,9 @@ def test_a_model_without_statistics_runs_at_the_tables_points(make_training_cfg,
     predictor = BudgetPredictor(cfg, model, calibrations, make_table(calibrations))
     assert predictor.points == tuple(entry.point for entry in ENTRIES)
     assert predictor(image, gflops=2.5).point == ENTRIES[1].point
+    for point, reason in (("0.5x5000", "outside MUTUALNET.RESOLUTIONS"), ("1.5x64", "WIDTH_RANGE")):
+        with pytest.raises(PredictorError, match=reason):
+            predictor(image, point=point)
 
 
 def test_a_batch_finds_what_single_images_give(predictor, image):

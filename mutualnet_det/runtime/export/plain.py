@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...config import test_point
 from ...slimmable import OperatingPoint, SlimmableBatchNorm2d, at_width, sliced
-from ..pretrained import PredictorError, Pretrained
+from ..pretrained import Pretrained, check_point
 from .errors import ExportError
 
 # Images (3, H, W) of uint8, resized, to detections at their scale: ``pred_boxes``, ``scores``,
@@ -38,14 +38,10 @@ def plain_network(pretrained: Pretrained, point: OperatingPoint) -> nn.Module:
     """
     A copy of a model at a calibrated point, with no slimmable layer left.
 
-    PredictorError if the point is not calibrated.
+    PredictorError if the model cannot run there.
     """
     calibrations = pretrained.calibrations
-    if point not in calibrations:
-        raise PredictorError(
-            f"Operating point {point} is not calibrated; calibrated are "
-            f"{', '.join(map(str, sorted(calibrations))) or 'none'}."
-        )
+    check_point(pretrained.cfg, calibrations, point)
     with calibrations.at(point):
         plain = sliced(pretrained.model)
     return plain.to(memory_format=torch.channels_last)  # as build_network has it
