@@ -1,8 +1,12 @@
-"""Writing files so that a kill or a reboot leaves the old one or the new one, never half of one."""
+"""
+Writing files so that a kill or a reboot leaves the old one or the new one, never half of one; and
+telling them by their sums.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,3 +42,12 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, as 64 hex digits."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            found.update(part)
+    return found.hexdigest()

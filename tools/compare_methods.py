@@ -4,7 +4,8 @@ Compare methods: train and evaluate each with several seeds as a plan (YAML) say
 curves and the differences.
 
 Run it again to continue: what is finished is not done again. In the plan's output folder are then
-comparison.txt, .md, .csv and .json, ap_against_gflops.png, and a folder for each run.
+comparison.txt, .md, .csv and .json, ap_against_gflops.png, and a folder for each run. Where a plan
+has one backbone that all runs start from, it is trained before them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from mutualnet_det.comparison import (
     Plan,
     Run,
     RunsError,
+    Training,
+    check_folder,
     collect,
     failure,
+    is_finished,
     locked,
     read_plan,
     run_all,
@@ -80,8 +84,14 @@ def describe(plan: Plan) -> str:
         for run in runs
     ]
     headers = ("training", "steps", "GFLOPs per step", "TFLOPs", "points evaluated")
-    commands = tool_commands(plan, TOOLS)
-    lines = [
+    lines = []
+    if pretraining := plan.pretraining:
+        lines += [
+            f"First, unless {pretraining.folder} has it, {pretraining.steps} steps of pretraining:",
+            *command_lines(pretraining),
+            "",
+        ]
+    lines += [
         f"{len(plan.runs)} runs, {len(runs)} for each of the seeds {', '.join(map(str, seeds))}, "
         f"into {plan.output}:",
         "",
@@ -90,11 +100,15 @@ def describe(plan: Plan) -> str:
         f"The commands of seed {runs[0].seed}; others differ in SEED and OUTPUT_DIR:",
     ]
     for run in runs:
-        lines += ["", run.name]
-        for _, tool, *arguments in commands(run):
-            words = ["python", os.path.relpath(tool), *arguments]
-            lines.append("    " + " ".join(map(quoted, words)))
+        lines += ["", run.name, *command_lines(run)]
     return "\n".join(lines)
+
+
+def command_lines(run: Training) -> list[str]:
+    return [
+        "    " + " ".join(map(quoted, ["python", os.path.relpath(tool), *arguments]))
+        for _, tool, *arguments in tool_commands(TOOLS)(run)
+    ]
 
 
 def quoted(word: str) -> str:
@@ -102,6 +116,14 @@ def quoted(word: str) -> str:
     if "'" in word and not set(word) & set('"$`\\!'):
         return f'"{word}"'
     return shlex.quote(word)
+
+
+def pretrain(plan: Plan) -> None:
+    """Train the backbone that all runs start from, alone on the machine, unless it is there."""
+    with locked(plan.pretraining.folder) as lock:
+        alone = environments(plan, 1)
+        for run, status in run_all([plan.pretraining], tool_commands(TOOLS), alone, lock).items():
+            raise RunsError(f"{failure(run, status)}\nWithout it, nothing else was begun.")
 
 
 def report_command(plan: Plan) -> str:
@@ -139,13 +161,16 @@ def main() -> None:
         return
     check_output_dir(str(plan.output))
     setup_logger(str(plan.output), name="mutualnet_det")
-    for cfg in {str(run.cfg.DATASETS): run.cfg for run in plan.runs}.values():
+    trainings = [*filter(None, [plan.pretraining]), *plan.runs]
+    for cfg in {str(training.cfg.DATASETS): training.cfg for training in trainings}.values():
         check_datasets(cfg)
+    for training in trainings:
+        check_folder(training)
     num_processes = args.num_processes or default_processes(plan)
     with locked(plan.output) as lock:
-        failed = run_all(
-            plan.runs, tool_commands(plan, TOOLS), environments(plan, num_processes), lock
-        )
+        if plan.pretraining and not all(map(is_finished, plan.runs)):
+            pretrain(plan)
+        failed = run_all(plan.runs, tool_commands(TOOLS), environments(plan, num_processes), lock)
         print(write_comparison(collect(plan, num_processes), plan.output))
     print(f"Everything is in {plan.output}. A page with the runs of one seed:")
     print(report_command(plan))

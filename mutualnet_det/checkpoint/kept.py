@@ -8,12 +8,11 @@ sum, such as one copied from elsewhere, is as good as what can be read of it.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from pathlib import Path
 
-from ..files import draft_of, replacing
+from ..files import draft_of, replacing, sha256_of
 from .reading import CheckpointError, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ def damage(path: Path) -> str:
             read_checkpoint(str(path))
         except CheckpointError as error:
             return str(error)
-    elif _sum_of(path) != expected:
+    elif sha256_of(path) != expected:
         return (
             f"{path} ({path.stat().st_size} bytes) is not as it was written: its SHA-256 is not "
             f"the one in {SUMS}"
@@ -152,14 +151,6 @@ def remove_drafts(folder: Path) -> None:
     """Remove what writes that were killed have left of checkpoints."""
     for draft in folder.glob(draft_of(Path("model_*.pth")).name):
         draft.unlink(missing_ok=True)
-
-
-def _sum_of(path: Path) -> str:
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            found.update(part)
-    return found.hexdigest()
 
 
 def _read_sums(folder: Path) -> dict[str, str]:

@@ -1,17 +1,28 @@
 """Comparing methods: trainings of several methods and seeds from one YAML, and what they show."""
 
-from .plan import Plan, PlanError, Run, read_plan
+from .plan import Plan, PlanError, Run, Training, read_plan
 from .report import write_comparison
 from .results import collect
-from .runs import RunsError, failure, locked, run_all, tool_commands
+from .runs import (
+    RunsError,
+    check_folder,
+    failure,
+    is_finished,
+    locked,
+    run_all,
+    tool_commands,
+)
 
 __all__ = [
     "Plan",
     "PlanError",
     "Run",
     "RunsError",
+    "Training",
+    "check_folder",
     "collect",
     "failure",
+    "is_finished",
     "locked",
     "read_plan",
     "run_all",

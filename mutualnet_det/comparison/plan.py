@@ -22,8 +22,9 @@ from .compute import ComputeCounter
 
 _KEYS = {
     *("base", "output", "seeds", "options", "steps", "compute", "widths", "resolutions"),
-    *("methods", "studies", "claims", "resamples"),
+    *("pretrain", "methods", "studies", "claims", "resamples"),
 }
+_PRETRAIN_KEYS = {"base", "output", "steps", "options"}
 _METHOD_KEYS = {"label", "options", "networks"}
 _ROLES = ("mutual", "us_net", "independent")
 # What a plan gives each run itself.
@@ -56,15 +57,48 @@ class Method:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Training:
+    """
+    One training.
+
+    Attributes:
+        base: its config file.
+        folder: its OUTPUT_DIR.
+        options: KEY VALUE overrides of the base config.
+        cfg: what they make of it.
+    """
+
+    base: str
+    folder: Path
+    options: tuple[str, ...]
+    cfg: CfgNode
+
+    @property
+    def steps(self) -> int:
+        """Iterations."""
+        return self.cfg.SOLVER.MAX_ITER
+
+    @property
+    def weights(self) -> Path:
+        """What it ends with. Never those of a training that was told to end early."""
+        return self.folder / "model_final.pth"
+
+
+class Pretraining(Training):
+    """That of the backbone which all runs start from. It is not evaluated."""
+
+    name = title = "pretraining"
+    points = ()
+    gflops_per_step = 1.0  # not counted: all runs have the same of it
+
+
+@dataclass(frozen=True, eq=False)
+class Run(Training):
     """
     One training and its evaluation.
 
     Attributes:
         network: of :attr:`Method.networks`, "" where there is one for all points.
-        folder: its OUTPUT_DIR.
-        options: KEY VALUE overrides of the base config.
-        cfg: what they make of it.
         points: to be evaluated.
         gflops_per_step: counted, see :class:`~mutualnet_det.comparison.compute.ComputeCounter`.
     """
@@ -72,16 +106,8 @@ class Run:
     method: Method
     network: str
     seed: int
-    folder: Path
-    options: tuple[str, ...]
-    cfg: CfgNode
     points: tuple[OperatingPoint, ...]
     gflops_per_step: float
-
-    @property
-    def steps(self) -> int:
-        """Iterations."""
-        return self.cfg.SOLVER.MAX_ITER
 
     @property
     def name(self) -> str:
@@ -102,7 +128,8 @@ class Plan:
 
     Attributes:
         path: of the YAML; ``content`` is what it holds.
-        base: config file that all runs start from.
+        pretraining: of the backbone that all runs start from; None: they start from nothing, or
+            from what their ``MODEL.WEIGHTS`` says.
         methods: the first is the one that the others are held against.
         points: operating points, ascending.
         runs: in the order they are begun.
@@ -112,8 +139,8 @@ class Plan:
 
     path: Path
     content: dict[str, Any]
-    base: str
     output: Path
+    pretraining: Pretraining | None
     methods: tuple[Method, ...]
     points: tuple[OperatingPoint, ...]
     runs: tuple[Run, ...]
@@ -160,21 +187,42 @@ class _Reader:
             for width in content["widths"]
             for resolution in content["resolutions"]
         )
-        base = content["base"]
         output = Path(output or content["output"])
+        pretraining = self._pretraining()
         methods = self._methods()
-        runs = self._runs(methods, seeds, points, base, output)
+        runs = self._runs(methods, seeds, points, output, pretraining)
         return Plan(
             path=self._path,
             content=content,
-            base=base,
             output=output,
+            pretraining=pretraining,
             methods=methods,
             points=tuple(points),
             runs=runs,
             claims=self._claims(methods),
             resamples=resamples,
         )
+
+    def _pretraining(self) -> Pretraining | None:
+        given = self._content.get("pretrain")
+        if given is None:
+            return None
+        self._need(isinstance(given, dict), "pretrain", "a mapping")
+        self._check_known("pretrain", given, _PRETRAIN_KEYS)
+        for key in ("base", "output"):
+            self._need(isinstance(given.get(key), str), f"pretrain.{key}", "a path")
+        self._need(_is_count(given.get("steps")), "pretrain.steps", "at least 1")
+        folder = Path(given["output"])
+        own = {"SOLVER.MAX_ITER": given["steps"], "SEED": 0, "OUTPUT_DIR": str(folder)}
+        options = {**self._options("pretrain.options", given.get("options")), **own}
+        base = given["base"]
+        cfg = self._load("pretrain", base, options)
+        if not is_classification(cfg):
+            raise PlanError(
+                f"{self._path}: pretrain.base {base} trains no classification network, which is "
+                "what backbones are pretrained as."
+            )
+        return Pretraining(base, folder, _as_arguments(options), cfg)
 
     # Methods -------------------------------------------------------------------------------------
 
@@ -236,16 +284,21 @@ class _Reader:
         methods: Sequence[Method],
         seeds: Sequence[int],
         points: Sequence[OperatingPoint],
-        base: str,
         output: Path,
+        pretraining: Pretraining | None,
     ) -> tuple[Run, ...]:
+        base = self._content["base"]
         common = self._options("options", self._content.get("options"))
+        if pretraining is not None:
+            given = any("MODEL.WEIGHTS" in each for each in (common, *(m.options for m in methods)))
+            self._need(not given, "pretrain", "no MODEL.WEIGHTS in options beside it")
+            common = {**common, "MODEL.WEIGHTS": str(pretraining.weights)}
         drafts = []
         for method in methods:
             seen: set[OperatingPoint] = set()
             for network in method.networks or ("",):
                 options = {**common, **method.options, **_network_options(network)}
-                cfg = self._load(method, base, options)
+                cfg = self._load_detector(method, base, options)
                 images = (drafts[0][4] if drafts else cfg).DATASETS.TEST
                 self._need(
                     cfg.DATASETS.TEST == images, method.name, f"DATASETS.TEST {images} of all"
@@ -267,16 +320,19 @@ class _Reader:
                 folder = output.joinpath(*filter(None, (method.name, network)), f"seed{seed}")
                 own = {"SOLVER.MAX_ITER": steps, "SEED": seed, "OUTPUT_DIR": str(folder)}
                 options = {**options, **own}
-                cfg = self._load(method, base, options)
-                flat = _as_arguments(options)
-                runs.append(Run(method, network, seed, folder, flat, cfg, found, gflops))
+                cfg = self._load_detector(method, base, options)
+                training = base, folder, _as_arguments(options), cfg
+                runs.append(Run(*training, method, network, seed, found, gflops))
         return tuple(runs)
 
-    def _load(self, method: Method, base: str, options: Mapping[str, Any]) -> CfgNode:
+    def _load(self, where: str, base: str, options: Mapping[str, Any]) -> CfgNode:
         try:
-            cfg = load_config(base, _as_arguments(options))
+            return load_config(base, _as_arguments(options))
         except ConfigError as error:
-            raise PlanError(f"{self._path}, method {method.name}: {error}") from error
+            raise PlanError(f"{self._path}, {where}: {error}") from error
+
+    def _load_detector(self, method: Method, base: str, options: Mapping[str, Any]) -> CfgNode:
+        cfg = self._load(f"method {method.name}", base, options)
         if is_classification(cfg) or is_semantic(cfg):
             raise PlanError(
                 f"{self._path}: base {base} trains no detector; what is compared is detection."
@@ -339,8 +395,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise PlanError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise PlanError(f"{path}: expected a mapping of keys to values.")
-    if isinstance(content.get("base"), str):
-        content["base"] = str(path.parent / content["base"])
+    for node in (content, content.get("pretrain")):
+        if isinstance(node, dict) and isinstance(node.get("base"), str):
+            node["base"] = str(path.parent / node["base"])
     if "_BASE_" not in content:
         return content
     inherited = _read_yaml(path.parent / str(content.pop("_BASE_")))

@@ -28,8 +28,8 @@ from detectron2.config import get_cfg
 
 from ..config import add_mutualnet_config
 from ..errors import UserError
-from ..files import replacing
-from .plan import Plan, PlanError, Run, flattened
+from ..files import replacing, sha256_of
+from .plan import PlanError, Pretraining, Training, flattened
 
 logger = logging.getLogger(__name__)
 
@@ -43,72 +43,102 @@ _FREE_KEYS = (
     *("SOLVER.CHECKPOINT_PERIOD", "MUTUALNET.CHECKPOINTS_KEPT"),
 )
 
-Commands = Callable[[Run], Sequence[Sequence[str]]]
+Commands = Callable[[Training], Sequence[Sequence[str]]]
 
 
 class RunsError(UserError, RuntimeError):
     """Runs that failed; the message names each with its log."""
 
 
-def tool_commands(plan: Plan, tools: Path) -> Commands:
+def tool_commands(tools: Path) -> Commands:
     """The command lines of a run: training, then evaluation, by the tools in a folder."""
 
-    def commands(run: Run) -> list[list[str]]:
-        common = ["--config-file", plan.base, "--resume"]
+    def command(tool: str, run: Training, *arguments: str) -> list[str]:
+        words = [sys.executable, str(tools / tool), "--config-file", run.base, "--resume"]
+        return [*words, *arguments]
+
+    def commands(run: Training) -> list[list[str]]:
+        if isinstance(run, Pretraining):
+            return [command("pretrain_backbone.py", run, *run.options)]
         points = ["--points", *map(str, run.points)]
-        # Never those of a training that was told to end early.
-        weights = ["MODEL.WEIGHTS", str(run.folder / "model_final.pth")]
+        weights = ["MODEL.WEIGHTS", str(run.weights)]
         return [
-            [sys.executable, str(tools / "train_net.py"), *common, *run.options],
-            [sys.executable, str(tools / "eval_grid.py"), *common, *points, *run.options, *weights],
+            command("train_net.py", run, *run.options),
+            command("eval_grid.py", run, *points, *run.options, *weights),
         ]
 
     return commands
 
 
-def is_finished(run: Run) -> bool:
+def is_finished(run: Training) -> bool:
     """Whether a run has been trained and evaluated."""
     return (run.folder / "run.json").exists() and _read(run)["finished"]
 
 
-def runs_at_a_time(run: Run) -> int:
+def runs_at_a_time(run: Training) -> int:
     """How many runs shared the machine, at most, when a finished one was at work."""
     return _read(run)["at_a_time"]
 
 
-def seconds_taken(run: Run) -> float | None:
+def seconds_taken(run: Training) -> float | None:
     """By a run that has finished; None if it was interrupted on the way or nobody noted it."""
     return _read(run)["seconds"]
 
 
-def begin(run: Run) -> None:
+def check_folder(run: Training) -> None:
     """
-    Make the folder of a run and note what it is of.
-
-    Raises:
-        PlanError: if it holds another run, or something else.
+    PlanError if the folder of a run holds another run, one that started from other weights, or
+    something else.
     """
-    config = flattened(run.cfg)
-    path = run.folder / "run.json"
-    if path.exists():
-        kept = _read(run)
-        # A key that came with a later version of the code had its default.
-        found = {**_defaults(), **kept["config"], "points": kept["points"]}
-        expected = {**config, "points": [str(point) for point in run.points]}
-        # Finished elsewhere, it can be told of here.
-        free = (*_FREE_KEYS, "MODEL.DEVICE") if kept["finished"] else _FREE_KEYS
-        for key in {**expected, **found}:
-            if key not in free and found.get(key) != expected.get(key):
-                raise PlanError(
-                    f"{run.folder} holds a run with {key} {found.get(key)!r}, and the plan says "
-                    f"{expected.get(key)!r}. Delete the folder to run it anew, or choose another "
-                    "--output."
-                )
+    if not (run.folder / "run.json").exists():
+        if run.folder.is_dir() and {path.name for path in run.folder.iterdir()} - {"lock"}:
+            raise PlanError(f"{run.folder} holds something else than a run: there is no run.json.")
         return
-    if run.folder.is_dir() and any(run.folder.iterdir()):
-        raise PlanError(f"{run.folder} holds something else than a run: there is no run.json.")
-    points = [str(point) for point in run.points]
-    _write(run, {"config": config, "points": points, "finished": False, "at_a_time": 0})
+    kept = _read(run)
+    # A key that came with a later version of the code had its default.
+    found = {**_defaults(), **kept["config"], "points": kept["points"]}
+    expected = {**flattened(run.cfg), "points": [str(point) for point in run.points]}
+    # Finished elsewhere, it can be told of here.
+    free = (*_FREE_KEYS, "MODEL.DEVICE") if kept["finished"] else _FREE_KEYS
+    for key in {**expected, **found}:
+        if key not in free and found.get(key) != expected.get(key):
+            raise PlanError(
+                f"{run.folder} holds a run with {key} {found.get(key)!r}, and the plan says "
+                f"{expected.get(key)!r}. Delete the folder to run it anew, or choose another "
+                "--output."
+            )
+    weights = _digest(run)
+    if None is not weights != kept["weights"]:
+        raise PlanError(
+            f"{run.folder} holds a run that started from other weights than those that are now in "
+            f"{run.cfg.MODEL.WEIGHTS}. Delete the folder to run it anew, or choose another "
+            "--output."
+        )
+
+
+def begin(run: Training) -> None:
+    """Make the folder of a run and note what it is of. PlanError: see :func:`check_folder`."""
+    check_folder(run)
+    if (run.folder / "run.json").exists():
+        return
+    told = {
+        "config": flattened(run.cfg),
+        "points": [str(point) for point in run.points],
+        "weights": _digest(run),
+    }
+    _write(run, {**told, "finished": False, "at_a_time": 0})
+
+
+def _digest(run: Training) -> str | None:
+    """SHA-256 of the file that a run starts from; None where there is none, or none yet."""
+    path = Path(run.cfg.MODEL.WEIGHTS)
+    return _sha256_at(path, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+@functools.cache
+def _sha256_at(path: Path, changed: int) -> str:
+    """All runs of a plan ask for that of the same file."""
+    return sha256_of(path)
 
 
 @functools.cache
@@ -118,24 +148,25 @@ def _defaults() -> dict[str, object]:
     return flattened(cfg)
 
 
-def _read(run: Run) -> dict:
+def _read(run: Training) -> dict:
     path = run.folder / "run.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         found = {key: kept[key] for key in ("config", "points", "finished", "at_a_time")}
-        return {**found, "seconds": kept.get("seconds")}  # which came with a later version
+        # These came with a later version.
+        return {**found, "seconds": kept.get("seconds"), "weights": kept.get("weights")}
     except (ValueError, KeyError, TypeError) as error:
         raise PlanError(
             f"{path} is not what a comparison wrote: {error!r}. Delete its folder."
         ) from error
 
 
-def _write(run: Run, content: dict) -> None:
+def _write(run: Training, content: dict) -> None:
     with replacing(run.folder / "run.json") as file:
         json.dump(content, file, indent=1)
 
 
-def steps_done(run: Run) -> int:
+def steps_done(run: Training) -> int:
     """Iterations that the metrics of a run have a record of."""
     try:
         lines = (run.folder / "metrics.json").read_text().splitlines()
@@ -178,7 +209,7 @@ def locked(folder: Path) -> Iterator[int]:
 class _Active:
     """A run at work: its commands that are left, and the process of the one that is not."""
 
-    run: Run
+    run: Training
     commands: list[Sequence[str]]
     variables: dict[str, str]
     lock: int
@@ -201,7 +232,7 @@ class _Active:
             )
 
     def __str__(self) -> str:
-        if not self.commands:
+        if not self.commands and self.run.points:
             return f"{self.run.name}: evaluating"
         return f"{self.run.name}: {steps_done(self.run)}/{self.run.steps}"
 
@@ -212,11 +243,11 @@ def _end_with_parent() -> None:
 
 
 def run_all(
-    runs: Sequence[Run],
+    runs: Sequence[Training],
     commands: Commands,
     environments: Sequence[dict[str, str]],
     lock: int,
-) -> dict[Run, int]:
+) -> dict[Training, int]:
     """
     Run what is not finished, as many runs at a time as there are environments.
 
@@ -229,14 +260,14 @@ def run_all(
         the exit status of those that failed; the others go on.
 
     Raises:
-        PlanError: see :func:`begin`; nothing has run then.
+        PlanError: see :func:`check_folder`; nothing has run then.
     """
     for run in runs:
         begin(run)
     pending = [run for run in runs if not is_finished(run)]
     free = list(environments)
     active: list[_Active] = []
-    failed: dict[Run, int] = {}
+    failed: dict[Training, int] = {}
     log = _Log(runs, pending)
     try:
         while pending or active:
@@ -272,7 +303,7 @@ def run_all(
     return failed
 
 
-def failure(run: Run, status: int) -> str:
+def failure(run: Training, status: int) -> str:
     """What became of a run that failed: its status, its log and the last line there."""
     path = run.folder / "run.log"
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
@@ -281,7 +312,7 @@ def failure(run: Run, status: int) -> str:
     return f"{run.name} ended with {how}; {path} ends with: {last}"
 
 
-def expected_seconds(runs: Sequence[Run]) -> list[float]:
+def expected_seconds(runs: Sequence[Training]) -> list[float]:
     """
     Of each run: the mean of those like it, with any seed, that have finished.
 
@@ -303,14 +334,14 @@ def expected_seconds(runs: Sequence[Run]) -> list[float]:
 class _Log:
     """Logs how far all runs are; work is measured in the time that it is expected to take."""
 
-    def __init__(self, runs: Sequence[Run], pending: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Training], pending: Sequence[Training]) -> None:
         self._runs = runs
         self._before = self._progress(())
         self._start = self._logged = time.monotonic()
         if len(pending) < len(runs):
             logger.info("%d of %d runs are finished already", len(runs) - len(pending), len(runs))
 
-    def _progress(self, failed: Collection[Run]) -> list[float]:
+    def _progress(self, failed: Collection[Training]) -> list[float]:
         """Of each run, up to 1; one that failed is not waited for."""
         return [
             # An evaluation takes time too: a training alone is not the whole of a run.
@@ -318,7 +349,7 @@ class _Log:
             for run in self._runs
         ]
 
-    def update(self, active: Sequence[_Active], failed: dict[Run, int]) -> None:
+    def update(self, active: Sequence[_Active], failed: dict[Training, int]) -> None:
         now = time.monotonic()
         if now - self._logged < LOG_PERIOD:
             return

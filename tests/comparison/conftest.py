@@ -1,6 +1,7 @@
 """A small plan, and what its runs would leave behind."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from mutualnet_det.evaluation.cost import Cost
 from mutualnet_det.evaluation.results import Grid, GridRow
 from mutualnet_det.evaluation.scoring import METRICS, load_ground_truth, score
 from mutualnet_det.runtime import Latency
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
@@ -46,6 +49,15 @@ def plan_content(make_training_cfg, tmp_path):
         "claims": {"mutual": "mutual", "us_net": "us_net", "independent": "independent"},
         "resamples": 50,
     }
+
+
+@pytest.fixture
+def pretrain(tmp_path):
+    """A plan's ``pretrain``, of the project's pretraining on shapes."""
+    (tmp_path / "backbone.yaml").write_text(
+        f"_BASE_: {CONFIGS / 'pretrain_shapes.yaml'}\nMODEL: {{DEVICE: cpu}}\n"
+    )
+    return {"base": "backbone.yaml", "output": str(tmp_path / "pretrained"), "steps": 5}
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def test_runs_of_a_plan(plan, tmp_path):
         assert run.cfg.OUTPUT_DIR == str(run.folder)
         assert run.folder.is_relative_to(tmp_path / "output")
         # The command line makes the same config.
-        assert load_config(plan.base, list(run.options)) == run.cfg
+        assert load_config(run.base, list(run.options)) == run.cfg
     assert len({run.folder for run in plan.runs}) == 8
     grid = [OperatingPoint(w, r) for w in (0.25, 1.0) for r in (32, 64)]
     assert [list(run.points) for run in plan.runs[:4]] == [grid, grid, [grid[3]], [grid[0]]]
@@ -77,6 +77,43 @@ def test_studies_are_held_against_the_first_method(write_plan, counted):
         ("one", "Number of passes"),
     ]
     assert [run.cfg.MUTUALNET.NUM_RANDOM for run in plan.runs] == [1, 0, 1, 0]
+
+
+def test_one_backbone_for_all_runs(write_plan, pretrain, counted, tmp_path):
+    assert read_plan(write_plan()).pretraining is None
+    options = {"SOLVER.BASE_LR": 0.005}
+    plan = read_plan(write_plan(pretrain={**pretrain, "options": options}))
+    training = plan.pretraining
+    assert training.base == str(tmp_path / "backbone.yaml")
+    assert training.folder == tmp_path / "pretrained" and training.steps == 5
+    assert training.cfg.SOLVER.BASE_LR == 0.005 and training.cfg.SEED == 0
+    assert load_config(training.base, list(training.options)) == training.cfg
+    found = {run.cfg.MODEL.WEIGHTS for run in plan.runs}
+    assert found == {str(tmp_path / "pretrained" / "model_final.pth")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "pretrain.seed is no key of a plan; known are base, options, output, steps"),
+        ({"output": None}, "pretrain.output: expected a path"),
+        ({"steps": 0}, "pretrain.steps: expected at least 1"),
+        ({"options": {"SEED": 1}}, "pretrain.options.SEED: expected no SEED"),
+        ({"options": {"SOLVER.BSE_LR": 1}}, "plan.yaml, pretrain: .*BSE_LR"),
+        ({"base": "base.yaml"}, "pretrain.base .*base.yaml trains no classification network"),
+    ],
+)
+def test_mistakes_in_pretraining_are_named(write_plan, pretrain, counted, changes, message):
+    with pytest.raises(PlanError, match=message):
+        read_plan(write_plan(pretrain={**pretrain, **changes}))
+
+
+@pytest.mark.parametrize("where", ["options", "methods"])
+def test_weights_beside_pretraining_are_named(write_plan, pretrain, counted, where):
+    options = {"options": {"MODEL.WEIGHTS": "a.pth"}}
+    given = options if where == "options" else {"methods": {"mutual": options}, "claims": None}
+    with pytest.raises(PlanError, match=r"plan.yaml: pretrain: expected no MODEL.WEIGHTS"):
+        read_plan(write_plan(pretrain=pretrain, **given))
 
 
 def one_method(**given):

@@ -107,6 +107,24 @@ def test_a_changed_config_is_named_before_anything_runs(plan, carry_out, write_p
     assert carry_out(read_plan(write_plan(options=free))) == {}
 
 
+def test_runs_from_other_weights_are_named(write_plan, pretrain, counted, carry_out):
+    plan = read_plan(write_plan(pretrain=pretrain))
+    training = plan.pretraining
+    with locked(training.folder) as lock:  # which is a file there
+        assert run_all([training], lambda run: [commands(run)[0]], [{"SLOT": "0"}], lock) == {}
+    assert stages(training) == ["train"] and runs.is_finished(training)
+    training.weights.write_bytes(b"a backbone")
+    runs.begin(plan.runs[0])
+    training.weights.write_bytes(b"another one")
+    with pytest.raises(PlanError, match=r"mutual/seed0 .*other weights .*pretrained/model_final"):
+        carry_out(plan)
+    assert not any(stages(run) for run in plan.runs)
+    training.weights.write_bytes(b"a backbone")
+    assert carry_out(plan) == {}
+    training.weights.unlink()  # finished runs do without
+    assert carry_out(plan) == {}
+
+
 def test_folders_of_others_are_left_alone(plan, carry_out):
     folder = plan.runs[0].folder
     folder.mkdir(parents=True)
@@ -181,7 +199,8 @@ folder = Path(sys.argv[1])
 child = "import pathlib, sys, time; pathlib.Path(sys.argv[1], 'at_work').touch()"
 child += "; time.sleep(600)"
 run = SimpleNamespace(
-    folder=folder / "run", cfg=CfgNode(), points=(), gflops_per_step=1.0, steps=1,
+    folder=folder / "run", cfg=CfgNode({"MODEL": {"WEIGHTS": ""}}), points=(),
+    gflops_per_step=1.0, steps=1,
     name="run", title="run",
 )
 run = type("Run", (), vars(run))()

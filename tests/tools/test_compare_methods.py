@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from mutualnet_det.comparison import PlanError
 from mutualnet_det.comparison.compute import ComputeCounter
 from mutualnet_det.config import ConfigError, load_config
 from tools import compare_methods as tool
@@ -67,6 +68,38 @@ def test_dry_run_prints_the_commands(plan_file, tmp_path, monkeypatch, capsys):
     assert "--resume" in evaluate and evaluate[evaluate.index("--points") + 1] == "1.00x64"
     assert evaluate[-2:] == ["MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/model_final.pth"]
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_pretraining_comes_first(plan_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ComputeCounter, "step_gflops", lambda self, cfg: 4.0)
+    base, folder = ROOT / "configs" / "pretrain_shapes.yaml", tmp_path / "pretrained"
+    content = yaml.safe_load(plan_file.read_text())
+    content["pretrain"] = {"base": str(base), "output": str(folder), "steps": 5}
+    plan_file.write_text(yaml.safe_dump(content))
+    run(monkeypatch, plan_file, "--dry-run")
+    first, command, _, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"First, unless {folder} has it, 5 steps of pretraining:"
+    assert second.startswith("4 runs")
+    _, program, *arguments = shlex.split(command)
+    assert Path(program).resolve() == ROOT / "tools" / "pretrain_backbone.py"
+    assert load_config(arguments[1], arguments[3:]).SOLVER.MAX_ITER == 5
+
+    # It fails: nothing else is begun.
+    monkeypatch.setattr(tool, "check_datasets", lambda cfg: None)
+    monkeypatch.setattr(tool, "tool_commands", lambda tools: lambda run: [["false"]])
+    with pytest.raises(
+        tool.RunsError, match=r"pretraining ended with status 1; .*\n.*nothing else"
+    ):
+        run(monkeypatch, plan_file)
+    assert json.loads((folder / "run.json").read_text())["finished"] is False
+    assert not (tmp_path / "output" / "mutual").exists()
+    # A run that cannot be continued is named before it.
+    (tmp_path / "output" / "mutual" / "seed0").mkdir(parents=True)
+    (tmp_path / "output" / "mutual" / "seed0" / "thesis.tex").touch()
+    (folder / "run.log").unlink()
+    with pytest.raises(PlanError, match="seed0 holds something else"):
+        run(monkeypatch, plan_file)
+    assert not (folder / "run.log").exists()
 
 
 def test_words_of_a_command_can_be_read_and_pasted():
