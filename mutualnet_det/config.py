@@ -31,6 +31,7 @@ LOSS_TERMS = {
     "MutualSemanticSegmentor": ("GROUND_TRUTH", "SEGMENTATION", "FEATURE"),
     "MutualClassifier": ("GROUND_TRUTH", "CLASS"),
 }
+OPTIMIZERS = ("SGD", "ADAMW")
 BAD_RECORDS = ("error", "skip")
 
 
@@ -47,6 +48,9 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.NUM_CLASSES = 0
     # The backbone under the slimmable FPN, by its registered name.
     cfg.MODEL.FPN.BOTTOM_UP = "build_slimmable_mobilenet_v2_backbone"
+
+    # "SGD", or "ADAMW" (arXiv 1711.05101), of which SOLVER.MOMENTUM is the first beta.
+    cfg.SOLVER.OPTIMIZER = "SGD"
 
     cfg.MUTUALNET = CfgNode()
     # "mutual": sub-networks learn beside the full network, each at a resolution of its own.
@@ -240,6 +244,9 @@ def check_config(cfg: CfgNode) -> None:
         )
     _check_choice("MUTUALNET.AMP_DTYPE", node.AMP_DTYPE, AMP_DTYPES)
     _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, BAD_RECORDS)
+    _check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, OPTIMIZERS)
+    if cfg.SOLVER.OPTIMIZER == "ADAMW" and cfg.SOLVER.NESTEROV:
+        _fail("SOLVER.NESTEROV", True, "False where SOLVER.OPTIMIZER is 'ADAMW'")
 
     bounds = node.WIDTH_RANGE
     if (

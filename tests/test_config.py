@@ -95,6 +95,7 @@ def test_empty_test_point_is_the_full_network():
         ("MUTUALNET.NORM", "SyncBN", "'BN', 'GN'"),
         ("MUTUALNET.STATISTICS", "running", "'batch', 'frozen'"),
         ("MUTUALNET.BAD_RECORDS", "ignore", "'error', 'skip'"),
+        ("SOLVER.OPTIMIZER", "Adam", "'SGD', 'ADAMW'"),
         ("MUTUALNET.WIDTH_RANGE", "(1.0, 0.25)", "0 < smallest <= largest"),
         ("MUTUALNET.WIDTH_RANGE", "(0, 1.0)", "0 < smallest <= largest"),
         ("MUTUALNET.WIDTH_RANGE", "(0.25, 0.5, 1.0)", "0 < smallest <= largest"),
@@ -142,6 +143,12 @@ def test_group_normalisation_has_no_statistics_to_freeze():
     load_config(QUICKSTART, ["MUTUALNET.NORM", "GN"])
     with pytest.raises(ConfigError, match="STATISTICS is 'frozen'.*MUTUALNET.NORM is 'GN'"):
         load_config(QUICKSTART, ["MUTUALNET.NORM", "GN", "MUTUALNET.STATISTICS", "frozen"])
+
+
+def test_adamw_has_no_nesterov_momentum():
+    load_config(QUICKSTART, ["SOLVER.OPTIMIZER", "ADAMW"])
+    with pytest.raises(ConfigError, match="NESTEROV is True; .*SOLVER.OPTIMIZER is 'ADAMW'"):
+        load_config(QUICKSTART, ["SOLVER.OPTIMIZER", "ADAMW", "SOLVER.NESTEROV", "True"])
 
 
 def test_students_need_something_to_learn_from():

@@ -39,14 +39,11 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with Detectron2's momentum and Nesterov keys. It clips nothing: see :func:`clip`."""
-    return torch.optim.SGD(
-        parameter_groups(cfg, model),
-        lr=cfg.SOLVER.BASE_LR,
-        momentum=cfg.SOLVER.MOMENTUM,
-        nesterov=cfg.SOLVER.NESTEROV,
-        foreach=True,
-    )
+    """What ``SOLVER.OPTIMIZER`` names. It clips nothing: see :func:`clip`."""
+    groups, lr, momentum = parameter_groups(cfg, model), cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM
+    if cfg.SOLVER.OPTIMIZER == "ADAMW":
+        return torch.optim.AdamW(groups, lr, betas=(momentum, 0.999), foreach=True)
+    return torch.optim.SGD(groups, lr, momentum, nesterov=cfg.SOLVER.NESTEROV, foreach=True)
 
 
 @torch.no_grad()

@@ -436,6 +436,12 @@ class MutualTrainer(TrainerBase):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        (found, *_), (own, *_) = (
+            state_dict["optimizer"]["param_groups"],
+            self.optimizer.param_groups,
+        )
+        if ("betas" in found) != ("betas" in own):  # torch would not notice
+            raise ValueError(f"SOLVER.OPTIMIZER is now {self.cfg.SOLVER.OPTIMIZER!r}")
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.seed = state_dict["seed"]
         self._num_skipped = state_dict["num_skipped"]

@@ -86,6 +86,16 @@ def test_sgd_takes_the_solvers_keys(tiny_cfg):
     assert group["momentum"] == 0.5 and group["nesterov"] and group["lr"] == 0.01
 
 
+def test_adamw_takes_the_solvers_keys(tiny_cfg):
+    tiny_cfg.SOLVER.WEIGHT_DECAY = 0.3
+    tiny_cfg.merge_from_list(["SOLVER.MOMENTUM", 0.5, "SOLVER.OPTIMIZER", "ADAMW"])
+    optimizer = build_optimizer(tiny_cfg, nn.Linear(2, 2))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    weights, biases = optimizer.param_groups
+    assert (weights["betas"], weights["lr"], weights["weight_decay"]) == ((0.5, 0.999), 0.01, 0.3)
+    assert biases["weight_decay"] == 0
+
+
 def gradients_of(parameters):
     return [parameter.grad for parameter in parameters]
 

@@ -224,6 +224,16 @@ def test_frozen_statistics_between_refreshes(make_cfg, run_script, read_metrics)
     assert_same_run(cfg, reference, read_metrics)
 
 
+def test_adamw(make_cfg, run_script, read_metrics):
+    options = "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", 0.001
+    reference = make_cfg(*options)
+    assert run_script(SCRIPT, cfg=reference) == 0
+    cfg = make_cfg(*options)
+    assert run_script(SCRIPT, cfg=cfg, kill="step", iteration=4) == KILLED
+    assert run_script(SCRIPT, cfg=cfg, resume=True) == 0
+    assert_same_run(cfg, reference, read_metrics)
+
+
 def test_seed_of_the_clock_is_kept(make_cfg, run_script, read_metrics):
     cfg = make_cfg("SEED", -1, "SOLVER.MAX_ITER", 4, "MUTUALNET.METHOD", "independent")
     assert run_script(SCRIPT, cfg=cfg, kill="step", iteration=3) == KILLED
@@ -313,6 +323,14 @@ def test_resuming_with_other_frozen_stages_is_refused(interrupted):
     interrupted.MODEL.BACKBONE.FREEZE_AT = 2
     path = Path(interrupted.OUTPUT_DIR) / "model_0000005.pth"
     with pytest.raises(CheckpointError, match=f"{path}: its 'trainer' does not fit"):
+        MutualTrainer(interrupted).resume_or_load(True)
+
+
+def test_resuming_with_another_optimiser_is_refused(interrupted):
+    interrupted.SOLVER.OPTIMIZER = "ADAMW"
+    path = Path(interrupted.OUTPUT_DIR) / "model_0000005.pth"
+    message = f"{path}: its 'trainer' does not fit.*SOLVER.OPTIMIZER is now 'ADAMW'"
+    with pytest.raises(CheckpointError, match=message):
         MutualTrainer(interrupted).resume_or_load(True)
 
 
