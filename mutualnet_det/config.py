@@ -70,6 +70,8 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.SCOPE = "heads"
     # Sub-networks of random width per iteration, beside the full and the narrowest one.
     cfg.MUTUALNET.NUM_RANDOM = 2
+    # Weight of each sub-network's gradient beside the full network's, which counts once.
+    cfg.MUTUALNET.SUBNETWORK_WEIGHT = 1.0
     # Proposals the sub-networks' heads learn on: the "teacher"'s or their "own".
     cfg.MUTUALNET.PROPOSALS = "teacher"
     # Temperature of the class distributions that are distilled.
@@ -299,6 +301,8 @@ def check_config(cfg: CfgNode) -> None:
         _fail("MUTUALNET.LOSS_WEIGHTS", found, "a weight above 0")
     if not 0 < node.TEMPERATURE < math.inf:
         _fail("MUTUALNET.TEMPERATURE", node.TEMPERATURE, "a temperature above 0")
+    if not 0 < node.SUBNETWORK_WEIGHT < math.inf:
+        _fail("MUTUALNET.SUBNETWORK_WEIGHT", node.SUBNETWORK_WEIGHT, "a weight above 0")
     for key, value, least in (
         ("MUTUALNET.NUM_RANDOM", node.NUM_RANDOM, 0),
         ("MUTUALNET.CALIBRATION.NUM_IMAGES", node.CALIBRATION.NUM_IMAGES, 1),

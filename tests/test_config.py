@@ -128,6 +128,7 @@ def test_empty_test_point_is_the_full_network():
         ("MUTUALNET.SKIPPED_STEPS", "-1", "at least 0"),
         ("SOLVER.CHECKPOINT_PERIOD", "0", "at least 1"),
         ("SOLVER.IMS_PER_BATCH", "0", "at least 1"),
+        ("MUTUALNET.SUBNETWORK_WEIGHT", "0.0", "a weight above 0"),
     ],
 )
 def test_bad_value_is_named(key, value, expected):

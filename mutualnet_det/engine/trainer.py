@@ -316,6 +316,8 @@ class MutualTrainer(TrainerBase):
                         what = _at_point(str(error), training_pass)
                         raise self._diverged(what, skippable=False) from error
                     loss = sum(pass_losses.values())
+                    if kind != FULL:
+                        loss = self.cfg.MUTUALNET.SUBNETWORK_WEIGHT * loss
                 # Before the next pass, so that one pass's activations are in memory at a time.
                 with self.timer(f"{role}_backward"):
                     (loss if self._scaler is None else self._scaler.scale(loss)).backward()

@@ -58,8 +58,10 @@ def records(folder):
 # The step ----------------------------------------------------------------------------------------
 
 
-def test_gradients_of_all_passes_make_one_step(build, run_steps):
-    mutual = build("SOLVER.CLIP_GRADIENTS.ENABLED", False, "MUTUALNET.NUM_RANDOM", 2)
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_gradients_of_all_passes_make_one_step(build, run_steps, weight):
+    options = "SOLVER.CLIP_GRADIENTS.ENABLED", False, "MUTUALNET.SUBNETWORK_WEIGHT", weight
+    mutual = build(*options, "MUTUALNET.NUM_RANDOM", 2)
     model = copy.deepcopy(mutual.model)
     before = weights(mutual)
     run_steps(mutual, 5)
@@ -82,7 +84,7 @@ def test_gradients_of_all_passes_make_one_step(build, run_steps):
             sum(losses.values()).backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                expected[name] += parameter.grad
+                expected[name] += (1 if kind == FULL else weight) * parameter.grad
 
     for name, parameter in mutual.model.named_parameters():
         scale = expected[name].abs().max() + 1e-6
