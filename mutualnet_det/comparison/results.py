@@ -19,7 +19,7 @@ from ..evaluation.scoring import KIND_OF, METRICS
 from ..files import replacing
 from .bootstrap import Bootstrap
 from .claims import check_claims
-from .plan import Plan, Run, flattened
+from .plan import Plan, Run, Training, flattened
 from .runs import RunsError, is_finished, runs_at_a_time
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
         num_processes: to resample with. What a run's resamples gave is kept in its folder.
 
     Returns:
-        ``plan``: the YAML's content; ``data``: what was evaluated; ``methods``; ``runs``: each with
+        ``plan``: the YAML's content; ``data``: what was evaluated; ``pretraining``: config, steps
+        and time of that of the backbone, None if there is none; ``methods``; ``runs``: each with
         its config, steps, cost, device, time and every score; ``scores``: by method, point and
         kind, mean and spread (standard deviation, n - 1) over the seeds; ``differences``: of each
         method from the first, over the seeds that both have, with the interval that 95 % of the
@@ -59,6 +60,7 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
         "name": plan.path.stem,
         "plan": plan.content,
         "data": _data(grids),
+        "pretraining": plan.pretraining and _training(plan.pretraining),
         "complete": len(finished) == len(plan.runs),
         "points": [str(point) for point in plan.points],
         "methods": [_method(method) for method in plan.methods],
@@ -94,19 +96,25 @@ def _method(method) -> dict[str, Any]:
     }
 
 
+def _training(training: Training) -> dict[str, Any]:
+    return {
+        "title": training.title,
+        "folder": str(training.folder),
+        "steps": training.steps,
+        "seconds_per_step": _seconds_per_step(training),
+        "config": flattened(training.cfg),
+    }
+
+
 def _run(run: Run, grid: Grid) -> dict[str, Any]:
     return {
+        **_training(run),
         "method": run.method.name,
         "network": run.network,
-        "title": run.title,
         "seed": run.seed,
-        "folder": str(run.folder),
-        "steps": run.steps,
         "gflops_per_step": run.gflops_per_step,
-        "seconds_per_step": _seconds_per_step(run),
         "device": grid.run["device"],
         "runs_at_a_time": runs_at_a_time(run),
-        "config": flattened(run.cfg),
         "points": {
             str(row.point): {
                 "gflops": row.gflops,
@@ -122,9 +130,10 @@ def _metrics(row: GridRow, kind: str) -> dict[str, float | None]:
     return {metric: row.scores[kind][metric] for metric in METRICS}
 
 
-def _seconds_per_step(run: Run) -> float | None:
-    """Median over what the metrics have on record; None for a run of a few steps."""
-    lines = (run.folder / "metrics.json").read_text().splitlines()
+def _seconds_per_step(training: Training) -> float | None:
+    """Median over what the metrics have on record; None for a run of a few steps, or elsewhere."""
+    path = training.folder / "metrics.json"
+    lines = path.read_text().splitlines() if path.exists() else []
     seconds = [record["time"] for record in map(json.loads, lines) if "time" in record]
     return statistics.median(seconds) if seconds else None
 

@@ -108,7 +108,7 @@ def check_folder(run: Training) -> None:
                 "--output."
             )
     weights = _digest(run)
-    if None is not weights != kept["weights"]:
+    if weights is not None and weights != kept["weights"]:
         raise PlanError(
             f"{run.folder} holds a run that started from other weights than those that are now in "
             f"{run.cfg.MODEL.WEIGHTS}. Delete the folder to run it anew, or choose another "

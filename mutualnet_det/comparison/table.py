@@ -103,7 +103,8 @@ def _difference_table(record: Mapping, methods: Sequence[dict], kind: str, style
 
 
 def _run_table(record: Mapping, style: str) -> str:
-    rows = []
+    pretraining = record["pretraining"]
+    rows = [] if pretraining is None else [_run_row([pretraining])]
     for method in record["methods"]:
         for network in method["networks"] or [""]:
             runs = [
@@ -111,26 +112,20 @@ def _run_table(record: Mapping, style: str) -> str:
                 for run in record["runs"]
                 if (run["method"], run["network"]) == (method["name"], network)
             ]
-            if not runs:
-                continue
-            seconds = [run["seconds_per_step"] for run in runs if run["seconds_per_step"]]
-            mean = sum(seconds) / len(seconds) if seconds else None
-            steps, gflops = runs[0]["steps"], runs[0]["gflops_per_step"]
-            rows.append(
-                [
-                    *(
-                        runs[0]["title"],
-                        len(runs),
-                        steps,
-                        f"{gflops:.2f}",
-                        f"{gflops * steps / 1000:.2f}",
-                    ),
-                    "-" if mean is None else f"{mean:.3f}",
-                    "-" if mean is None else f"{mean * steps / 60:.1f}",
-                ]
-            )
+            if runs:
+                rows.append(_run_row(runs))
     headers = ["training", "seeds", "steps", "GFLOPs per step", "TFLOPs", "s per step", "minutes"]
     return _table(headers, rows, style)
+
+
+def _run_row(runs: Sequence[Mapping]) -> list[str | int]:
+    """Of runs that differ in the seed alone. The compute of a pretraining is not counted."""
+    steps, gflops = runs[0]["steps"], runs[0].get("gflops_per_step")
+    counted = ["-", "-"] if gflops is None else [f"{gflops:.2f}", f"{gflops * steps / 1000:.2f}"]
+    seconds = [run["seconds_per_step"] for run in runs if run["seconds_per_step"]]
+    mean = sum(seconds) / len(seconds) if seconds else None
+    timed = ["-", "-"] if mean is None else [f"{mean:.3f}", f"{mean * steps / 60:.1f}"]
+    return [runs[0]["title"], len(runs), steps, *counted, *timed]
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence], style: str) -> str:

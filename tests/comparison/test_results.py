@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutualnet_det.comparison import RunsError, collect, write_comparison
+from mutualnet_det.comparison import RunsError, collect, read_plan, write_comparison
 from mutualnet_det.comparison.bootstrap import Bootstrap
 from mutualnet_det.comparison.results import SCHEMA_VERSION
 from mutualnet_det.comparison.table import comparison_csv, comparison_text
@@ -77,6 +77,21 @@ def test_the_record_says_how_it_came_about(record, plan):
     assert run["gflops_per_step"] == 8.0 and run["seconds_per_step"] == 0.5
     assert run["config"]["MUTUALNET.METHOD"] == "us_net"
     assert set(run["points"]["1.00x64"]["box"]) == {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+
+
+def test_the_pretraining_is_told_of(write_plan, pretrain, counted, finish):
+    plan = read_plan(write_plan(pretrain=pretrain))
+    for run in plan.runs:
+        finish(run, FOUND[run.method.name])
+    record = collect(plan, 1)
+    assert record["pretraining"]["steps"] == 5
+    assert record["pretraining"]["config"]["MODEL.META_ARCHITECTURE"] == "MutualClassifier"
+    row = "pretraining 1 5 - - {} {}"
+    assert row.format("-", "-").split() in map(str.split, comparison_text(record).splitlines())
+    plan.pretraining.folder.mkdir()
+    (plan.pretraining.folder / "metrics.json").write_text('{"iteration": 4, "time": 12.0}\n')
+    text = comparison_text(collect(plan, 1))
+    assert row.format("12.000", "1.0").split() in map(str.split, text.splitlines())
 
 
 def test_resamples_are_kept_until_the_evaluation_changes(record, plan, finish, monkeypatch):
