@@ -39,7 +39,8 @@ class MutualCheckpointer(Checkpointer):
     A file is written beside its place and moved there whole, and its sum is kept: see
     :mod:`~mutualnet_det.checkpoint.kept`. It is read without running code from it. A checkpoint
     fits the model exactly or is refused; one of a backbone alone (imported, pretrained here or
-    torchvision's) fits the model's backbone exactly.
+    torchvision's) fits the model's backbone exactly. A training may start from a wider network: it
+    goes on with the first channels, one of its sub-networks.
 
     Args:
         model: a detector of this project, or a classification network: see :func:`network_of`.
@@ -112,11 +113,14 @@ class MutualCheckpointer(Checkpointer):
                 "MODEL.WEIGHTS to its checkpoint, or add --resume to take the last one in "
                 "OUTPUT_DIR."
             )
+        names = list(self.checkpointables if checkpointables is None else checkpointables)
+        saved = checkpoint.get("mutualnet", {})
         try:
-            check_provenance(checkpoint.get("mutualnet", {}), self.cfg, path)
+            # From weights alone a training starts; else it goes on.
+            starts = checkpointables == [] and not whole
+            check_provenance(saved, self.cfg, path, narrower=starts)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
-        names = list(self.checkpointables if checkpointables is None else checkpointables)
         for name in names:
             if name not in checkpoint:
                 raise CheckpointError(
@@ -125,8 +129,14 @@ class MutualCheckpointer(Checkpointer):
                 )
         target: nn.Module = self.model
         if is_part:
-            target = getattr(self.model.backbone, "bottom_up", self.model.backbone)
+            target = _backbone_of(self.model)
             state = self._without_classifier(state, target)
+        _, largest = saved.get("width_range", self.cfg.MUTUALNET.WIDTH_RANGE)
+        if largest > self.cfg.MUTUALNET.WIDTH_RANGE[1]:
+            wide = self._wider(largest)
+            _check_fits(state, _backbone_of(wide) if is_part else wide, path)
+            own = target.state_dict()
+            state = {key: value[tuple(map(slice, own[key].shape))] for key, value in state.items()}
         _check_fits(state, target, path)
         if isinstance(target, SlimmableBackbone) and "mutualnet" not in checkpoint:
             self._check_static(path)
@@ -140,6 +150,14 @@ class MutualCheckpointer(Checkpointer):
                     f"with. ({error})"
                 ) from error
         return checkpoint
+
+    def _wider(self, largest: float) -> nn.Module:
+        """The network that the config's is a sub-network of."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.MUTUALNET.WIDTH_RANGE = (cfg.MUTUALNET.WIDTH_RANGE[0], largest)
+        with torch.random.fork_rng(devices=[]):
+            return network_of(build_network(cfg))
 
     def _without_classifier(self, state: dict[str, Any], backbone: nn.Module) -> dict[str, Any]:
         """What a detector takes of a classification network, which goes on after the features."""
@@ -157,6 +175,11 @@ class MutualCheckpointer(Checkpointer):
                 f"{path} does not say which widths it was trained at, so it counts as an ordinary "
                 f"network. {error}"
             ) from error
+
+
+def _backbone_of(detector: nn.Module) -> nn.Module:
+    """Without the pyramid."""
+    return getattr(detector.backbone, "bottom_up", detector.backbone)
 
 
 def _check_fits(state: dict[str, Any], model: nn.Module, path: str) -> None:

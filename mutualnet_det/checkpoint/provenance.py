@@ -51,12 +51,17 @@ def _trained_widths(cfg: CfgNode) -> list[float]:
     return [largest if cfg.MUTUALNET.METHOD in ALONE else smallest, largest]
 
 
-def check_provenance(saved: dict[str, Any], cfg: CfgNode, path: str) -> None:
+def check_provenance(
+    saved: dict[str, Any], cfg: CfgNode, path: str, *, narrower: bool = False
+) -> None:
     """
     ValueError, naming file, key and both values, where a checkpoint does not fit a config.
 
     A checkpoint may be a backbone's: it is then held against the config's backbone. What it does
     not say is not checked. Resolutions may differ: fine-tuning at others is legitimate.
+
+    Args:
+        narrower: see :func:`check_width_range`.
     """
     wanted = provenance(cfg)
     for group in ("preprocessing", "architecture"):
@@ -69,14 +74,20 @@ def check_provenance(saved: dict[str, Any], cfg: CfgNode, path: str) -> None:
                     f"{path} was trained with {key} {was}, the config has {value}. "
                     f"Set {key} in the config, or use weights trained that way."
                 )
-    check_width_range(saved.get("width_range", wanted["width_range"]), cfg, path)
+    trained = saved.get("width_range", wanted["width_range"])
+    check_width_range(trained, cfg, path, narrower=narrower)
 
 
-def check_width_range(trained: list[float], cfg: CfgNode, path: str) -> None:
+def check_width_range(
+    trained: list[float], cfg: CfgNode, path: str, *, narrower: bool = False
+) -> None:
     """
     ValueError, naming both ranges, where a config asks for widths that weights are not trained at.
 
-    With ``MUTUALNET.ALLOW_UNTRAINED_WIDTHS`` narrower widths are a warning.
+    With ``MUTUALNET.ALLOW_UNTRAINED_WIDTHS`` widths below them are a warning.
+
+    Args:
+        narrower: whether the config's full network may be one of their sub-networks.
     """
     low, high = trained
     smallest, largest = _trained_widths(cfg)
@@ -84,8 +95,9 @@ def check_width_range(trained: list[float], cfg: CfgNode, path: str) -> None:
     found = (
         f"{path} was trained {was}, MUTUALNET.WIDTH_RANGE is {tuple(cfg.MUTUALNET.WIDTH_RANGE)}."
     )
-    if largest != high:
-        raise ValueError(f"{found} The largest width must be the same and the smallest not below.")
+    if largest > high or (largest < high and not narrower):
+        must = "not be above" if narrower else "be the same"
+        raise ValueError(f"{found} The largest width must {must} and the smallest not below.")
     if smallest < low and not cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS:
         raise ValueError(
             f"{found} Widths below {low} would start untrained. Raise the smallest width, take "

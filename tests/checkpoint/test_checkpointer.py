@@ -24,6 +24,7 @@ from mutualnet_det.config import grid_points
 from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.engine import MutualTrainer
 from mutualnet_det.modeling.classifier import network_of
+from mutualnet_det.slimmable import at_width
 
 
 class Counter:
@@ -292,6 +293,51 @@ def test_imported_backbone(tiny_cfg, folder, builder, name):
     cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = False
     texts = ["imported.pth was trained at width 1.0 alone", "(0.25, 1.0)", "ALLOW_UNTRAINED_WIDTHS"]
     refuse(cfg, folder / "imported.pth", *texts)
+
+
+@pytest.mark.parametrize("part", ["detector", "backbone"])
+@pytest.mark.parametrize("builder", ["mobilenet_v2", "resnet"])
+def test_a_narrower_network_starts_as_a_sub_network(tiny_cfg, folder, builder, part):
+    """In the features and the box head's logits, on one batch's statistics."""
+    cfg = backbone_cfg(tiny_cfg, builder)
+    wide = build(cfg)
+    whole = MutualCheckpointer(wide, cfg, str(folder), counter=Counter(5))
+    whole.save("wide")
+    path = folder / "wide.pth"
+    if part == "backbone":
+        checkpoint = torch.load(path, weights_only=True)
+        inner = wide.backbone.bottom_up.state_dict()
+        torch.save({**checkpoint, "model": inner}, path)
+    cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS = False
+    cfg.MUTUALNET.WIDTH_RANGE = (0.25, 0.5)
+    narrow = build(cfg, seed=1)
+    before = torch.get_rng_state()
+    loader = MutualCheckpointer(narrow, cfg, counter=Counter(0))
+    loader.load(str(path), checkpointables=[])
+    assert torch.equal(torch.get_rng_state(), before)
+
+    images = torch.randn(2, 3, 64, 64)
+    found = []
+    for model in (wide, narrow):
+        with torch.no_grad(), at_width(model, 0.5):
+            levels = (model.backbone if part == "detector" else model.backbone.bottom_up)(images)
+            found += [[*levels.values()]]
+            if part == "detector":
+                pooled = torch.ones(2, levels["p2"].shape[1], 7, 7)
+                found[-1] += [*model.roi_heads.box_predictor(model.roi_heads.box_head(pooled))]
+    assert all(map(torch.equal, *found))
+
+    # An evaluation, or a training that goes on, is of the network that was trained.
+    refuse(cfg, path, "widths 0.25 to 1.0", "(0.25, 0.5)", "must be the same")
+    cfg.MUTUALNET.WIDTH_RANGE = (0.25, 1.25)
+    with pytest.raises(CheckpointError, match="must not be above"):
+        MutualCheckpointer(build(cfg), cfg).load(str(path), checkpointables=[])
+    # One that is too large for another reason is no wider one.
+    cfg.MUTUALNET.WIDTH_RANGE = (0.25, 0.5)
+    cfg.MODEL.FPN.OUT_CHANNELS = 24
+    if part == "detector":
+        with pytest.raises(CheckpointError, match="of another architecture"):
+            MutualCheckpointer(build(cfg), cfg).load(str(path), checkpointables=[])
 
 
 def test_public_backbone_with_calibrations(tiny_cfg, folder, public_mobilenet_v1):
