@@ -42,6 +42,8 @@ _FREE_KEYS = (
     *("OUTPUT_DIR", "DATALOADER.NUM_WORKERS"),
     *("SOLVER.CHECKPOINT_PERIOD", "MUTUALNET.CHECKPOINTS_KEPT"),
 )
+# What to do about a folder that holds another run.
+_ANEW = "Delete the folder to run it anew, or choose another output in the plan."
 
 Commands = Callable[[Training], Sequence[Sequence[str]]]
 
@@ -104,15 +106,13 @@ def check_folder(run: Training) -> None:
         if key not in free and found.get(key) != expected.get(key):
             raise PlanError(
                 f"{run.folder} holds a run with {key} {found.get(key)!r}, and the plan says "
-                f"{expected.get(key)!r}. Delete the folder to run it anew, or choose another "
-                "--output."
+                f"{expected.get(key)!r}. {_ANEW}"
             )
     weights = _digest(run)
     if weights is not None and weights != kept["weights"]:
         raise PlanError(
             f"{run.folder} holds a run that started from other weights than those that are now in "
-            f"{run.cfg.MODEL.WEIGHTS}. Delete the folder to run it anew, or choose another "
-            "--output."
+            f"{run.cfg.MODEL.WEIGHTS}. {_ANEW}"
         )
 
 
@@ -195,7 +195,7 @@ def locked(folder: Path) -> Iterator[int]:
                 if time.monotonic() > deadline:
                     raise RunsError(
                         f"Another comparison is at work in {folder}. Wait until it has finished, "
-                        "stop it, or choose another --output."
+                        "stop it, or choose another output in the plan."
                     ) from error
                 if attempt == 0:
                     logger.info("Waiting for another comparison in %s to end", folder)
