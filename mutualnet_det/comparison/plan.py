@@ -7,6 +7,7 @@ A plan is checked wholly before anything runs: every training's config is built 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,7 +341,12 @@ class _Reader:
         return cfg
 
     def _steps(self, drafts: Sequence[tuple]) -> list[int]:
-        """Iterations of each network: as many for all, or as many as its compute allows."""
+        """
+        Iterations of each network: as many for all, or as many as its method's compute allows.
+
+        The networks of a method share the compute and take equally many steps: what several points
+        cost is what all their trainings cost.
+        """
         content = self._content
         if ("steps" in content) == ("compute" in content):
             raise PlanError(f"{self._path}: give either steps or compute.")
@@ -352,7 +358,9 @@ class _Reader:
         self._check_known("compute", compute, {"as", "steps"})
         self._need(_is_count(compute.get("steps")), "compute.steps", "at least 1")
         allowed = None
+        step_gflops: Counter[str] = Counter()
         for method, network, _, _, cfg, gflops in drafts:
+            step_gflops[method.name] += gflops
             if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupCosineLR":
                 raise PlanError(
                     f"{self._path}: with compute, runs differ in length, and the learning rate "
@@ -363,7 +371,7 @@ class _Reader:
                 allowed = gflops * compute["steps"]
         names = ", ".join(draft[0].name for draft in drafts if not draft[1])
         self._need(allowed is not None, "compute.as", f"one of {names}")
-        return [max(1, round(allowed / draft[-1])) for draft in drafts]
+        return [max(1, round(allowed / step_gflops[draft[0].name])) for draft in drafts]
 
     # Checks --------------------------------------------------------------------------------------
 

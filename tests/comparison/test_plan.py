@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mutualnet_det.comparison import PlanError, compute, read_plan
-from mutualnet_det.config import load_config
+from mutualnet_det.config import METHODS, load_config
 from mutualnet_det.engine.trainer import build_sampler
 from mutualnet_det.evaluation.cost import CostCounter
 from mutualnet_det.modeling.build import build_network
@@ -55,8 +55,9 @@ def test_a_network_of_one_width_has_every_resolution(write_plan, plan_content, c
 
 def test_equal_compute_gives_cheap_steps_more_of_them(write_plan, counted):
     plan = read_plan(write_plan(steps=None, compute={"as": "mutual", "steps": 10}))
-    assert [run.steps for run in plan.runs[:4]] == [10, 10, 40, 40]
-    assert [run.cfg.SOLVER.MAX_ITER for run in plan.runs[:4]] == [10, 10, 40, 40]
+    # The two independent networks share what a method has.
+    assert [run.steps for run in plan.runs[:4]] == [10, 10, 20, 20]
+    assert [run.cfg.SOLVER.MAX_ITER for run in plan.runs[:4]] == [10, 10, 20, 20]
 
 
 def test_a_plan_takes_over_another(write_plan, counted, tmp_path):
@@ -65,7 +66,7 @@ def test_a_plan_takes_over_another(write_plan, counted, tmp_path):
     path.parent.mkdir()
     path.write_text("_BASE_: ../plan.yaml\nseeds: [7]\ncompute: {as: us_net, steps: 5}\n")
     plan = read_plan(path)
-    assert [(run.seed, run.steps) for run in plan.runs] == [(7, 5), (7, 5), (7, 20), (7, 20)]
+    assert [(run.seed, run.steps) for run in plan.runs] == [(7, 5), (7, 5), (7, 10), (7, 10)]
 
 
 def test_studies_are_held_against_the_first_method(write_plan, counted):
@@ -186,14 +187,9 @@ def test_files_that_are_no_plans(tmp_path, content):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("compare_*.yaml")), ids=lambda path: path.stem)
 def test_every_comparison_of_the_project_has_its_methods(path, counted):
     plan = read_plan(path)
-    methods = {run.cfg.MUTUALNET.METHOD for run in plan.runs}
-    assert methods >= {"mutual", "us_net", "us_net_multi_scale", "independent"}
+    assert {run.cfg.MUTUALNET.METHOD for run in plan.runs} >= {"mutual", "us_net", "independent"}
     assert len(plan.claims) == 3 and len({run.seed for run in plan.runs}) >= 3
     assert len({run.network for run in plan.runs if run.method.name == "independent"}) == 3
-    by_teacher = {
-        (run.cfg.MUTUALNET.METHOD, run.cfg.MUTUALNET.LOSS_WEIGHTS.CLASS > 0) for run in plan.runs
-    }
-    assert by_teacher >= {("mutual", True), ("mutual", False), ("us_net", True)}
     # What all methods of a seed share: the data, its order and, at equal steps, their number.
     shared = {
         (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR)
@@ -202,6 +198,19 @@ def test_every_comparison_of_the_project_has_its_methods(path, counted):
     assert len(shared) == 1
     if "compute" not in yaml.safe_load(path.read_text()):
         assert len({run.steps for run in plan.runs}) == 1
+
+
+def test_the_comparison_on_shapes_goes_on_with_all_methods(counted):
+    first, both = (
+        {run.folder: run.cfg for run in read_plan(CONFIGS / f"{name}.yaml").runs}
+        for name in ("compare_shapes", "compare_shapes_variants")
+    )
+    assert first.items() <= both.items()
+    by_teacher = {
+        (cfg.MUTUALNET.METHOD, cfg.MUTUALNET.LOSS_WEIGHTS.CLASS > 0) for cfg in both.values()
+    }
+    assert {method for method, _ in by_teacher} == set(METHODS)
+    assert by_teacher >= {("mutual", False), ("us_net", False)}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("study_*.yaml")), ids=lambda path: path.stem)
