@@ -7,7 +7,7 @@ A plan is checked wholly before anything runs: every training's config is built 
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -358,7 +358,7 @@ class _Reader:
         self._check_known("compute", compute, {"as", "steps"})
         self._need(_is_count(compute.get("steps")), "compute.steps", "at least 1")
         allowed = None
-        step_gflops: Counter[str] = Counter()
+        step_gflops: dict[str, float] = defaultdict(float)
         for method, network, _, _, cfg, gflops in drafts:
             step_gflops[method.name] += gflops
             if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupCosineLR":

@@ -53,11 +53,16 @@ def test_a_network_of_one_width_has_every_resolution(write_plan, plan_content, c
     assert drawn == {OperatingPoint(0.25, r) for r in (64, 48, 32)}
 
 
-def test_equal_compute_gives_cheap_steps_more_of_them(write_plan, counted):
+def test_equal_compute_gives_cheap_steps_more_of_them(write_plan, plan_content, counted):
     plan = read_plan(write_plan(steps=None, compute={"as": "mutual", "steps": 10}))
     # The two independent networks share what a method has.
     assert [run.steps for run in plan.runs[:4]] == [10, 10, 20, 20]
     assert [run.cfg.SOLVER.MAX_ITER for run in plan.runs[:4]] == [10, 10, 20, 20]
+    methods = plan_content["methods"]
+    methods["independent"]["networks"] = ["1.0x64"]
+    compute_of = {"as": "mutual", "steps": 10}
+    plan = read_plan(write_plan(methods=methods, steps=None, compute=compute_of))
+    assert [run.steps for run in plan.runs[:3]] == [10, 10, 40]
 
 
 def test_a_plan_takes_over_another(write_plan, counted, tmp_path):
