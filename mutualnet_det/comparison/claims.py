@@ -106,6 +106,13 @@ def plus_minus(spread: float | None) -> str:
     return "" if spread is None else f" ± {spread:.1f}"
 
 
+def over_seeds(record: Mapping[str, Any]) -> str:
+    """How the scores of a comparison are given."""
+    if any(score["spread"] is not None for score in record["scores"]):
+        return "mean ± standard deviation over seeds"
+    return "one seed"
+
+
 def claims_text(claims: list[dict[str, Any]]) -> str:
     """A line for each claim: whether it holds, and by how much."""
     verdicts = {True: "holds", False: "FAILS", None: "unknown"}

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from ..evaluation.figures import scale_cost, style_axes, write_figure
 from ..evaluation.scoring import KINDS
 from ..runtime import frontier
+from .claims import over_seeds
 
 # Together told apart with any colour vision.
 COLOURS = matplotlib.colormaps["tab10"].colors
@@ -45,7 +46,7 @@ def ap_against_gflops(record: Mapping[str, Any], methods: Sequence[dict[str, Any
     for axes, kind in zip(panels, kinds, strict=True):
         style_axes(axes)
         axes.set_xlabel("GFLOPs per image (multiply-adds)")
-        axes.set_ylabel(f"{KINDS[kind].label} (%), ± standard deviation over seeds")
+        axes.set_ylabel(f"{KINDS[kind].label} (%), {over_seeds(record)}")
         for number, method in enumerate(methods):
             scores = [
                 score

@@ -20,7 +20,7 @@ from ..files import replacing
 from .bootstrap import Bootstrap
 from .claims import check_claims
 from .plan import Plan, Run, Training, flattened
-from .runs import RunsError, is_finished, runs_at_a_time
+from .runs import RunsError, expected_seconds, is_finished, runs_at_a_time, seconds_taken
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
 
     Returns:
         ``plan``: the YAML's content; ``data``: what was evaluated; ``pretraining``: config, steps
-        and time of that of the backbone, None if there is none; ``methods``; ``runs``: each with
-        its config, steps, cost, device, time and every score; ``scores``: by method, point and
-        kind, mean and spread (standard deviation, n - 1) over the seeds; ``differences``: of each
-        method from the first, over the seeds that both have, with the interval that 95 % of the
-        resamples of images are in; ``claims``, see
-        :func:`~mutualnet_det.comparison.claims.check_claims`.
+        and time of that of the backbone, None if there is none; ``hours`` that all of it took,
+        None if nobody noted it; ``methods``; ``runs``: each with its config, steps, cost, device,
+        time and every score; ``scores``: by method, point and kind, mean and spread (standard
+        deviation, n - 1) over the seeds; ``differences``: of each method from the first, over the
+        seeds that both have, with the interval that 95 % of the resamples of images are in;
+        ``claims``, see :func:`~mutualnet_det.comparison.claims.check_claims`.
 
     Raises:
         RunsError: if runs were evaluated on different images or objects.
@@ -61,6 +61,7 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
         "plan": plan.content,
         "data": _data(grids),
         "pretraining": plan.pretraining and _training(plan.pretraining),
+        "hours": _hours([*filter(None, [plan.pretraining]), *finished]),
         "complete": len(finished) == len(plan.runs),
         "points": [str(point) for point in plan.points],
         "methods": [_method(method) for method in plan.methods],
@@ -104,6 +105,15 @@ def _training(training: Training) -> dict[str, Any]:
         "seconds_per_step": _seconds_per_step(training),
         "config": flattened(training.cfg),
     }
+
+
+def _hours(trainings: Sequence[Training]) -> float | None:
+    """Of a run that was interrupted, as of those that differ from it in the seed."""
+    noted = {run.title for run in trainings if is_finished(run) and seconds_taken(run)}
+    if not trainings or noted != {run.title for run in trainings}:
+        return None
+    seconds = zip(trainings, expected_seconds(trainings), strict=True)
+    return sum(taken / runs_at_a_time(run) for run, taken in seconds) / 3600
 
 
 def _run(run: Run, grid: Grid) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ..slimmable import OperatingPoint
-from .claims import claims_text, plus_minus
+from .claims import claims_text, over_seeds, plus_minus
 
 _NAMES = {"box": "Box AP", "mask": "Mask AP"}
 _CSV_COLUMNS = (
@@ -28,14 +28,14 @@ def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str
     for study, methods in _groups(record["methods"]):
         for kind in kinds:
             shown = [reference, *methods] if study else methods
-            title = f"{_NAMES[kind]}, mean ± standard deviation over seeds"
+            title = f"{_NAMES[kind]}, {over_seeds(record)}"
             title = ": ".join(filter(None, (study, title)))
             parts.append(_section(title, _score_table(record, shown, kind, style), markdown))
         for kind in kinds:
             others = [method for method in methods if method is not reference]
             title = (
-                f"{_NAMES[kind]} minus that of {reference['label']}, mean ± standard deviation "
-                "over seeds, and 95 % interval over images"
+                f"{_NAMES[kind]} minus that of {reference['label']}, {over_seeds(record)}, and "
+                "95 % interval over images"
             )
             title = ": ".join(filter(None, (study, title)))
             table = _difference_table(record, others, kind, style)
@@ -57,11 +57,12 @@ def _heading(record: Mapping[str, Any]) -> str:
     )
     seeds = sorted({run["seed"] for run in record["runs"]})
     images = f"{data['num_images']} images of {data['dataset']}" if data else "no images yet"
+    took = "" if record["hours"] is None else f", about {record['hours']:.1f} hours"
     left = "" if record["complete"] else " NOT COMPLETE: some runs are missing."
     return (
         f"{record['name']}: {len(record['runs'])} trainings, seeds "
         f"{', '.join(map(str, seeds)) or 'none'}, evaluated on {images}; "
-        f"run on {' and on '.join(places) or 'no machine'}.{left}"
+        f"run on {' and on '.join(places) or 'no machine'}{took}.{left}"
     )
 
 

@@ -147,7 +147,12 @@ def finish(ground_truth, find):
         (folder / "detections").mkdir(parents=True)
         (folder / "ground_truth.json").write_text(json.dumps(ground_truth))
         (run.folder / "run.json").write_text(
-            json.dumps({"config": {}, "points": [], "finished": True, "at_a_time": 2})
+            json.dumps(
+                {
+                    **{"config": {}, "points": []},
+                    **{"finished": True, "at_a_time": 2, "seconds": 1800.0},
+                }
+            )
         )
         (run.folder / "metrics.json").write_text('{"iteration": 1, "time": 0.5}\n')
         rows, aps = [], {}

@@ -69,8 +69,10 @@ def test_the_record_says_how_it_came_about(record, plan):
     assert record["plan"]["seeds"] == [0, 1] and record["complete"]
     assert record["data"]["num_images"] == 20
     assert record["data"]["versions"] == {"torch": "2.0"}
-    assert "seeds 0, 1, evaluated on 20 images of made_up; run on a device, 2 at a time." in (
-        comparison_text(record)
+    # 8 runs of half an hour, 2 at a time.
+    assert (
+        "seeds 0, 1, evaluated on 20 images of made_up; run on a device, 2 at a time, "
+        "about 2.0 hours." in comparison_text(record)
     )
     run = record["runs"][1]
     assert (run["method"], run["seed"], run["steps"]) == ("us_net", 0, 2)
@@ -131,6 +133,27 @@ def test_runs_of_different_images_are_not_paired(plan, finished):
         RunsError, match="us_net/seed0 and .*mutual/seed0 .* different ground truth"
     ):
         collect(plan, 1)
+
+
+def test_a_run_that_was_interrupted_took_as_long_as_those_like_it(plan, finished):
+    def interrupt(run):
+        path = run.folder / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": None}))
+
+    interrupt(plan.runs[0])
+    assert collect(plan, 1)["hours"] == pytest.approx(2.0)
+    for run in plan.runs:
+        if run.method.name == "mutual":
+            interrupt(run)
+    record = collect(plan, 1)
+    assert record["hours"] is None and "2 at a time." in comparison_text(record)
+
+
+def test_one_seed_has_no_deviation(record):
+    for score in record["scores"]:
+        score["spread"] = None
+    text = comparison_text(record)
+    assert "Box AP, one seed" in text and "deviation" not in text
 
 
 def test_nothing_finished_is_a_record_too(plan, tmp_path):
