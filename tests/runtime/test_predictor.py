@@ -1,6 +1,7 @@
 """The predictor: the point a budget allows, and what the model itself finds there."""
 
 import dataclasses
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -295,7 +296,7 @@ def elsewhere(source):
 def test_milliseconds_are_those_of_the_device_it_runs_on(elsewhere, image):
     predictor = BudgetPredictor(*elsewhere)
     with pytest.raises(
-        BudgetError, match=f"of the device '{HERE}'; it has: 'laptop', 'board'.*pro"
+        BudgetError, match=f"of the device '{re.escape(HERE)}'; it has: 'laptop', 'board'.*pro"
     ):
         predictor(image, milliseconds=250)
     assert predictor(image, gflops=1).point == ENTRIES[0].point
@@ -316,7 +317,9 @@ def test_without_a_budget_it_takes_the_best_point_if_another_is_dearer(elsewhere
 
 
 def test_a_latency_device_that_the_table_lacks_is_refused(folder):
-    with pytest.raises(BudgetError, match=f"query_table.json: .*device 'phone'; it has: '{HERE}'"):
+    with pytest.raises(
+        BudgetError, match=f"query_table.json: .*device 'phone'; it has: '{re.escape(HERE)}'"
+    ):
         BudgetPredictor.from_pretrained(folder, latency_device="phone")
 
 

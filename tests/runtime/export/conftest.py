@@ -136,7 +136,8 @@ def assert_same():
             assert one.has("pred_masks") == other.has("pred_masks")
             if one.has("pred_masks") and one.pred_masks.any():
                 both, either = (f(one.pred_masks, other.pred_masks) for f in (and_, or_))
-                assert both.sum() / either.sum() > 0.99
+                # A pixel at the mask's threshold may fall on either side, also in a small mask.
+                assert either.sum() - both.sum() <= max(1, 0.01 * either.sum())
 
     return check
 
