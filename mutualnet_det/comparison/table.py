@@ -94,13 +94,14 @@ def _score_table(record: Mapping, methods: Sequence[dict], kind: str, style: str
 def _difference_table(record: Mapping, methods: Sequence[dict], kind: str, style: str) -> str:
     cells = _by_cell(record["differences"], kind)
     methods = [method for method in methods if any(name == method["name"] for name, _ in cells)]
-    if not methods:
-        return ""
+    names = [method["name"] for method in methods]
     rows = [
-        [point, *(_difference(cells.get((method["name"], point))) for method in methods)]
+        [point, *(_difference(cells.get((name, point))) for name in names)]
         for point in record["points"]
+        if any((name, point) in cells for name in names)
     ]
-    return _table(["point", *(method["label"] for method in methods)], rows, style)
+    labels = [method["label"] for method in methods]
+    return _table(["point", *labels], rows, style) if rows else ""
 
 
 def _run_table(record: Mapping, style: str) -> str:

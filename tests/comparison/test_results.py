@@ -156,6 +156,14 @@ def test_one_seed_has_no_deviation(record):
     assert "Box AP, one seed" in text and "deviation" not in text
 
 
+def test_a_point_that_nothing_is_held_against_has_no_difference(record):
+    record["differences"] = [d for d in record["differences"] if d["point"] == "1.00x64"]
+    parts = comparison_text(record).split("\n\n")
+    (scores,) = (part for part in parts if part.startswith("Box AP,"))
+    (differences,) = (part for part in parts if part.startswith("Box AP minus"))
+    assert "0.25x32" in scores and "0.25x32" not in differences and "1.00x64" in differences
+
+
 def test_nothing_finished_is_a_record_too(plan, tmp_path):
     record = collect(plan, 1)
     assert record["scores"] == []
