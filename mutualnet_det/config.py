@@ -25,8 +25,10 @@ AMP_DTYPES = ("float16", "bfloat16")
 ROI_TERMS = ("CLASS", "BOX", "MASK", "KEYPOINT")
 # All that a sub-network of each meta-architecture has.
 LOSS_TERMS = {
-    "MutualRCNN": ("RPN", "GROUND_TRUTH", *ROI_TERMS, "FEATURE"),
-    "MutualPanopticFPN": ("RPN", "GROUND_TRUTH", *ROI_TERMS, "SEGMENTATION", "FEATURE"),
+    "MutualRCNN": ("RPN", "GROUND_TRUTH", *ROI_TERMS, "OBJECTNESS", "FEATURE"),
+    "MutualPanopticFPN": (
+        *("RPN", "GROUND_TRUTH", *ROI_TERMS, "SEGMENTATION", "OBJECTNESS", "FEATURE"),
+    ),
     "MutualRetinaNet": ("GROUND_TRUTH", "CLASS", "BOX", "FEATURE"),
     "MutualSemanticSegmentor": ("GROUND_TRUTH", "SEGMENTATION", "FEATURE"),
     "MutualClassifier": ("GROUND_TRUTH", "CLASS"),
@@ -79,8 +81,9 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # Weights of a sub-network's losses. From the ground truth: RPN, and GROUND_TRUTH for what gives
     # the final answer (ROI heads, a dense head, a classifier). From the teacher: distributions over
     # the classes, box deltas, masks, keypoint heatmaps, the pixels' distributions over the classes;
-    # and FEATURE, the pyramid's features, between levels of the same size: see
-    # modeling/features.py. It takes the memory of the teacher's pyramid; 0: none.
+    # OBJECTNESS, the scores that the RPN gives all anchors: see modeling/rpn.py; and FEATURE, the
+    # pyramid's features, between levels of the same size: see modeling/features.py. It takes the
+    # memory of the teacher's pyramid; 0: none.
     cfg.MUTUALNET.LOSS_WEIGHTS = CfgNode()
     cfg.MUTUALNET.LOSS_WEIGHTS.RPN = 1.0
     cfg.MUTUALNET.LOSS_WEIGHTS.GROUND_TRUTH = 1.0
@@ -89,6 +92,7 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.LOSS_WEIGHTS.MASK = 1.0
     cfg.MUTUALNET.LOSS_WEIGHTS.KEYPOINT = 1.0
     cfg.MUTUALNET.LOSS_WEIGHTS.SEGMENTATION = 1.0
+    cfg.MUTUALNET.LOSS_WEIGHTS.OBJECTNESS = 0.0
     cfg.MUTUALNET.LOSS_WEIGHTS.FEATURE = 0.0
     # What slimmable layers are normalised by: "BN", batch normalisation, whose statistics are
     # calibrated at each operating point, or "GN", group normalisation (arXiv 1803.08494), which has
@@ -217,7 +221,7 @@ def has_semantic_head(cfg: CfgNode) -> bool:
 
 def default_loss_weights(terms: Sequence[str]) -> dict[str, float]:
     """The default weights of these keys of ``LOSS_WEIGHTS``."""
-    return {term: 0.0 if term == "FEATURE" else 1.0 for term in terms}
+    return {term: 0.0 if term in ("OBJECTNESS", "FEATURE") else 1.0 for term in terms}
 
 
 def terms_present(terms: Sequence[str], *, mask_on: bool, keypoint_on: bool) -> list[str]:
@@ -289,12 +293,13 @@ def check_config(cfg: CfgNode) -> None:
         mask_on=cfg.MODEL.MASK_ON,
         keypoint_on=cfg.MODEL.KEYPOINT_ON,
     )
-    if node.LOSS_WEIGHTS.FEATURE > 0 and terms and "FEATURE" not in terms:
-        _fail(
-            "MUTUALNET.LOSS_WEIGHTS.FEATURE",
-            node.LOSS_WEIGHTS.FEATURE,
-            f"0 for a {cfg.MODEL.META_ARCHITECTURE}, which has no feature pyramid",
-        )
+    for term, part in (("FEATURE", "feature pyramid"), ("OBJECTNESS", "RPN")):
+        if node.LOSS_WEIGHTS[term] > 0 and terms and term not in terms:
+            _fail(
+                f"MUTUALNET.LOSS_WEIGHTS.{term}",
+                node.LOSS_WEIGHTS[term],
+                f"0 for a {cfg.MODEL.META_ARCHITECTURE}, which has no {part}",
+            )
     learns = node.METHOD in ALONE or any(node.LOSS_WEIGHTS[term] for term in terms)
     if terms and not learns:
         found = {term: node.LOSS_WEIGHTS[term] for term in terms}

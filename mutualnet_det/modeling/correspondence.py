@@ -12,10 +12,16 @@ Sizes are (height, width) in pixels, before padding. A cell of a grid shows ``st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor
+
+from ..data.views import scale_ratio
+
+Size = tuple[int, int]
 
 # Overlap from which one thing stands for another: that from which an anchor of RetinaNet's (arXiv
 # 1708.02002, section 4) stands for an object, and of squares of which one is sqrt(2) times the
@@ -94,3 +100,81 @@ def _area_weights(target: int, target_stride: int, source: int, stride: int) -> 
     overlap = torch.minimum(one[1:, None], other[1:]) - torch.maximum(one[:-1, None], other[:-1])
     overlap = overlap.clamp(min=0)
     return overlap / overlap.sum(dim=1, keepdim=True)
+
+
+def corresponding_anchors(
+    generator: DefaultAnchorGenerator,
+    size: Size,
+    grid_sizes: Sequence[Size],
+    full_size: Size,
+    full_grid_sizes: Sequence[Size],
+) -> tuple[Tensor, Tensor]:
+    """
+    The teacher's anchor for each of a student's: the one that it overlaps most once it is scaled,
+    on whichever level.
+
+    An image's own anchors find themselves, if no two levels have anchors of one size.
+
+    Args:
+        generator: of the anchors of both.
+        size, full_size: of the image, as the student and as the teacher see it.
+        grid_sizes, full_grid_sizes: (height, width) in cells of each level of either, as padded.
+
+    Returns:
+        for the R anchors of all of the student's levels, indices into those of all of the teacher's
+        (R,), and whether there is one (R,): not for anchors in the padding, nor for those that
+        overlap none by an IoU of :data:`MIN_IOU`.
+    """
+    # Many small steps: on the CPU, whatever the device.
+    offset = generator.offset
+    ratio = torch.tensor(scale_ratio(size, full_size))
+    shapes = [x[:, 2:].cpu() - x[:, :2].cpu() for x in generator.cell_anchors]
+    found = []
+    for stride, own, (height, width) in zip(generator.strides, shapes, grid_sizes, strict=True):
+        x, y = ((torch.arange(n) + offset) * stride for n in (width, height))
+        scaled = own * ratio
+        best_iou = torch.zeros(height, width, len(own))
+        best_index = torch.zeros(height, width, len(own), dtype=torch.long)
+        first = 0
+        levels = zip(generator.strides, shapes, full_grid_sizes, strict=True)
+        for full_stride, others, (rows, columns) in levels:
+            at_best = torch.minimum(scaled[:, None], others).prod(dim=-1)  # one centre
+            if _iou(at_best, scaled, others).max() >= MIN_IOU:
+                # Of the anchors of one shape, that of the nearest cell overlaps another most.
+                row, down = _nearest(
+                    y * ratio[1], full_size[0], full_stride, offset, scaled[:, 1], others[:, 1]
+                )
+                column, across = _nearest(
+                    x * ratio[0], full_size[1], full_stride, offset, scaled[:, 0], others[:, 0]
+                )
+                iou, shape = _iou(across * down[:, None], scaled, others).max(dim=-1)
+                cell = row[:, None] * columns + column
+                index = first + cell[..., None] * len(others) + shape
+                best_index = torch.where(iou > best_iou, index, best_index)
+                best_iou = torch.maximum(iou, best_iou)
+            first += rows * columns * len(others)
+        inside = (y < size[0])[:, None] & (x < size[1])
+        found.append((best_index.flatten(), ((best_iou >= MIN_IOU) & inside[..., None]).flatten()))
+    device = next(generator.buffers()).device
+    indices, exists = (torch.cat(parts).to(device) for parts in zip(*found, strict=True))
+    return indices, exists
+
+
+def _nearest(
+    centres: Tensor, length: int, stride: int, offset: float, own: Tensor, others: Tensor
+) -> tuple[Tensor, Tensor]:
+    """
+    Along an axis of an image of ``length`` px, the cell that is nearest to each centre (S,), and
+    how far intervals around the centres, of each length in ``own`` (A,), overlap those around the
+    cells', of each length in ``others`` (B,): (S, A, B).
+    """
+    last = max(math.ceil(length / stride - offset), 1) - 1  # others are padding
+    cells = (centres / stride - offset).round().clamp(0, last).long()
+    distance = ((cells + offset) * stride - centres).abs()[:, None, None]
+    reach = (own[:, None] + others) / 2 - distance
+    return cells, torch.minimum(reach, torch.minimum(own[:, None], others)).clamp(min=0)
+
+
+def _iou(overlap: Tensor, own: Tensor, others: Tensor) -> Tensor:
+    """IoU of boxes of sides (A, 2) and (B, 2) in px that overlap by (..., A, B) square px."""
+    return overlap / (own.prod(dim=-1)[:, None] + others.prod(dim=-1) - overlap)

@@ -1,5 +1,5 @@
 """
-What a sub-network learns on the shared ROI heads: from the ground truth and from the teacher.
+What a sub-network learns on the shared heads: from the ground truth and from the teacher.
 
 Shapes: R proposals of a batch, F of them foreground, V of those with a visible keypoint in them, K
 classes, P keypoints, M the side of a mask (28), S that of a heatmap (56). No gradient reaches a
@@ -70,6 +70,24 @@ def mask_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     target = teacher.detach().sigmoid()
     entropy = F.binary_cross_entropy_with_logits(teacher.detach(), target)
     return F.binary_cross_entropy_with_logits(student, target) - entropy
+
+
+def score_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """
+    Quality focal loss (arXiv 2006.04388) of the student's scores with the teacher's for targets,
+    times the squared temperature, summed.
+
+    It takes each class for a yes or no, as RetinaNet's own focal loss does and as suits the
+    distillation of such scores (arXiv 2308.14286), and is 0 where the two agree.
+
+    Args:
+        student, teacher: logits of the same shape.
+    """
+    student, teacher = student.float() / temperature, teacher.detach().float() / temperature
+    target = teacher.sigmoid()
+    focus = (student.sigmoid() - target).square()
+    cross_entropy = F.binary_cross_entropy_with_logits(student, target, reduction="none")
+    return temperature**2 * (focus * cross_entropy).sum()
 
 
 def mask_targets(instances: list[Instances], side: int) -> Tensor:

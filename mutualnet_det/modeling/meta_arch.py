@@ -19,10 +19,11 @@ from torch import nn
 
 from ..config import LOSS_TERMS, default_loss_weights
 from ..slimmable import Statistics, at_width, width_of
-from . import roi
+from . import roi, rpn
 from .features import check_pyramid, detached, feature_losses
 from .layers import check_slimmable, set_norms
 from .roi import Features, Losses, RoiPredictions, RoiTargets, Sizes
+from .rpn import RpnTeacher
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Teacher:
     Attributes:
         image_sizes: (height, width) per image, in pixels, before padding.
         targets, predictions: on the proposals the full network sampled.
+        rpn: what its RPN predicts, kept only if students learn from it.
         features: its pyramid, kept only if students learn from it or bring proposals of their own.
         statistics: what its norms normalised by, if not by their batch.
     """
@@ -63,6 +65,7 @@ class Teacher:
     image_sizes: Sizes
     targets: RoiTargets
     predictions: RoiPredictions
+    rpn: RpnTeacher | None = None
     features: Features | None = None
     statistics: Statistics | None = None
 
@@ -76,7 +79,7 @@ class MutualRCNN(GeneralizedRCNN):
         proposals: "teacher": students learn on the full network's proposals; "own": on theirs.
         temperature: of the distilled class distributions.
         loss_weights: of a student's losses, by "RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK",
-            "KEYPOINT" and "FEATURE"; by default 1 each, but 0 for "FEATURE".
+            "KEYPOINT", "OBJECTNESS" and "FEATURE"; by default 1 each, but 0 for the last two.
         others: as for :class:`GeneralizedRCNN`; the ROI heads are Detectron2's standard or cascade
             ones or slimmable.
     """
@@ -103,6 +106,7 @@ class MutualRCNN(GeneralizedRCNN):
     def from_config(cls, cfg):
         args = super().from_config(cfg)
         _check_teachable(args["proposal_generator"], args["roi_heads"])
+        rpn.check_anchors(args["proposal_generator"], cfg.MUTUALNET.LOSS_WEIGHTS.OBJECTNESS)
         check_pyramid(args["backbone"], cfg.MUTUALNET.LOSS_WEIGHTS.FEATURE)
         if cfg.MUTUALNET.SCOPE == "heads":
             check_slimmable(args["proposal_generator"].rpn_head, "MODEL.RPN.HEAD_NAME")
@@ -142,8 +146,8 @@ class MutualRCNN(GeneralizedRCNN):
 
         Returns:
             the weighted losses: Detectron2's names for those of the ground truth,
-            ``loss_distill_class``, ``_box``, ``_mask``, ``_keypoint`` and ``_feature`` for the
-            teacher's. A loss of weight 0 is neither computed nor returned.
+            ``loss_distill_class``, ``_box``, ``_mask``, ``_keypoint``, ``_objectness`` and
+            ``_feature`` for the teacher's. A loss of weight 0 is neither computed nor returned.
         """
         return self._study(self._see(batched_inputs), teacher)
 
@@ -160,33 +164,39 @@ class MutualRCNN(GeneralizedRCNN):
         )
 
     def _teach(self, seen: Seen) -> tuple[Losses, Teacher]:
-        proposals, losses = self.proposal_generator(seen.images, seen.features, seen.instances)
+        weights, generator = self.loss_weights, self.proposal_generator
+        anchored = rpn.predict(generator, seen.features)
+        losses = rpn.ground_truth_losses(generator, anchored, seen.instances)
+        proposals = rpn.propose(generator, anchored, seen.sizes)
         targets, predictions = self._sample(seen, proposals, seen.sizes)
-        losses = {**losses, **roi.ground_truth_losses(self.roi_heads, predictions, targets)}
+        losses |= roi.ground_truth_losses(self.roi_heads, predictions, targets)
         seen_again = self.student_proposals == "own" and self._is_taught
-        keep = seen_again or self.loss_weights["FEATURE"] > 0
+        keep = seen_again or weights["FEATURE"] > 0
         return losses, Teacher(
             seen.sizes,
             targets,
             predictions.detach(),
+            RpnTeacher.of(anchored, seen.sizes) if weights["OBJECTNESS"] > 0 else None,
             detached(seen.features) if keep else None,
             width_of(self).shared.statistics,
         )
 
     def _study(self, seen: Seen, teacher: Teacher) -> Losses:
-        weights, heads = self.loss_weights, self.roi_heads
+        weights, heads, generator = self.loss_weights, self.roi_heads, self.proposal_generator
         losses: Losses = {}
         own = self.student_proposals == "own"
-        if own:
-            proposals, rpn_losses = self.proposal_generator(
-                seen.images, seen.features, seen.instances
-            )
-        elif weights["RPN"] > 0:
-            rpn_losses = self._rpn_losses(seen.features, seen.instances)
+        if own or weights["RPN"] > 0 or weights["OBJECTNESS"] > 0:
+            anchored = rpn.predict(generator, seen.features)
         if weights["RPN"] > 0:
-            losses |= {name: weights["RPN"] * loss for name, loss in rpn_losses.items()}
+            found = rpn.ground_truth_losses(generator, anchored, seen.instances)
+            losses |= {name: weights["RPN"] * loss for name, loss in found.items()}
+        if weights["OBJECTNESS"] > 0:
+            losses |= rpn.distillation_losses(
+                generator, anchored, seen.sizes, teacher.rpn, weights["OBJECTNESS"]
+            )
 
         if own:
+            proposals = rpn.propose(generator, anchored, seen.sizes)
             targets, predictions = self._sample(seen, proposals, teacher.image_sizes)
             taught = self._teacher_predictions(teacher, targets) if self._is_taught else None
         else:
@@ -217,21 +227,6 @@ class MutualRCNN(GeneralizedRCNN):
         stages = [roi.rescaled(stage, full_sizes) for stage in stages]
         targets = RoiTargets.at(heads, stages, seen.source_sizes)
         return targets, roi.predict_instances(heads, seen.features, targets, seen.sizes, boxes)
-
-    def _rpn_losses(self, features: Features, instances: list[Instances]) -> Losses:
-        """The RPN's losses alone: with the teacher's proposals nobody needs the student's."""
-        rpn = self.proposal_generator
-        levels = [features[f] for f in rpn.in_features]
-        anchors = rpn.anchor_generator(levels)
-        objectness, deltas = rpn.rpn_head(levels)
-        # Per level: (N, A, H, W) to (N, H * W * A), and (N, A * 4, H, W) to (N, H * W * A, 4).
-        objectness = [x.permute(0, 2, 3, 1).flatten(1) for x in objectness]
-        deltas = [
-            x.unflatten(1, (-1, rpn.anchor_generator.box_dim)).permute(0, 3, 4, 1, 2).flatten(1, 3)
-            for x in deltas
-        ]
-        labels, boxes = rpn.label_and_sample_anchors(anchors, instances)
-        return rpn.losses(anchors, objectness, labels, deltas, boxes)
 
     @torch.no_grad()
     def _teacher_predictions(self, teacher: Teacher, targets: RoiTargets) -> RoiPredictions:

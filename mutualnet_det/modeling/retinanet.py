@@ -1,9 +1,8 @@
 """
 MutualRetinaNet: Detectron2's RetinaNet with two more training passes, and its slimmable head.
 
-Between resolutions predictions correspond by size, not by level: see :mod:`.correspondence`. Each
-of the student's anchors is taught by the full network's that it overlaps most once it is scaled: by
-that one's scores, and by its box, decoded and scaled back.
+Each of the student's anchors is taught by that of the full network which corresponds to it, see
+:mod:`.correspondence`: by that one's scores, and by its box, decoded and scaled back.
 
 Shapes: N images, R anchors of an image on all levels, A of them per cell, K classes. Sizes are
 (height, width) in pixels, before padding.
@@ -11,11 +10,9 @@ Shapes: N images, R anchors of an image on all levels, A of them per cell, K cla
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -27,7 +24,8 @@ from torch import Tensor, nn
 from ..config import LOSS_TERMS, default_loss_weights
 from ..data.views import scale_boxes, scale_ratio
 from ..slimmable import Channels, Width, width_of
-from .correspondence import MIN_IOU
+from .correspondence import corresponding_anchors
+from .distillation import score_distillation
 from .features import Features, check_pyramid, detached, feature_losses
 from .layers import set_norms, slimmed
 
@@ -110,77 +108,6 @@ class DensePredictions:
     anchors: list[Boxes]
     class_logits: list[Tensor]
     box_deltas: list[Tensor]
-
-
-def corresponding_anchors(
-    generator: DefaultAnchorGenerator,
-    boxes: Tensor,
-    image_size: tuple[int, int],
-    grid_sizes: Sizes,
-) -> tuple[Tensor, Tensor]:
-    """
-    For each box, the anchor of an image that overlaps it most, on whichever level.
-
-    An image's own anchors find themselves, if no two levels have anchors of one size.
-
-    Args:
-        generator: of the anchors.
-        boxes: (R, 4) in the image.
-        image_size: cells of its padding are left out.
-        grid_sizes: (height, width) in cells of each level, as padded.
-
-    Returns:
-        indices into the anchors of all levels (R,), and the IoUs with them (R,).
-    """
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    best_iou = boxes.new_full((len(boxes),), -1.0)
-    best_index = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
-    first = 0
-    levels = zip(generator.cell_anchors, generator.strides, grid_sizes, strict=True)
-    for shapes, stride, grid_size in levels:
-        # Of the anchors of one shape, that of the nearest cell overlaps a box most.
-        column, row = (
-            (centres[:, axis] / stride - generator.offset)
-            .round()
-            .clamp(0, max(math.ceil(image_size[1 - axis] / stride - generator.offset), 1) - 1)
-            for axis in (0, 1)
-        )
-        cells = (torch.stack([column, row], dim=1) + generator.offset) * stride
-        iou = _iou(boxes[:, None], cells.repeat(1, 2)[:, None] + shapes)
-        iou, shape = iou.max(dim=1)
-        index = first + ((row * grid_size[1] + column).long() * len(shapes)) + shape
-        best_index = torch.where(iou > best_iou, index, best_index)
-        best_iou = torch.maximum(iou, best_iou)
-        first += grid_size[0] * grid_size[1] * len(shapes)
-    return best_index, best_iou
-
-
-def _iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU of boxes (..., 4) that stand at the same place in both, broadcast."""
-    overlap = torch.minimum(boxes[..., 2:], others[..., 2:]) - torch.maximum(
-        boxes[..., :2], others[..., :2]
-    )
-    overlap = overlap.clamp(min=0).prod(dim=-1)
-    areas = [(b[..., 2:] - b[..., :2]).prod(dim=-1) for b in (boxes, others)]
-    return overlap / (areas[0] + areas[1] - overlap)
-
-
-def score_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """
-    Quality focal loss (arXiv 2006.04388) of the student's scores with the teacher's for targets,
-    times the squared temperature, summed.
-
-    It takes each class for a yes or no, as RetinaNet's own focal loss does and as suits the
-    distillation of such scores (arXiv 2308.14286), and is 0 where the two agree.
-
-    Args:
-        student, teacher: logits of the same shape.
-    """
-    student, teacher = student.float() / temperature, teacher.detach().float() / temperature
-    target = teacher.sigmoid()
-    focus = (student.sigmoid() - target).square()
-    cross_entropy = F.binary_cross_entropy_with_logits(student, target, reduction="none")
-    return temperature**2 * (focus * cross_entropy).sum()
 
 
 # Meta-architecture -------------------------------------------------------------------------------
@@ -333,14 +260,20 @@ class MutualRetinaNet(RetinaNet):
         weights, losses = self.loss_weights, {}
         anchors = Boxes.cat(predictions.anchors)
         sizes = list(zip(predictions.image_sizes, teacher.image_sizes, strict=True))
-        pairs = [self._counterparts(anchors, *both, teacher.grid_sizes) for both in sizes]
+        pairs = [
+            corresponding_anchors(
+                *(self.anchor_generator, size, predictions.grid_sizes),
+                *(full_size, teacher.grid_sizes),
+            )
+            for size, full_size in sizes
+        ]
         positives = [(x >= 0) & (x != self.num_classes) for x in labels]
         divisor = max(int(sum(x.sum() for x in positives)), 1)
         if weights["CLASS"] > 0:
             logits = torch.cat(predictions.class_logits, dim=1)
             found = sum(
-                score_distillation(one[has], other[index[has]], self.temperature)
-                for one, other, (index, has) in zip(
+                score_distillation(one[exists], other[index[exists]], self.temperature)
+                for one, other, (index, exists) in zip(
                     logits, teacher.class_logits, pairs, strict=True
                 )
             )
@@ -348,10 +281,10 @@ class MutualRetinaNet(RetinaNet):
         if weights["BOX"] > 0:
             deltas = torch.cat(predictions.box_deltas, dim=1)
             found = 0
-            for image, ((index, has), (size, full_size)) in enumerate(
+            for image, ((index, exists), (size, full_size)) in enumerate(
                 zip(pairs, sizes, strict=True)
             ):
-                taught = has & positives[image]
+                taught = exists & positives[image]
                 boxes = Boxes(teacher.boxes[image][index[taught]])
                 targets = self.box2box_transform.get_deltas(
                     anchors.tensor[taught], scale_boxes(boxes, scale_ratio(full_size, size)).tensor
@@ -359,14 +292,3 @@ class MutualRetinaNet(RetinaNet):
                 found = found + (deltas[image][taught] - targets).abs().sum()
             losses["loss_distill_box"] = weights["BOX"] * found / divisor
         return losses
-
-    @torch.no_grad()
-    def _counterparts(
-        self, anchors: Boxes, size: tuple[int, int], full_size: tuple[int, int], grid_sizes: Sizes
-    ) -> tuple[Tensor, Tensor]:
-        """The teacher's anchor for each of the student's (R,), and which of them do have one."""
-        at_full = scale_boxes(anchors, scale_ratio(size, full_size)).tensor
-        found, iou = corresponding_anchors(self.anchor_generator, at_full, full_size, grid_sizes)
-        # Centres of rounded corners are off by less than this.
-        x, y = (anchors.get_centers() + 0.01).unbind(dim=1)
-        return found, (iou >= MIN_IOU) & (x < size[1]) & (y < size[0])

@@ -1,5 +1,7 @@
 """Detectors with weights far from zero, and the plain networks they are compared with."""
 
+import math
+
 import pytest
 import torch
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
@@ -220,3 +222,20 @@ def study(run):
             return run(model.study, view_at(batch, resolution, 128, "cpu"), teacher, seed=1)
 
     return study_at
+
+
+@pytest.fixture(scope="session")
+def make_anchors():
+    """
+    ``make_anchors(generator, size)``: the cells (height, width) and the anchors of each level, of
+    an image of a size that is padded to a multiple of 128 px.
+    """
+
+    def make(generator, size):
+        grids = [
+            tuple(math.ceil(side / 128) * 128 // stride for side in size)
+            for stride in generator.strides
+        ]
+        return grids, generator([torch.zeros(1, 1, *grid) for grid in grids])
+
+    return make

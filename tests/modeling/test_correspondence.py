@@ -1,13 +1,19 @@
-"""Which of the teacher's levels and cells correspond to a student's."""
+"""Which of the teacher's levels, cells and anchors correspond to a student's."""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.structures import Boxes, pairwise_iou
 
 from mutualnet_det.modeling import correspondence
-from mutualnet_det.modeling.correspondence import averaged_over_cells, corresponding_level
+from mutualnet_det.modeling.correspondence import (
+    averaged_over_cells,
+    corresponding_anchors,
+    corresponding_level,
+)
 
 # Of R-CNN's pyramid, p2 to p6.
 STRIDES = [4, 8, 16, 32, 64]
@@ -90,3 +96,62 @@ def test_equal_grids_keep_their_values(size, stride, full_size, full_stride):
     values = torch.randn(3, height + 1, width + 2)
     found = averaged_over_cells(values, full_size, full_stride, size, stride)
     assert torch.equal(found, values[:, :height, :width])
+
+
+# Anchors -----------------------------------------------------------------------------------------
+
+# Sizes in px of the full network's image and of the student's.
+SIZES = [
+    ((300, 400), (300, 400)),
+    ((300, 400), (150, 200)),
+    ((300, 400), (240, 320)),
+    ((250, 451), (150, 271)),
+    ((320, 211), (182, 120)),
+]
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.5])
+def coco_anchors(request):
+    """RetinaNet's anchors on COCO, without the level and the step that only take time."""
+    sizes = [[size, size * 2 ** (1 / 3)] for size in (64.0, 128.0, 256.0, 512.0)]
+    return DefaultAnchorGenerator(
+        sizes=sizes, aspect_ratios=[[0.5, 1.0]], strides=[16, 32, 64, 128], offset=request.param
+    )
+
+
+def centres_inside(anchors, size):
+    # Centres of rounded corners are off by less than this.
+    x, y = (anchors.get_centers() + 0.01).unbind(1)
+    return (x < size[1]) & (y < size[0])
+
+
+@pytest.mark.parametrize(("full_size", "size"), SIZES)
+def test_each_anchor_finds_the_one_it_overlaps_most(coco_anchors, make_anchors, full_size, size):
+    full_grids, full = make_anchors(coco_anchors, full_size)
+    grids, student = make_anchors(coco_anchors, size)
+    found, exists = corresponding_anchors(coco_anchors, size, grids, full_size, full_grids)
+    student, full = Boxes.cat(student), Boxes.cat(full)
+    inside = centres_inside(student, size)
+    student.scale(full_size[1] / size[1], full_size[0] / size[0])
+    overlaps = pairwise_iou(student, full)
+    overlaps[:, ~centres_inside(full, full_size)] = -1
+    best = overlaps.max(dim=1).values
+    assert torch.equal(exists, inside & (best >= correspondence.MIN_IOU))
+    assert exists.sum() > inside.sum() / 2
+    iou = overlaps[torch.arange(len(found)), found][exists]
+    torch.testing.assert_close(iou, best[exists], rtol=0, atol=1e-5)
+    if size == full_size:
+        assert exists.sum() == inside.sum()
+        assert torch.equal(found[exists], torch.arange(len(found))[exists])
+
+
+def test_at_half_the_resolution_anchors_are_shifted_by_a_level(coco_anchors, make_anchors):
+    (full_grids, full), (grids, student) = (
+        make_anchors(coco_anchors, size) for size in ((512, 768), (256, 384))
+    )
+    found, exists = corresponding_anchors(coco_anchors, (256, 384), grids, (512, 768), full_grids)
+    first = slice(0, len(student[0]))
+    assert exists[first].all()
+    assert torch.equal(found[first], len(full[0]) + torch.arange(len(full[1])))
+    # What is twice as large as the largest that the teacher has.
+    assert not exists[-len(student[-1]) :].any()

@@ -1,4 +1,4 @@
-"""The losses of the shared ROI heads, against their formulas."""
+"""What a sub-network's heads learn, against the formulas."""
 
 import math
 
@@ -111,6 +111,20 @@ def test_mask_distillation_survives_a_sure_teacher():
     teacher = torch.tensor([[[1e4, -1e4]]])
     found = distillation.mask_distillation(torch.zeros(1, 1, 2), teacher)
     assert found == pytest.approx(math.log(2))
+
+
+def test_score_distillation_is_the_quality_focal_loss():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 5, 3, requires_grad=True), torch.randn(2, 5, 3)
+    for temperature in (1.0, 2.0):
+        y, p = (teacher / temperature).sigmoid(), (student / temperature).sigmoid()
+        expected = -((y - p) ** 2) * (y * p.log() + (1 - y) * (1 - p).log())
+        found = distillation.score_distillation(student, teacher, temperature)
+        torch.testing.assert_close(found, temperature**2 * expected.sum())
+    teacher.requires_grad_()
+    distillation.score_distillation(student, teacher).backward()
+    assert student.grad.abs().max() > 0 and teacher.grad is None
+    assert distillation.score_distillation(student[:0], teacher[:0]) == 0
 
 
 def test_masks_of_classes():

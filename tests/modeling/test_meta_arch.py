@@ -25,8 +25,13 @@ from mutualnet_det.slimmable import (
 
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
 ROI_LOSSES = {"loss_cls", "loss_box_reg", "loss_mask"}
-DISTILLATION_LOSSES = {"loss_distill_class", "loss_distill_box", "loss_distill_mask"}
-TERMS = {"CLASS": "loss_distill_class", "BOX": "loss_distill_box", "MASK": "loss_distill_mask"}
+TERMS = {
+    "OBJECTNESS": "loss_distill_objectness",
+    "CLASS": "loss_distill_class",
+    "BOX": "loss_distill_box",
+    "MASK": "loss_distill_mask",
+}
+DISTILLATION_LOSSES = {*TERMS.values()}
 
 
 # A slimmable network against a plain one.
@@ -190,12 +195,15 @@ def run(function, *args):
 
 @pytest.fixture
 def training_model(tiny_cfg, build_random):
-    """A model in training mode whose losses are weighted as ``weights`` says, all 1 by default."""
+    """
+    A model in training mode whose losses are weighted as ``weights`` says; all 1 by default, but
+    FEATURE's.
+    """
 
     def make(proposals="teacher", mask_on=True, scope="heads", **weights):
         tiny_cfg.merge_from_list(["MUTUALNET.PROPOSALS", proposals, "MUTUALNET.SCOPE", scope])
         tiny_cfg.MODEL.MASK_ON = mask_on
-        for name, weight in weights.items():
+        for name, weight in {"OBJECTNESS": 1, **weights}.items():
             tiny_cfg.MUTUALNET.LOSS_WEIGHTS[name] = float(weight)
         return build_random(tiny_cfg).train()
 
@@ -270,20 +278,6 @@ def test_teach_has_detectron2s_losses(training_model, training_batch, batch, pro
         torch.testing.assert_close(model.get_buffer(name), buffer)
 
 
-@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-def test_rpn_losses_are_the_rpns_own(training_model, training_batch, batch):
-    model = training_model()
-    with at_width(model, 0.4):
-        seen = model._see(training_batch(**batch))
-        torch.manual_seed(2)
-        _, expected = run(model.proposal_generator, seen.images, seen.features, seen.instances)
-        torch.manual_seed(2)
-        found = run(model._rpn_losses, seen.features, seen.instances)
-    assert found.keys() == expected.keys() == RPN_LOSSES
-    for name, loss in expected.items():
-        torch.testing.assert_close(found[name], loss, rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("proposals", ["teacher", "own"])
 @pytest.mark.parametrize("mask_on", [True, False])
 def test_a_student_returns_its_losses(training_model, training_batch, proposals, mask_on):
@@ -316,7 +310,7 @@ def test_a_student_learns_from_any_batch(
 
 
 def test_weights_multiply_their_losses(training_model, training_batch):
-    weights = {"RPN": 2, "GROUND_TRUTH": 3, "CLASS": 5, "BOX": 7, "MASK": 11}
+    weights = {"RPN": 2, "GROUND_TRUTH": 3, "CLASS": 5, "BOX": 7, "MASK": 11, "OBJECTNESS": 13}
     batch = training_batch()
     plain, weighted = training_model(), training_model(**weights)
     (_, teacher), (_, other) = teach(plain, batch), teach(weighted, batch)
@@ -345,8 +339,8 @@ def test_a_weight_of_zero_leaves_a_loss_out(
     assert losses.keys() == (RPN_LOSSES | ROI_LOSSES | DISTILLATION_LOSSES) - missing
 
 
-def test_an_rpn_loss_of_weight_zero_is_not_computed(training_model, training_batch, monkeypatch):
-    model = training_model(RPN=0)
+def test_an_rpn_that_learns_nothing_does_not_run(training_model, training_batch, monkeypatch):
+    model = training_model(RPN=0, OBJECTNESS=0)
     batch = training_batch()
     _, teacher = teach(model, batch)
     monkeypatch.setattr(model.proposal_generator, "rpn_head", None)
@@ -354,11 +348,11 @@ def test_an_rpn_loss_of_weight_zero_is_not_computed(training_model, training_bat
 
 
 def test_ground_truth_alone_is_the_papers_setting(training_model, training_batch):
-    model = training_model("own", scope="backbone", CLASS=0, BOX=0, MASK=0)
+    model = training_model("own", scope="backbone", OBJECTNESS=0, CLASS=0, BOX=0, MASK=0)
     twin = copy.deepcopy(model)
     batch = training_batch()
     _, teacher = teach(model, batch)
-    assert teacher.features is None  # nobody asks the teacher: nothing of it is kept
+    assert teacher.features is teacher.rpn is None  # nobody asks the teacher: nothing of it is kept
     view = view_at(batch, 64, 128, "cpu")
     losses = study(model, view, teacher)
     # An ordinary training pass of Detectron2 at that width.
@@ -382,6 +376,7 @@ def test_a_term_teaches_the_student_and_not_the_teacher(
     (stage,) = teacher.predictions.stages
     tensors = [*vars(stage).values(), teacher.predictions.mask_logits]
     tensors += (teacher.features or {}).values()
+    tensors += [teacher.rpn.objectness] if teacher.rpn else []
     assert not any(tensor.requires_grad for tensor in tensors)
 
     losses = study(model, view_at(batch, 48, 128, "cpu"), teacher)

@@ -103,11 +103,12 @@ def test_teach_has_detectron2s_losses(make_model, panoptic_batch, run, batch):
 @pytest.mark.parametrize("proposals", ["teacher", "own"])
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
 def test_a_student_learns_from_any_batch(make_model, panoptic_batch, run, study, proposals, batch):
-    model = make_model(proposals)
+    model = make_model(proposals, OBJECTNESS=1)
     batch = panoptic_batch(**batch)
     _, teacher = run(model.teach, batch)
     losses = study(model, batch, teacher, width=0.25, resolution=32)
-    assert losses.keys() == RPN | GROUND_TRUTH | set(TERMS.values())
+    taught = {*TERMS.values(), "loss_distill_objectness"}
+    assert losses.keys() == RPN | GROUND_TRUTH | taught
     assert all(loss.isfinite() for loss in losses.values())
     assert losses["loss_sem_seg"] > 0 and losses["loss_distill_sem_seg"] > 0
     sum(losses.values()).backward()

@@ -1,11 +1,8 @@
-"""MutualRetinaNet: equal to a plain network, who teaches whom between resolutions, its losses."""
-
-import math
+"""MutualRetinaNet: equal to a plain network, and its losses."""
 
 import pytest
 import torch
 from detectron2.modeling import build_anchor_generator, build_model
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
@@ -152,71 +149,6 @@ def test_rotated_anchors_are_an_error(dense_cfg):
         build_model(dense_cfg)
 
 
-# Which anchor teaches which ----------------------------------------------------------------------
-
-
-def padded_grids(size, strides):
-    """Cells (height, width) of each level, of an image padded to a multiple of 128 px."""
-    return [tuple(math.ceil(side / 128) * 128 // stride for side in size) for stride in strides]
-
-
-def anchors_of(generator, grid_sizes):
-    return generator([torch.zeros(1, 1, *grid) for grid in grid_sizes])
-
-
-# Sizes in px of the full network's image and of the student's.
-SIZES = [
-    ((300, 400), (300, 400)),
-    ((300, 400), (150, 200)),
-    ((300, 400), (240, 320)),
-    ((250, 451), (150, 271)),
-    ((320, 211), (182, 120)),
-]
-
-
-@pytest.fixture(scope="module", params=[0.0, 0.5])
-def coco_anchors(request):
-    """RetinaNet's anchors on COCO, without the level and the step that only take time."""
-    sizes = [[size, size * 2 ** (1 / 3)] for size in (64.0, 128.0, 256.0, 512.0)]
-    return DefaultAnchorGenerator(
-        sizes=sizes, aspect_ratios=[[0.5, 1.0]], strides=[16, 32, 64, 128], offset=request.param
-    )
-
-
-@pytest.mark.parametrize(("full_size", "size"), SIZES)
-def test_each_anchor_finds_the_one_it_overlaps_most(coco_anchors, full_size, size):
-    full_grids = padded_grids(full_size, coco_anchors.strides)
-    full = Boxes.cat(anchors_of(coco_anchors, full_grids))
-    x, y = full.get_centers().unbind(1)
-    in_image = (x < full_size[1]) & (y < full_size[0])
-    student = Boxes.cat(anchors_of(coco_anchors, padded_grids(size, coco_anchors.strides)))
-    student.scale(full_size[1] / size[1], full_size[0] / size[0])
-    centres = student.get_centers()
-    student = student[(centres[:, 0] < full_size[1]) & (centres[:, 1] < full_size[0])]
-    found, iou = retinanet.corresponding_anchors(
-        coco_anchors, student.tensor, full_size, full_grids
-    )
-    overlaps = pairwise_iou(student, full)
-    overlaps[:, ~in_image] = -1
-    torch.testing.assert_close(iou, overlaps.max(dim=1).values, rtol=0, atol=1e-5)
-    torch.testing.assert_close(overlaps[torch.arange(len(found)), found], iou, rtol=0, atol=1e-5)
-    if size == full_size:
-        assert (iou == 1).all()
-        assert torch.equal(full.tensor[found], student.tensor)
-    else:
-        assert iou.median() > 0.6
-
-
-def test_at_half_the_resolution_the_pyramid_is_shifted_by_a_level(coco_anchors):
-    full_grids = padded_grids((512, 768), coco_anchors.strides)
-    levels = [len(anchors) for anchors in anchors_of(coco_anchors, full_grids)]
-    first = anchors_of(coco_anchors, padded_grids((256, 384), coco_anchors.strides))[0]
-    first.scale(2, 2)
-    found, iou = retinanet.corresponding_anchors(coco_anchors, first.tensor, (512, 768), full_grids)
-    assert iou.min() > 1 - 1e-5
-    assert torch.equal(found, levels[0] + torch.arange(levels[1]))
-
-
 # What a student learns ---------------------------------------------------------------------------
 
 
@@ -260,42 +192,33 @@ def test_nothing_to_learn_where_they_agree(dense_cfg, build_random, training_bat
     assert losses["loss_distill_class"] > 1e-2 and losses["loss_distill_box"] > 1e-2
 
 
-def test_score_distillation_is_the_quality_focal_loss():
-    torch.manual_seed(0)
-    student, teacher = torch.randn(2, 5, 3, requires_grad=True), torch.randn(2, 5, 3)
-    for temperature in (1.0, 2.0):
-        y, p = (teacher / temperature).sigmoid(), (student / temperature).sigmoid()
-        expected = -((y - p) ** 2) * (y * p.log() + (1 - y) * (1 - p).log())
-        found = retinanet.score_distillation(student, teacher, temperature)
-        torch.testing.assert_close(found, temperature**2 * expected.sum())
-    teacher.requires_grad_()
-    retinanet.score_distillation(student, teacher).backward()
-    assert student.grad.abs().max() > 0 and teacher.grad is None
-    assert retinanet.score_distillation(student[:0], teacher[:0]) == 0
-
-
-def predictions_of(model, size, boxes, score):
+@pytest.fixture
+def predictions_of(make_anchors):
     """
-    A student in complete agreement on one image of a size: each anchor with the same logits, and
-    with the deltas that lead to one of ``boxes`` (B, 4), which are at the student's scale.
+    ``predictions_of(model, size, boxes, score)``: a student in complete agreement on one image of a
+    size: each anchor with the same logits, and with the deltas that lead to one of ``boxes``
+    (B, 4), which are at the student's scale.
     """
-    grids = padded_grids(size, model.anchor_generator.strides)
-    anchors = anchors_of(model.anchor_generator, grids)
-    nearest = [pairwise_iou(x, Boxes(boxes)).argmax(dim=1) for x in anchors]
-    deltas = [
-        model.box2box_transform.get_deltas(x.tensor, boxes[index])[None]
-        for x, index in zip(anchors, nearest, strict=True)
-    ]
-    logits = [torch.full((1, len(x), 3), score) for x in anchors]
-    return retinanet.DensePredictions([size], grids, anchors, logits, deltas), nearest
+
+    def make(model, size, boxes, score):
+        grids, anchors = make_anchors(model.anchor_generator, size)
+        nearest = [pairwise_iou(x, Boxes(boxes)).argmax(dim=1) for x in anchors]
+        deltas = [
+            model.box2box_transform.get_deltas(x.tensor, boxes[index])[None]
+            for x, index in zip(anchors, nearest, strict=True)
+        ]
+        logits = [torch.full((1, len(x), 3), score) for x in anchors]
+        return retinanet.DensePredictions([size], grids, anchors, logits, deltas)
+
+    return make
 
 
 @pytest.mark.parametrize("size", [(300, 451), (480, 721)])
-def test_boxes_and_scores_are_taught_at_the_students_scale(dense_cfg, size):
+def test_boxes_and_scores_are_taught_at_the_students_scale(dense_cfg, predictions_of, size):
     model, full_size = build_model(dense_cfg), (600, 903)
     boxes = torch.tensor([[30.0, 40, 60, 90]])
-    student, _ = predictions_of(model, size, boxes, -1.0)
-    full, _ = predictions_of(model, full_size, boxes, -1.0)
+    student = predictions_of(model, size, boxes, -1.0)
+    full = predictions_of(model, full_size, boxes, -1.0)
     ratio = torch.tensor([full_size[1] / size[1], full_size[0] / size[0]] * 2)
     num_anchors = sum(len(x) for x in full.anchors)
     teacher = retinanet.DenseTeacher(
@@ -312,11 +235,11 @@ def test_boxes_and_scores_are_taught_at_the_students_scale(dense_cfg, size):
     assert model._distillation_losses(student, labels, teacher)["loss_distill_box"] > 1e-3
 
 
-def test_scores_are_taught_by_size_not_by_level(dense_cfg):
+def test_scores_are_taught_by_size_not_by_level(dense_cfg, predictions_of):
     model, size, full_size = build_model(dense_cfg), (128, 192), (256, 384)
     box = torch.tensor([[10.0, 10, 40, 50]])
-    student, _ = predictions_of(model, size, box, -5.0)
-    full, _ = predictions_of(model, full_size, box, -5.0)
+    student = predictions_of(model, size, box, -5.0)
+    full = predictions_of(model, full_size, box, -5.0)
     # The full network is sure of one class at one anchor of its second level.
     full.class_logits[1][0, 100, 2] = 5.0
     logits = torch.cat(full.class_logits, dim=1)
@@ -336,11 +259,11 @@ def test_scores_are_taught_by_size_not_by_level(dense_cfg):
     assert loss() > 1
 
 
-def test_anchors_larger_than_the_teachers_have_no_teacher(dense_cfg):
+def test_anchors_larger_than_the_teachers_have_no_teacher(dense_cfg, predictions_of):
     model, size, full_size = build_model(dense_cfg), (128, 192), (512, 768)
     box = torch.tensor([[10.0, 10, 40, 50]])
-    student, _ = predictions_of(model, size, box, 0.0)
-    full, _ = predictions_of(model, full_size, box, 0.0)
+    student = predictions_of(model, size, box, 0.0)
+    full = predictions_of(model, full_size, box, 0.0)
     logits = torch.cat(full.class_logits, dim=1)
     teacher = retinanet.DenseTeacher(
         [full_size], full.grid_sizes, logits, torch.ones(*logits.shape[:2], 4)
@@ -352,10 +275,10 @@ def test_anchors_larger_than_the_teachers_have_no_teacher(dense_cfg):
     assert model._distillation_losses(student, labels, teacher)["loss_distill_class"] > 1
 
 
-def test_padding_does_not_count(dense_cfg):
+def test_padding_does_not_count(dense_cfg, predictions_of):
     model, size, full_size = build_model(dense_cfg), (60, 90), (120, 180)
-    student, _ = predictions_of(model, size, torch.tensor([[10.0, 10, 40, 50]]), 0.0)
-    full, _ = predictions_of(model, full_size, torch.tensor([[20.0, 20, 80, 100]]), 1.0)
+    student = predictions_of(model, size, torch.tensor([[10.0, 10, 40, 50]]), 0.0)
+    full = predictions_of(model, full_size, torch.tensor([[20.0, 20, 80, 100]]), 1.0)
     teacher = retinanet.DenseTeacher(
         [full_size],
         full.grid_sizes,
