@@ -103,11 +103,11 @@ def distillation_losses(
     """
     What a sub-network's RPN learns from the full network's: ``loss_distill_objectness``.
 
-    A narrow network's proposals are what it is short of first. The ground truth tells a few sampled
-    anchors whether there is an object; the teacher tells each anchor that has a counterpart how
-    sure it is of one. (An RPN's teacher is from Chen et al., NeurIPS 2017, "Learning Efficient
-    Object Detection Models with Knowledge Distillation".) The sum over all anchors is divided as
-    Detectron2 divides the RPN's other losses: by the anchors that these sample.
+    The ground truth tells a few sampled anchors whether there is an object; the teacher tells each
+    anchor that has a counterpart how sure it is of one. (An RPN's teacher is from Chen et al.,
+    NeurIPS 2017, "Learning Efficient Object Detection Models with Knowledge Distillation".) The sum
+    over all anchors is divided as Detectron2 divides the RPN's other losses: by the anchors that
+    these sample.
 
     Args:
         image_sizes: of the student's images.
