@@ -163,8 +163,8 @@ def test_naive_students_bring_proposals_of_their_own_and_are_taught_on_them(trai
     trainer.prepare(0)
     calls = []
     model = trainer.model
-    for name in ("backbone", "proposal_generator"):
-        getattr(model, name).register_forward_hook(
+    for name in ("backbone", "proposal_generator.rpn_head"):
+        model.get_submodule(name).register_forward_hook(
             lambda *_, name=name: calls.append((name, width_of(model).value))
         )
     with EventStorage(0) as trainer.storage:
@@ -172,7 +172,7 @@ def test_naive_students_bring_proposals_of_their_own_and_are_taught_on_them(trai
     num_students = 1 + cfg.MUTUALNET.NUM_RANDOM
     # The full network once as the teacher, and once more for each student.
     assert calls.count(("backbone", 1.0)) == 1 + num_students
-    assert sum(name == "proposal_generator" for name, _ in calls) == 1 + num_students
+    assert sum(name == "proposal_generator.rpn_head" for name, _ in calls) == 1 + num_students
 
 
 def test_peak_memory_is_that_of_processes_that_train(training_cfg):
