@@ -106,25 +106,25 @@ def distillation_losses(
     The ground truth tells a few sampled anchors whether there is an object; the teacher tells each
     anchor that has a counterpart how sure it is of one. (An RPN's teacher is from Chen et al.,
     NeurIPS 2017, "Learning Efficient Object Detection Models with Knowledge Distillation".) The sum
-    over all anchors is divided as Detectron2 divides the RPN's other losses: by the anchors that
-    these sample.
+    over all these anchors is divided by the sum of the teacher's scores for them, their number of
+    positives, so that the loss does not grow with the image.
 
     Args:
         image_sizes: of the student's images.
         weight: of the loss.
     """
     logits = torch.cat(predictions.objectness, dim=1)
-    loss = 0
+    loss = positives = 0
     for student, taught, size, full_size in zip(
         logits, teacher.objectness, image_sizes, teacher.image_sizes, strict=True
     ):
         index, exists = corresponding_anchors(
             rpn.anchor_generator, size, predictions.grid_sizes, full_size, teacher.grid_sizes
         )
-        loss = loss + score_distillation(student[exists], taught[index[exists]])
-    return {
-        "loss_distill_objectness": weight * loss / (rpn.batch_size_per_image * len(image_sizes))
-    }
+        taught = taught[index[exists]]
+        loss = loss + score_distillation(student[exists], taught)
+        positives = positives + taught.float().sigmoid().sum()
+    return {"loss_distill_objectness": weight * loss / positives.clamp(min=1)}
 
 
 def check_anchors(rpn: RPN, weight: float) -> None:

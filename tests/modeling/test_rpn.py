@@ -79,23 +79,33 @@ def test_objectness_is_taught_by_size_not_by_level(predictions_of, distilled):
     assert distilled(student, size, full, full_size) == 0
 
 
-def test_the_sum_is_divided_as_the_rpns_losses_are(generator, predictions_of, distilled):
-    size = (96, 130)
+@pytest.mark.parametrize("size", [(96, 130), (224, 224)])
+def test_the_loss_does_not_depend_on_how_many_anchors_there_are(
+    generator, predictions_of, distilled, size
+):
     student, full = predictions_of(size, -1.0), predictions_of(size, 2.0)
-    inside = 0
-    for anchors in student.anchors:
-        x, y = (anchors.get_centers() + 0.01).unbind(1)
-        inside += int(((x < size[1]) & (y < size[0])).sum())
-    each = score_distillation(torch.tensor(-1.0), torch.tensor(2.0))
-    expected = inside * each / generator.batch_size_per_image
+    logits = torch.tensor(-1.0), torch.tensor(2.0)
+    expected = score_distillation(*logits) / logits[1].sigmoid()
     torch.testing.assert_close(distilled(student, size, full, size), expected)
-    # Of several images, the mean.
+    # Of several images, all positives count alike.
     twice = dataclasses.replace(student, objectness=[x.repeat(2, 1) for x in student.objectness])
-    teacher = rpn.RpnTeacher(
-        [size] * 2, full.grid_sizes, torch.cat(full.objectness, 1).repeat(2, 1)
-    )
+    objectness = torch.cat(full.objectness, 1).repeat(2, 1)
+    objectness[1] = -1.0
+    teacher = rpn.RpnTeacher([size] * 2, full.grid_sizes, objectness)
     found = rpn.distillation_losses(generator, twice, [size] * 2, teacher, 3.0)
-    torch.testing.assert_close(found["loss_distill_objectness"], 3 * expected)
+    share = logits[1].sigmoid() / (logits[0].sigmoid() + logits[1].sigmoid())
+    torch.testing.assert_close(found["loss_distill_objectness"], 3 * share * expected)
+
+
+def test_where_the_teacher_is_sure_of_no_object_the_sum_is_the_loss(predictions_of, distilled):
+    size = (32, 32)
+    student, full = predictions_of(size, -1.0), predictions_of(size, -50.0)
+    inside = sum(
+        int(((x.get_centers() + 0.01) < torch.tensor(size[::-1])).all(dim=1).sum())
+        for x in student.anchors
+    )
+    expected = inside * score_distillation(torch.tensor(-1.0), torch.tensor(-50.0))
+    torch.testing.assert_close(distilled(student, size, full, size), expected)
 
 
 def test_anchors_of_another_kind_are_an_error(tiny_cfg, generator):
