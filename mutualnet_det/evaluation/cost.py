@@ -65,6 +65,11 @@ class Cost:
         """GFLOPs of one image with ``detections_per_image`` detections."""
         return sum(self.by_part(detections_per_image).values())
 
+    def of_proposals(self, detections_per_image: float) -> float:
+        """GFLOPs of what runs on each proposal or detection, not on whole images."""
+        parts = {"box_head", *self.gflops_per_detection}
+        return sum(g for part, g in self.by_part(detections_per_image).items() if part in parts)
+
     def __str__(self) -> str:
         lines = [f"{'part':<28} {'GFLOPs':>10} {'parameters':>12}"]
         notes = {"box_head": f"box_head, {self.num_proposals} proposals"}
