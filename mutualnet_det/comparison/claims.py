@@ -79,9 +79,10 @@ def _not_below(mutual: _Scores, us_net: _Scores) -> tuple[bool | None, str]:
             continue
         margin = _margin(mutual, us_net, point)
         spreads = [found[point]["spread"] for found in (mutual, us_net)]
-        allowed = max((spread for spread in spreads if spread is not None), default=0.0)
-        holds = holds and margin >= -allowed
-        shown.append(f"{margin:+.1f} (spread {allowed:.1f}) at {point}")
+        known = [spread for spread in spreads if spread is not None]
+        holds = holds and margin >= -max(known, default=0.0)
+        spread = f"spread {max(known):.1f}" if known else "one seed"
+        shown.append(f"{margin:+.1f} ({spread}) at {point}")
     return holds, ", ".join(shown)
 
 

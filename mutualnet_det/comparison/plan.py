@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,9 +178,9 @@ class _Reader:
     def plan(self, output: str | Path | None) -> Plan:
         content = self._content
         seeds = content["seeds"]
-        self._need_list("seeds", seeds, int, 0)
-        self._need_list("widths", content["widths"], (int, float), 0)
-        self._need_list("resolutions", content["resolutions"], int, 1)
+        self._need_list("seeds", seeds, _is_index, "integers of at least 0")
+        self._need_list("widths", content["widths"], _is_width, "numbers above 0")
+        self._need_list("resolutions", content["resolutions"], _is_count, "integers above 0")
         resamples = content.get("resamples", 1000)
         self._need(_is_count(resamples), "resamples", "at least 1")
         points = sorted(
@@ -229,10 +229,14 @@ class _Reader:
 
     def _methods(self) -> tuple[Method, ...]:
         methods = self._group("methods", self._content["methods"], "")
+        self._check_labels("methods", methods)
         studies = self._content.get("studies") or {}
         self._need(isinstance(studies, dict), "studies", "a mapping of titles to methods")
         for title, group in studies.items():
-            methods += self._group(f"studies.{title}", group, str(title))
+            found = self._group(f"studies.{title}", group, str(title))
+            # The reference stands beside them.
+            self._check_labels(f"studies.{title}", [methods[0], *found])
+            methods += found
         names = [method.name for method in methods]
         for name in names:
             self._need(names.count(name) == 1, name, "a name of its own: it is given twice")
@@ -261,6 +265,13 @@ class _Reader:
             )
         return methods
 
+    def _check_labels(self, key: str, methods: Sequence[Method]) -> None:
+        labels = [method.label for method in methods]
+        for label in labels:
+            self._need(
+                labels.count(label) == 1, key, f"different labels in one table, {label!r} is twice"
+            )
+
     def _options(self, key: str, given: Any) -> dict[str, Any]:
         given = given or {}
         self._need(isinstance(given, dict), key, "a mapping of config keys to values")
@@ -270,6 +281,7 @@ class _Reader:
 
     def _claims(self, methods: Sequence[Method]) -> dict[str, str]:
         claims = self._content.get("claims") or {}
+        self._need(isinstance(claims, dict), "claims", "a mapping of roles to methods")
         if not claims:
             return {}
         names = [method.name for method in methods]
@@ -310,6 +322,7 @@ class _Reader:
                 twice = ", ".join(str(point) for point in found if point in seen)
                 self._need(not twice, where, f"points that no other network has, but {twice}")
                 seen.update(found)
+                self._check_start(where, cfg, pretraining)
                 gflops = self._counter.step_gflops(cfg)
                 drafts.append((method, network, options, tuple(found), cfg, gflops))
         all_steps = self._steps(drafts)
@@ -325,6 +338,16 @@ class _Reader:
                 training = base, folder, _as_arguments(options), cfg
                 runs.append(Run(*training, method, network, seed, found, gflops))
         return tuple(runs)
+
+    def _check_start(self, where: str, cfg: CfgNode, pretraining: Pretraining | None) -> None:
+        weights = cfg.MODEL.WEIGHTS
+        if pretraining is not None:
+            norm = pretraining.cfg.MUTUALNET.NORM
+            self._need(
+                norm == cfg.MUTUALNET.NORM, where, f"MUTUALNET.NORM {norm}, the pretraining's"
+            )
+        elif weights and "://" not in weights:
+            self._need(Path(weights).is_file(), where, f"a file MODEL.WEIGHTS {weights}")
 
     def _load(self, where: str, base: str, options: Mapping[str, Any]) -> CfgNode:
         try:
@@ -387,14 +410,15 @@ class _Reader:
         if not condition:
             raise PlanError(f"{self._path}: {key}: expected {expected}.")
 
-    def _need_list(self, key: str, values: Any, types: type | tuple, least: float) -> None:
-        good = isinstance(values, list) and values and len(set(map(str, values))) == len(values)
-        good = good and all(isinstance(v, types) and v >= least for v in values)
-        self._need(bool(good), key, f"a list of different numbers of at least {least}")
+    def _need_list(self, key: str, values: Any, good: Callable[[Any], bool], what: str) -> None:
+        fine = isinstance(values, list) and values and all(map(good, values))
+        self._need(fine and len(set(values)) == len(values), key, f"a list of different {what}")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A plan's keys, those of the plan that ``_BASE_`` names where it has none of its own."""
+    if path.resolve() in readers:
+        raise PlanError(f"The plan {path} takes itself over: follow its _BASE_.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -408,14 +432,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             node["base"] = str(path.parent / node["base"])
     if "_BASE_" not in content:
         return content
-    inherited = _read_yaml(path.parent / str(content.pop("_BASE_")))
+    base = path.parent / str(content.pop("_BASE_"))
+    inherited = _read_yaml(base, (*readers, path.resolve()))
     if {"steps", "compute"} & content.keys():  # there can be one of them
         inherited = {k: v for k, v in inherited.items() if k not in ("steps", "compute")}
     return inherited | content
 
 
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return _is_index(value) and value >= 1
+
+
+def _is_width(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _network_name(where: str, path: Path, given: Any) -> str:

@@ -49,17 +49,19 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
         ``claims``, see :func:`~mutualnet_det.comparison.claims.check_claims`.
 
     Raises:
-        RunsError: if runs were evaluated on different images or objects.
+        RunsError: if a run lacks its evaluation, or runs were evaluated on different images or
+            objects.
     """
     finished = [run for run in plan.runs if is_finished(run)]
-    grids = {run: Grid.load(run.folder / "grid" / "grid.json") for run in finished}
+    grids = {run: _grid(run) for run in finished}
+    data = _data(grids)
     resampled = _resample(finished, plan.resamples, num_processes)
     scores = _scores(plan, grids)
     record = {
         "schema": SCHEMA_VERSION,
         "name": plan.path.stem,
         "plan": plan.content,
-        "data": _data(grids),
+        "data": data,
         "pretraining": plan.pretraining and _training(plan.pretraining),
         "hours": _hours([*filter(None, [plan.pretraining]), *finished]),
         "complete": len(finished) == len(plan.runs),
@@ -71,6 +73,16 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
     }
     record["claims"] = check_claims(record, plan.claims)
     return json.loads(json.dumps(record))
+
+
+def _grid(run: Run) -> Grid:
+    path = run.folder / "grid" / "grid.json"
+    if not path.exists():
+        raise RunsError(
+            f"{run.folder} holds a finished run without its {path.name}. If it was copied, copy "
+            "all of it; else delete the folder and run this again."
+        )
+    return Grid.load(path)
 
 
 def _data(grids: dict[Run, Grid]) -> dict[str, Any]:

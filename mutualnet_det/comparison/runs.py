@@ -28,7 +28,7 @@ from detectron2.config import get_cfg
 
 from ..config import add_mutualnet_config
 from ..errors import UserError
-from ..files import replacing, sha256_of
+from ..files import draft_of, replacing, sha256_of
 from .plan import PlanError, Pretraining, Training, flattened
 
 logger = logging.getLogger(__name__)
@@ -92,8 +92,11 @@ def check_folder(run: Training) -> None:
     PlanError if the folder of a run holds another run, one that started from other weights, or
     something else.
     """
-    if not (run.folder / "run.json").exists():
-        if run.folder.is_dir() and {path.name for path in run.folder.iterdir()} - {"lock"}:
+    path = run.folder / "run.json"
+    if not path.exists():
+        # A draft is of one that was killed before anything else.
+        ours = {"lock", draft_of(path).name}
+        if run.folder.is_dir() and {path.name for path in run.folder.iterdir()} - ours:
             raise PlanError(f"{run.folder} holds something else than a run: there is no run.json.")
         return
     kept = _read(run)
@@ -109,7 +112,7 @@ def check_folder(run: Training) -> None:
                 f"{expected.get(key)!r}. {_ANEW}"
             )
     weights = _digest(run)
-    if weights is not None and weights != kept["weights"]:
+    if None not in (weights, kept["weights"]) and weights != kept["weights"]:
         raise PlanError(
             f"{run.folder} holds a run that started from other weights than those that are now in "
             f"{run.cfg.MODEL.WEIGHTS}. {_ANEW}"

@@ -238,10 +238,12 @@ class MutualRCNN(GeneralizedRCNN):
 
 def _check_teachable(proposal_generator: nn.Module, roi_heads: nn.Module) -> None:
     """ValueError for parts whose losses the training passes would leave out."""
-    if isinstance(proposal_generator, RPN):
-        found = roi.unteachable_part(roi_heads)
-    else:
+    if not isinstance(proposal_generator, RPN):
         found = f"MODEL.PROPOSAL_GENERATOR.NAME builds a {type(proposal_generator).__name__}"
+    elif proposal_generator.anchor_generator.box_dim != 4:
+        found = "MODEL.ANCHOR_GENERATOR.NAME builds rotated anchors"
+    else:
+        found = roi.unteachable_part(roi_heads)
     if found is not None:
         raise ValueError(
             f"{found}; MutualRCNN teaches an RPN with standard or cascade box heads, mask and "

@@ -106,6 +106,7 @@ def test_one_backbone_for_all_runs(write_plan, pretrain, counted, tmp_path):
         ({"steps": 0}, "pretrain.steps: expected at least 1"),
         ({"options": {"SEED": 1}}, "pretrain.options.SEED: expected no SEED"),
         ({"options": {"SOLVER.BSE_LR": 1}}, "plan.yaml, pretrain: .*BSE_LR"),
+        ({"options": {"MUTUALNET.NORM": "GN"}}, "mutual: expected MUTUALNET.NORM GN, the pretra"),
         ({"base": "base.yaml"}, "pretrain.base .*base.yaml trains no classification network"),
     ],
 )
@@ -142,11 +143,15 @@ def one_method(**given):
             },
             r"other: expected DATASETS.TEST \(.* of all",
         ),
-        ({"seeds": [0, 0]}, "seeds: expected a list of different numbers"),
-        ({"widths": [0]}, "widths: .*at least 0|has no point"),
+        ({"seeds": [0, 0]}, "seeds: expected a list of different integers"),
+        ({"widths": [0]}, "widths: expected a list of different numbers above 0"),
+        ({"widths": [1, 1.0]}, "widths: expected a list of different numbers"),
+        ({"widths": [3.0]}, "mutual: expected one of the points in its range"),
+        ({"resolutions": [True]}, "resolutions: expected a list of different integers above 0"),
         ({"steps": 0}, "steps: expected at least 1"),
         ({"compute": {"as": "mutual", "steps": 1}}, "either steps or compute"),
         ({"steps": None, "compute": {"as": "mutal", "steps": 1}}, "compute.as: .*one of mutual"),
+        ({"claims": ["mutual"]}, "claims: expected a mapping of roles to methods"),
         ({"claims": {"mutual": "mutual"}}, "claims.us_net: expected one of mutual, us_net"),
         (one_method(option={}), "methods.mutual.option is no key"),
         (one_method(options={"MUTUALNET.METHDO": "us_net"}), "method mutual: .*METHDO"),
@@ -159,15 +164,19 @@ def one_method(**given):
         ),
         (one_method(networks=["0.5x48"]), "mutual 0.50x48: .*points in its range"),
         ({"methods": {"a/b": None}}, "methods.a/b: expected letters"),
+        ({"_BASE_": "plan.yaml"}, "plan.yaml takes itself over"),
         (
-            {"studies": {"Passes": {"mutual": None}}},
+            {"studies": {"Passes": {"one": {"label": "mutual"}}}},
+            "studies.Passes: expected different labels in one table, 'mutual' is twice",
+        ),
+        (one_method(options={"MODEL.WEIGHTS": "none.pth"}), "mutual: .*file MODEL.WEIGHTS none"),
+        (
+            {"studies": {"Passes": {"mutual": {"label": "again"}}}},
             "mutual: expected a name of its own: it is given twice",
         ),
     ],
 )
 def test_mistakes_are_named(write_plan, counted, changes, message):
-    if "widths" in changes:
-        message = "one of the points in its range"
     with pytest.raises(PlanError, match=message) as error:
         read_plan(write_plan(**changes))
     assert "plan.yaml" in str(error.value)
@@ -205,12 +214,23 @@ def test_every_comparison_of_the_project_has_its_methods(path, counted):
         assert len({run.steps for run in plan.runs}) == 1
 
 
+def runs_of(name):
+    return {run.folder: run.cfg for run in read_plan(CONFIGS / f"{name}.yaml").runs}
+
+
+@pytest.mark.parametrize(
+    ("name", "longer"),
+    [
+        ("compare_shapes", "compare_shapes_variants"),
+        ("compare_facade", "compare_facade_objectness"),
+    ],
+)
+def test_a_plan_that_adds_to_another_goes_on_in_its_folder(counted, name, longer):
+    assert runs_of(name).items() < runs_of(longer).items()
+
+
 def test_the_comparison_on_shapes_goes_on_with_all_methods(counted):
-    first, both = (
-        {run.folder: run.cfg for run in read_plan(CONFIGS / f"{name}.yaml").runs}
-        for name in ("compare_shapes", "compare_shapes_variants")
-    )
-    assert first.items() <= both.items()
+    both = runs_of("compare_shapes_variants")
     by_teacher = {
         (cfg.MUTUALNET.METHOD, cfg.MUTUALNET.LOSS_WEIGHTS.CLASS > 0) for cfg in both.values()
     }
@@ -251,6 +271,15 @@ def test_a_step_costs_what_its_passes_count(make_training_cfg, tmp_path, monkeyp
     assert counter.step_gflops(cfg) == pytest.approx(3 * 2 * forward(1.0, 64))
     cfg.MUTUALNET.METHOD, cfg.MUTUALNET.NUM_RANDOM = "us_net", 0
     expected = 3 * 2 * (forward(1.0, 64) + forward(0.25, 64))
+    assert counter.step_gflops(cfg) == pytest.approx(expected)
+    # A teacher that sees a student's own proposals runs its heads once more on them.
+    cfg.MUTUALNET.PROPOSALS = "own"
+    cost = counters[1.0].count([(64, 64)], 16)
+    foreground = 16 * cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION
+    again = cost.gflops["box_head"] + foreground * cost.gflops_per_detection["mask_head"]
+    assert counter.step_gflops(cfg) == pytest.approx(expected + 2 * again)
+    weights = cfg.MUTUALNET.LOSS_WEIGHTS
+    weights.CLASS = weights.BOX = weights.MASK = 0.0
     assert counter.step_gflops(cfg) == pytest.approx(expected)
     cfg.MUTUALNET.METHOD, cfg.MUTUALNET.NUM_RANDOM = "mutual", 1
     low, middle, high = (

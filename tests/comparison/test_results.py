@@ -126,6 +126,12 @@ def test_what_is_missing_is_left_out(plan, finish):
     assert [claim["holds"] for claim in record["claims"]][-1] is None
 
 
+def test_a_run_that_was_copied_without_its_evaluation_is_named(plan, finished):
+    (plan.runs[1].folder / "grid" / "grid.json").unlink()
+    with pytest.raises(RunsError, match="us_net/seed0 holds a finished run without its grid.json"):
+        collect(plan, 1)
+
+
 def test_runs_of_different_images_are_not_paired(plan, finished):
     path = plan.runs[1].folder / "grid" / "grid.json"
     path.write_text(path.read_text().replace("a digest", "another digest"))

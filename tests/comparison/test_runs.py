@@ -10,6 +10,7 @@ import time
 import pytest
 
 from mutualnet_det.comparison import PlanError, RunsError, failure, locked, read_plan, run_all, runs
+from mutualnet_det.files import draft_of
 
 # A training or evaluation that notes when it was, and fails where a file tells it to.
 TOOL = """
@@ -123,6 +124,13 @@ def test_runs_from_other_weights_are_named(write_plan, pretrain, counted, carry_
     assert carry_out(plan) == {}
     training.weights.unlink()  # finished runs do without
     assert carry_out(plan) == {}
+
+
+def test_a_kill_before_anything_was_noted_leaves_nothing_in_the_way(plan, carry_out):
+    folder = plan.runs[0].folder
+    folder.mkdir(parents=True)
+    draft_of(folder / "run.json").write_text("{")
+    assert carry_out() == {}
 
 
 def test_folders_of_others_are_left_alone(plan, carry_out):

@@ -593,6 +593,14 @@ def test_a_model_without_width_is_an_error(tiny_cfg):
             ["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"],
             "MODEL.PROPOSAL_GENERATOR.NAME builds a NoneType",
         ),
+        (
+            [
+                *("MODEL.PROPOSAL_GENERATOR.NAME", "RRPN"),
+                *("MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"),
+                *("MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0, 1.0)),
+            ],
+            "MODEL.ANCHOR_GENERATOR.NAME builds rotated anchors",
+        ),
     ],
 )
 def test_what_it_cannot_teach_is_an_error(tiny_cfg, overrides, message):

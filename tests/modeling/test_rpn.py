@@ -108,11 +108,12 @@ def test_where_the_teacher_is_sure_of_no_object_the_sum_is_the_loss(predictions_
     torch.testing.assert_close(distilled(student, size, full, size), expected)
 
 
-def test_anchors_of_another_kind_are_an_error(tiny_cfg, generator):
-    generator.anchor_generator = torch.nn.Identity()
-    rpn.check_anchors(generator, 0.0)
-    with pytest.raises(ConfigError, match="OBJECTNESS is 0.5; expected 0.*builds a Identity"):
-        rpn.check_anchors(generator, 0.5)
+def test_anchors_of_another_kind_are_an_error(tiny_cfg, monkeypatch):
+    monkeypatch.setattr(rpn, "DefaultAnchorGenerator", torch.nn.Identity)
+    build_model(tiny_cfg)
+    tiny_cfg.MUTUALNET.LOSS_WEIGHTS.OBJECTNESS = 0.5
+    with pytest.raises(ConfigError, match="OBJECTNESS is 0.5; expected 0.*builds a DefaultAnchorG"):
+        build_model(tiny_cfg)
 
 
 def test_networks_without_an_rpn_are_an_error(make_small_cfg):
