@@ -18,8 +18,8 @@ from torch import Tensor
 from ..config import ConfigError
 from .correspondence import corresponding_anchors
 from .distillation import score_distillation
+from .features import Features
 
-Features = dict[str, Tensor]
 Losses = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
 
