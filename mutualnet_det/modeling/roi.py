@@ -27,8 +27,8 @@ from torch import Tensor
 from ..config import ROI_TERMS, terms_present
 from ..data.views import scale_boxes, scale_ratio
 from . import distillation
+from .features import Features
 
-Features = dict[str, Tensor]
 Losses = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
 Stage = list[Instances]  # the proposals of a stage of the box head, per image
