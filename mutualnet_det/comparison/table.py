@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
+from ..runtime import frontier
 from ..slimmable import OperatingPoint
 from .claims import claims_text, over_seeds, plus_minus
 
@@ -26,8 +28,8 @@ def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str
     kinds = list(dict.fromkeys(score["kind"] for score in record["scores"]))
     reference = record["methods"][0]
     for study, methods in _groups(record["methods"]):
+        shown = [reference, *methods] if study else methods
         for kind in kinds:
-            shown = [reference, *methods] if study else methods
             title = f"{_NAMES[kind]}, {over_seeds(record)}"
             title = ": ".join(filter(None, (study, title)))
             parts.append(_section(title, _score_table(record, shown, kind, style), markdown))
@@ -41,6 +43,10 @@ def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str
             table = _difference_table(record, others, kind, style)
             if table:
                 parts.append(_section(title, table, markdown))
+        for kind in kinds:
+            title = f"{_NAMES[kind]} of the best point that a budget of GFLOPs per image allows"
+            title = ": ".join(filter(None, (study, title)))
+            parts.append(_section(title, _budget_table(record, shown, kind, style), markdown))
     parts.append(_section("Trainings", _run_table(record, style), markdown))
     if record["claims"]:
         text = claims_text(record["claims"])
@@ -102,6 +108,30 @@ def _difference_table(record: Mapping, methods: Sequence[dict], kind: str, style
     ]
     labels = [method["label"] for method in methods]
     return _table(["point", *labels], rows, style) if rows else ""
+
+
+def _budget_table(record: Mapping, methods: Sequence[dict], kind: str, style: str) -> str:
+    """A row for each budget, rounded up, that allows some method a better point than less does."""
+    frontiers = [
+        frontier(
+            [s for s in record["scores"] if (s["method"], s["kind"]) == (method["name"], kind)],
+            lambda score: score["gflops"],
+            lambda score: score["mean"],
+        )
+        for method in methods
+    ]
+    step = 1000
+    budgets = {math.ceil(score["gflops"] * step) / step for best in frontiers for score in best}
+    rows = [
+        [f"{budget:.3f}", *(_best_within(best, budget) for best in frontiers)]
+        for budget in sorted(budgets)
+    ]
+    return _table(["budget", *(method["label"] for method in methods)], rows, style)
+
+
+def _best_within(best: Sequence[dict[str, Any]], budget: float) -> str:
+    affordable = [score for score in best if score["gflops"] <= budget]
+    return f"{_score(affordable[-1])} ({affordable[-1]['point']})" if affordable else "-"
 
 
 def _run_table(record: Mapping, style: str) -> str:

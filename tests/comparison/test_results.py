@@ -170,6 +170,33 @@ def test_a_point_that_nothing_is_held_against_has_no_difference(record):
     assert "0.25x32" in scores and "0.25x32" not in differences and "1.00x64" in differences
 
 
+def test_a_budget_is_spent_on_the_best_point_that_it_allows(record):
+    found = {
+        "mutual": {"0.25x32": (0.0101, 30), "0.25x64": (0.02, 29), "1.00x64": (0.5, 60)},
+        "us_net": {"0.25x32": (0.0104, 40), "1.00x32": (0.4, 50)},
+        "independent": {"1.00x64": (0.5, 55)},
+    }
+    record["scores"] = [
+        {
+            "method": method,
+            "point": point,
+            "kind": "box",
+            "gflops": gflops,
+            "mean": mean,
+            "spread": 1.0,
+        }
+        for method, points in found.items()
+        for point, (gflops, mean) in points.items()
+    ]
+    text = comparison_text(record).split("Box AP of the best point")[1].split("\n\n")[0]
+    assert [line.split() for line in text.splitlines()[3:]] == [
+        # Both methods' cheapest points fit; a dearer point that is worse is not a row.
+        "0.011 30.0 ± 1.0 (0.25x32) 40.0 ± 1.0 (0.25x32) -".split(),
+        "0.400 30.0 ± 1.0 (0.25x32) 50.0 ± 1.0 (1.00x32) -".split(),
+        "0.500 60.0 ± 1.0 (1.00x64) 50.0 ± 1.0 (1.00x32) 55.0 ± 1.0 (1.00x64)".split(),
+    ]
+
+
 def test_nothing_finished_is_a_record_too(plan, tmp_path):
     record = collect(plan, 1)
     assert record["scores"] == []
