@@ -13,6 +13,7 @@ ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(READY): FORCE
 endif
 
+.DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-all lint doctor clean FORCE
 help:
 	@echo "make quickstart  train on generated shapes and evaluate every operating point"

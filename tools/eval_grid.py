@@ -2,9 +2,6 @@
 """
 Evaluate a trained detector or classifier at every operating point of a grid: AP or accuracy, cost
 and time, the query table.
-
-Used like train_net.py: --config-file, --num-gpus, --resume and KEY VALUE overrides. --resume
-continues an evaluation that was interrupted, with any number of processes.
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
 from detectron2.utils.logger import setup_logger
 
 from mutualnet_det.checkpoint import find_weights, load_detector
@@ -53,7 +49,27 @@ Images and points divided among 8 GPUs; among 4 processes on the CPU, each with 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Arguments of the tool; ``points``, ``widths`` and ``resolutions`` are None if not given."""
-    parser = default_argument_parser(EXAMPLES)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the training")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="take the last checkpoint in OUTPUT_DIR, unless MODEL.WEIGHTS is given, and go on "
+        "with an evaluation that was interrupted",
+    )
+    parser.add_argument(
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of this machine; default: 1. Give each of several machines some of the points and "
+        "an --output of its own",
+    )
+    parser.add_argument(
+        "--num-processes", type=int, default=1, metavar="N", help="on the CPU; default: 1"
+    )
     for option, meaning in (
         ("--points", "operating points such as 0.5x360; default: the grid of the config"),
         ("--widths", "widths, each at every resolution"),
@@ -61,9 +77,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     ):
         parser.add_argument(option, nargs="+", metavar=option[2:-1].upper(), help=meaning)
     parser.add_argument("--output", metavar="FOLDER", help="default: OUTPUT_DIR/grid")
-    parser.add_argument(
-        "--num-processes", type=int, default=1, metavar="N", help="on the CPU; default: 1"
-    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     args = parser.parse_args(arguments)
     misplaced = [option for option in args.opts if option.startswith("--")]
     if misplaced:
@@ -92,11 +106,6 @@ def chosen_devices(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
     Raises:
         ConfigError: for a number that this machine or ``MODEL.DEVICE`` does not have.
     """
-    if args.num_machines != 1:
-        raise ConfigError(
-            f"--num-machines is {args.num_machines}; a grid is evaluated on one machine. Give each "
-            "machine some of the --points and an --output of its own."
-        )
     check_num_gpus(args.num_gpus)
     if args.num_processes < 1:
         raise ConfigError(f"--num-processes is {args.num_processes}; expected at least 1.")

@@ -29,8 +29,12 @@ def cfg():
     return cfg
 
 
+def parsed(*arguments):
+    return tool.parse_args(["--config-file", "cfg.yaml", *arguments])
+
+
 def points_of(cfg, *arguments):
-    return [str(point) for point in tool.chosen_points(tool.parse_args(arguments), cfg)]
+    return [str(point) for point in tool.chosen_points(parsed(*arguments), cfg)]
 
 
 def test_default_is_the_grid_of_the_config(cfg):
@@ -60,7 +64,7 @@ def test_widths_and_resolutions(cfg):
     ],
 )
 def test_overrides_after_a_list(arguments):
-    args = tool.parse_args(arguments)
+    args = parsed(*arguments)
     assert args.points == [OperatingPoint(0.5, 64)]
     assert args.opts == ["MODEL.WEIGHTS", "x.pth", "SEED", "3"]
 
@@ -77,12 +81,12 @@ def test_overrides_after_a_list(arguments):
 )
 def test_wrong_arguments(capsys, arguments, message):
     with pytest.raises(SystemExit):
-        tool.parse_args(arguments)
+        parsed(*arguments)
     assert message in capsys.readouterr().err
 
 
 def devices_of(cfg, *arguments):
-    return tool.chosen_devices(tool.parse_args(arguments), cfg)
+    return tool.chosen_devices(parsed(*arguments), cfg)
 
 
 def test_a_process_per_gpu_or_several_on_the_cpu(cfg, monkeypatch):
@@ -183,7 +187,5 @@ def test_bad_requests_stop_before_anything_is_computed(run, tmp_path):
         run(overrides=("MODEL.WEIGHTS", "nowhere.pth"))
     with pytest.raises(ConfigError, match="--num-processes is 0; expected at least 1"):
         run("--num-processes", "0")
-    with pytest.raises(ConfigError, match="--num-machines is 2; .* one machine"):
-        run("--num-machines", "2")
     with pytest.raises(ConfigError, match="--num-gpus is 9999"):
         run("--num-gpus", "9999")
