@@ -142,7 +142,8 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.CLASSIFICATION.COLOR_JITTER = 0.0
     cfg.MUTUALNET.CLASSIFICATION.LIGHTING = 0.0
     cfg.MUTUALNET.CLASSIFICATION.LABEL_SMOOTHING = 0.0
-    # Of the classifier's inputs. The published recipes have none: it would make the teacher noisy.
+    # In the classifier, of MobileNetV2 and VGG alone. The published recipes have none: it would
+    # make the teacher noisy.
     cfg.MUTUALNET.CLASSIFICATION.DROPOUT = 0.0
     # Decay per iteration of the moving average of the weights that a training ends with. 0: it ends
     # with the weights themselves.
@@ -250,6 +251,8 @@ def check_config(cfg: CfgNode) -> None:
         )
     _check_choice("MUTUALNET.AMP_DTYPE", node.AMP_DTYPE, AMP_DTYPES)
     _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, BAD_RECORDS)
+    # Detectron2's other ones would be left out in silence.
+    _check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, ("TrainingSampler",))
     _check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, OPTIMIZERS)
     if cfg.SOLVER.OPTIMIZER == "ADAMW" and cfg.SOLVER.NESTEROV:
         _fail("SOLVER.NESTEROV", True, "False where SOLVER.OPTIMIZER is 'ADAMW'")
@@ -370,7 +373,8 @@ def test_point(cfg: CfgNode) -> OperatingPoint:
 def grid_points(cfg: CfgNode) -> list[OperatingPoint]:
     """The operating points of ``MUTUALNET.GRID``, ascending."""
     low, high = cfg.MUTUALNET.WIDTH_RANGE
-    even = sorted({round(low + (high - low) * i / 3, 4) for i in range(4)})
+    even = {low, high}  # as they are: rounded, they may lie outside
+    even |= {min(max(round(low + (high - low) * i / 3, 4), low), high) for i in (1, 2)}
     widths = cfg.MUTUALNET.GRID.WIDTHS or even
     resolutions = cfg.MUTUALNET.GRID.RESOLUTIONS or cfg.MUTUALNET.RESOLUTIONS
     return sorted(OperatingPoint(float(w), int(r)) for w in widths for r in resolutions)

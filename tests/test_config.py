@@ -59,6 +59,14 @@ def test_default_grid_spans_the_trained_ranges():
     assert points == sorted(points)
 
 
+@pytest.mark.parametrize("bounds", [(0.28125, 1.0), (0.25, 0.66667), (0.33336, 0.33336)])
+def test_default_grid_ends_at_the_bounds_themselves(bounds):
+    cfg = load_config(QUICKSTART, ["MUTUALNET.WIDTH_RANGE", str(bounds)])
+    points = grid_points(cfg)
+    check_points(points, cfg)
+    assert (points[0].width, points[-1].width) == bounds
+
+
 def test_listed_grid():
     cfg = load_config(
         QUICKSTART, ["MUTUALNET.GRID.WIDTHS", "(0.5,)", "MUTUALNET.GRID.RESOLUTIONS", "(128, 64)"]
@@ -96,6 +104,7 @@ def test_empty_test_point_is_the_full_network():
         ("MUTUALNET.STATISTICS", "running", "'batch', 'frozen'"),
         ("MUTUALNET.BAD_RECORDS", "ignore", "'error', 'skip'"),
         ("SOLVER.OPTIMIZER", "Adam", "'SGD', 'ADAMW'"),
+        ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "'TrainingSampler'"),
         ("MUTUALNET.WIDTH_RANGE", "(1.0, 0.25)", "0 < smallest <= largest"),
         ("MUTUALNET.WIDTH_RANGE", "(0, 1.0)", "0 < smallest <= largest"),
         ("MUTUALNET.WIDTH_RANGE", "(0.25, 0.5, 1.0)", "0 < smallest <= largest"),

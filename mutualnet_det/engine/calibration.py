@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.utils import comm
 from torch import nn
 
@@ -20,7 +22,7 @@ from ..data.loader import training_records
 from ..modeling.classifier import MutualClassifier
 from ..modeling.parts import has_norms_behind_backbone, preprocessed
 from ..seeding import stream
-from ..slimmable import Calibrations, OperatingPoint, SingleValueError
+from ..slimmable import Calibrations, NoDataError, OperatingPoint, SingleValueError
 from .distributed import broadcast_weights, together
 
 logger = logging.getLogger(__name__)
@@ -135,7 +137,7 @@ def _calibrate(
             group = list(group)
             for point in group:
                 try:
-                    calibrations.calibrate(point, batches, _forward(model))
+                    _calibrate_point(model, calibrations, point, batches)
                 except SingleValueError as error:
                     node = cfg.MUTUALNET.CALIBRATION
                     raise ConfigError(
@@ -151,6 +153,31 @@ def _calibrate(
             )
     finally:
         model.train(was_training)
+
+
+def _calibrate_point(
+    model: nn.Module, calibrations: Calibrations, point: OperatingPoint, batches: list[list[dict]]
+) -> None:
+    forward = _forward(model)
+    try:
+        calibrations.calibrate(point, batches, forward)
+    except NoDataError:
+        # Norms of the mask or keypoint head, in a network that is not yet sure of any object.
+        with _objects_of_any_score(model):
+            calibrations.calibrate(point, batches, forward)
+
+
+@contextlib.contextmanager
+def _objects_of_any_score(model: nn.Module) -> Iterator[None]:
+    predictors = [m for m in model.modules() if isinstance(m, FastRCNNOutputLayers)]
+    thresholds = [predictor.test_score_thresh for predictor in predictors]
+    try:
+        for predictor in predictors:
+            predictor.test_score_thresh = 0.0
+        yield
+    finally:
+        for predictor, threshold in zip(predictors, thresholds, strict=True):
+            predictor.test_score_thresh = threshold
 
 
 def _forward(model: nn.Module):

@@ -65,7 +65,24 @@ class RefreshStatistics(HookBase):
 
 
 class Evaluate(hooks.EvalHook):
-    """Evaluate periodically and after the last step, unless that was stopped or has failed."""
+    """
+    Evaluate periodically and after the last step, unless that was stopped or has failed.
+
+    Args:
+        period: in iterations.
+        evaluate: gives scores by name, also nested.
+        save: what saves checkpoints after steps. One that is due is there before an evaluation,
+            which takes long and may fail.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], dict], save: SaveCheckpoint) -> None:
+        super().__init__(period, evaluate)
+        self._save = save
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self._period == 0:
+            self._save.after_step()
+        super().after_step()
 
     def after_train(self) -> None:
         # Called in any case. Detectron2's own hook takes any end in the last step for a good one.

@@ -169,6 +169,7 @@ class MutualTrainer(TrainerBase):
     def train(self) -> None:
         """Train up to ``SOLVER.MAX_ITER``, then calibrate the grid and save ``model_final.pth``."""
         with StopOnSignal() as stop_on_signal:
+            self._make_up_evaluation()
             if self.start_iter >= self.max_iter:
                 done = f"iteration {self.start_iter} of {self.max_iter}"
                 logger.info("Training is complete: %s.", done)
@@ -182,14 +183,15 @@ class MutualTrainer(TrainerBase):
 
     def _register_late_hooks(self) -> None:
         """Those that need to know from where the training goes on."""
+        save = SaveCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD)
         if self.cfg.TEST.EVAL_PERIOD > 0:
-            self.register_hooks([Evaluate(self.cfg.TEST.EVAL_PERIOD, self.evaluate)])
+            self.register_hooks([Evaluate(self.cfg.TEST.EVAL_PERIOD, self.evaluate, save)])
         if comm.is_main_process():
             writers = build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
             writers = [TolerantWriter(writer) for writer in writers]
             self.register_hooks([hooks.PeriodicWriter(writers, period=WRITE_PERIOD)])
         # After the writers: a resume cuts what they wrote since, so they must not lag behind.
-        self.register_hooks([SaveCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD)])
+        self.register_hooks([save])
 
     def finish(self) -> None:
         """
@@ -202,7 +204,8 @@ class MutualTrainer(TrainerBase):
         with self._averaged():
             calibrations = Calibrations(self.network)
             calibrate_points(self.cfg, self.model, calibrations, grid_points(self.cfg))
-            self.iter = self.max_iter - 1  # a checkpoint says which iteration was the last
+            # A checkpoint says which iteration was the last, also where MAX_ITER is lower now.
+            self.iter = max(self.start_iter, self.max_iter) - 1
             self.checkpointer.save(FINAL, calibrations=calibrations.state_dict())
         wait_for_first()
 
@@ -221,8 +224,7 @@ class MutualTrainer(TrainerBase):
         """
         point = test_point(self.cfg)
         found: dict[str, dict] = {}
-        done = min(self.iter + 1, self.max_iter)
-        folder = os.path.join(self.cfg.OUTPUT_DIR, "eval", f"{done:07d}")
+        folder = self._evaluation_folder(min(self.iter + 1, self.max_iter))
         with self._averaged():
             calibrations = Calibrations(self.network)
             calibrate_points(self.cfg, self.model, calibrations, [point])
@@ -236,6 +238,18 @@ class MutualTrainer(TrainerBase):
                     }
         wait_for_first()
         return found
+
+    def _evaluation_folder(self, done: int) -> str:
+        return os.path.join(self.cfg.OUTPUT_DIR, "eval", f"{done:07d}")
+
+    def _make_up_evaluation(self) -> None:
+        """Do the evaluation after the last step that was taken, if a stop has left it out."""
+        period, done = self.cfg.TEST.EVAL_PERIOD, min(self.start_iter, self.max_iter)
+        if period <= 0 or done == 0 or (done % period and done < self.max_iter):
+            return
+        path = os.path.join(self._evaluation_folder(done), "grid.json")
+        if not together(lambda: comm.is_main_process() and os.path.exists(path))[0]:
+            self.evaluate()
 
     def _averaged(self) -> AbstractContextManager:
         if self._average is None:
@@ -444,7 +458,9 @@ class MutualTrainer(TrainerBase):
         )
         if ("betas" in found) != ("betas" in own):  # torch would not notice
             raise ValueError(f"SOLVER.OPTIMIZER is now {self.cfg.SOLVER.OPTIMIZER!r}")
+        settings = [{**group, "params": None} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state_dict["optimizer"])
+        self._keep_settings(settings)
         self.seed = state_dict["seed"]
         self._num_skipped = state_dict["num_skipped"]
         self._skipped_steps.total = state_dict.get("skipped_steps", 0)
@@ -456,6 +472,22 @@ class MutualTrainer(TrainerBase):
         if self._average is not None:
             self._average.load_state_dict(state_dict["average"])
             self.network.load_state_dict(state_dict["weights"])
+
+    def _keep_settings(self, settings: list[dict[str, Any]]) -> None:
+        """Go on as the config says now, also where the optimiser's state says otherwise."""
+        changed = {}
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            # The rate itself is the schedule's, which goes on from the state.
+            for name in own.keys() - {"params", "lr"}:
+                if group.get(name) != own[name]:
+                    changed[name] = f"{name} was {group.get(name)} and is {own[name]}"
+                    group[name] = own[name]
+        if not changed:
+            return
+        self.scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
+            group["lr"] = rate
+        logger.warning("The optimizer's settings have changed: %s", "; ".join(changed.values()))
 
 
 def _at_point(what: str, training_pass: TrainingPass) -> str:

@@ -8,6 +8,7 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import Tensor, nn
 
+from ..config import ConfigError
 from . import distillation
 from .backbones.base import LOGITS
 from .layers import set_norms
@@ -58,6 +59,12 @@ class MutualClassifier(nn.Module):
                 "needs at least 1."
             )
         backbone = build_backbone(cfg)
+        dropout = cfg.MUTUALNET.CLASSIFICATION.DROPOUT
+        if dropout > 0 and not any(isinstance(m, nn.Dropout) for m in backbone.modules()):
+            raise ConfigError(
+                f"MUTUALNET.CLASSIFICATION.DROPOUT is {dropout}; expected 0 for "
+                f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME!r}, whose classifier has none."
+            )
         set_norms(cfg, backbone)
         return {
             "backbone": backbone,

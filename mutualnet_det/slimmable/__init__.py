@@ -2,6 +2,7 @@
 
 from .calibration import (
     Calibrations,
+    NoDataError,
     SingleValueError,
     StaleCalibrationError,
     UncalibratedError,
@@ -19,6 +20,7 @@ __all__ = [
     "Calibrations",
     "Channels",
     "OperatingPoint",
+    "NoDataError",
     "SingleValueError",
     "SlimmableBatchNorm2d",
     "SlimmableConv2d",

@@ -21,6 +21,7 @@ from .width import Statistics, at_width, width_of
 
 __all__ = [
     "Calibrations",
+    "NoDataError",
     "SingleValueError",
     "StaleCalibrationError",
     "UncalibratedError",
@@ -30,6 +31,10 @@ __all__ = [
 
 class StaleCalibrationError(RuntimeError):
     """The weights are not those the calibration was made with."""
+
+
+class NoDataError(RuntimeError):
+    """Batches that have not reached every normalisation layer."""
 
 
 class SingleValueError(ValueError):
@@ -178,7 +183,7 @@ class Calibrations:
 
         Raises:
             SingleValueError: naming the layer, for a batch of one image whose map is 1 x 1 there.
-            RuntimeError: naming the first layer that saw no data.
+            NoDataError: naming the first layer that saw no data.
         """
         self.fingerprint()
         recorder = _Recorder({norm: name for name, norm in self._norms.items()})
@@ -192,7 +197,7 @@ class Calibrations:
                 shared.recorder = None
         missed = [name for name, norm in self._norms.items() if norm not in recorder.statistics]
         if missed:
-            raise RuntimeError(
+            raise NoDataError(
                 f"Calibrating {point}: {len(missed)} of {len(self._norms)} normalisation layers "
                 f"saw no data, {missed[0]} first. Give it at least one batch that reaches them all."
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 DIVISOR = 8
 
@@ -24,7 +24,8 @@ def round_channels(value: float) -> int:
     return rounded + DIVISOR if rounded < 0.9 * value else rounded
 
 
-@cache
+# Not all of them: every random width is a new one.
+@lru_cache(maxsize=4096)
 def _count(base: int, ratio: float, width: float) -> int:
     return int(round_channels(base * width / ratio) * ratio)
 

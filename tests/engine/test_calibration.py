@@ -153,6 +153,17 @@ def test_norms_in_the_heads_are_calibrated_too(cfg):
     assert set(calibrations.state_dict()["points"][str(POINT)]) == set(norms)
 
 
+def test_norms_behind_boxes_are_calibrated_where_nothing_is_found_yet(cfg):
+    cfg.MODEL.ROI_MASK_HEAD.NORM = "BN"
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.999
+    model = build_model(cfg)
+    calibrations = Calibrations(model)
+    calibrate_points(cfg, model, calibrations, [POINT])
+    statistics = calibrations.state_dict()["points"][str(POINT)]
+    assert any(name.startswith("roi_heads.mask_head") for name in statistics)
+    assert model.roi_heads.box_predictor.test_score_thresh == 0.999
+
+
 @pytest.fixture
 def broken(cfg, tmp_path):
     """One of 12 images that cannot be read, under a name of its own; returns its path."""

@@ -14,6 +14,7 @@ import torch
 from detectron2.utils.events import EventStorage, EventWriter, JSONWriter
 
 from mutualnet_det.checkpoint import NotWrittenError
+from mutualnet_det.data.coco import DatasetError
 from mutualnet_det.data.loader import LoaderError
 from mutualnet_det.engine import trainer
 from mutualnet_det.engine.hooks import TolerantWriter, outlived
@@ -151,6 +152,39 @@ def test_evaluation_without_room(build, monkeypatch, caplog):
     mutual.train()
     assert caplog.text.count("The evaluation is missing, and training goes on without it") == 2
     assert names(mutual.cfg.OUTPUT_DIR)[-1] == "model_final.pth"
+
+
+def test_a_failed_evaluation_costs_no_steps_and_is_made_up_for(build, monkeypatch):
+    evaluated = []
+
+    def fail(*args):
+        raise DatasetError("The image 7.jpg cannot be used")
+
+    options = ("TEST.EVAL_PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4)
+    options += ("MUTUALNET.CALIBRATION.NUM_IMAGES", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate_grid", fail)
+        mutual = build(*options)
+        with pytest.raises(DatasetError, match="7.jpg"):
+            mutual.train()
+        assert names(mutual.cfg.OUTPUT_DIR) == ["model_0000001.pth"]
+    evaluate_grid = trainer.evaluate_grid
+
+    def evaluate(*args):
+        evaluated.append(Path(args[-1]).name)
+        return evaluate_grid(*args)
+
+    monkeypatch.setattr(trainer, "evaluate_grid", evaluate)
+    resumed = build(*options)
+    resumed.resume_or_load(True)
+    resumed.train()
+    assert evaluated == ["0000002", "0000004"]
+    # A stop in the last evaluation leaves all checkpoints behind.
+    (Path(resumed.cfg.OUTPUT_DIR) / "eval" / "0000004" / "grid.json").unlink()
+    complete = build(*options)
+    complete.resume_or_load(True)
+    complete.train()
+    assert evaluated == ["0000002", "0000004", "0000004"]
 
 
 # Processes ----------------------------------------------------------------------------------------

@@ -334,6 +334,32 @@ def test_resuming_with_another_optimiser_is_refused(interrupted):
         MutualTrainer(interrupted).resume_or_load(True)
 
 
+def test_resuming_with_another_learning_rate_takes_it(interrupted, caplog):
+    interrupted.SOLVER.BASE_LR /= 10
+    interrupted.SOLVER.MOMENTUM = 0.5
+    interrupted.SOLVER.WEIGHT_DECAY = 0.01
+    trainer = MutualTrainer(interrupted)
+    fresh = [(group["lr"], group["weight_decay"]) for group in trainer.optimizer.param_groups]
+    trainer.resume_or_load(True)
+    base = interrupted.SOLVER.BASE_LR
+    groups = trainer.optimizer.param_groups
+    assert {group["momentum"] for group in groups} == {0.5}
+    assert [group["weight_decay"] for group in groups] == [decay for _, decay in fresh]
+    assert trainer.scheduler.base_lrs == [base] * len(groups)
+    # The schedule goes on: its factor is that of iteration 6.
+    factor = trainer.scheduler._multiplier(6 / interrupted.SOLVER.MAX_ITER)
+    assert [group["lr"] for group in groups] == pytest.approx([base * factor] * len(groups))
+    assert f"initial_lr was {10 * base:g} and is {base:g}" in caplog.text
+
+
+def test_a_lower_number_of_iterations_does_not_turn_back(interrupted):
+    interrupted.SOLVER.MAX_ITER = 4
+    trainer = MutualTrainer(interrupted)
+    trainer.resume_or_load(True)
+    trainer.train()
+    assert final(interrupted)["trainer"]["iteration"] == 5
+
+
 def test_resume_continues_where_it_was(interrupted):
     trainer = MutualTrainer(interrupted)
     trainer.resume_or_load(True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mutualnet_det.config import load_config
+from mutualnet_det.config import ConfigError, load_config
 from mutualnet_det.modeling.build import build_network
 from mutualnet_det.modeling.classifier import network_of
 from mutualnet_det.slimmable import at_width
@@ -111,6 +111,15 @@ def test_the_teacher_is_noisy_only_if_asked_to_be(make_model, batch, family, dro
     )
     (_, one), (_, other) = (model.teach(batch) for _ in range(2))
     assert torch.equal(one, other) == (dropout == 0)
+
+
+@pytest.mark.parametrize("family", ["mobilenet_v1", "resnet"])
+def test_dropout_that_a_classifier_does_not_have_is_an_error(make_model, family):
+    with pytest.raises(ConfigError, match=f"DROPOUT is 0.2; expected 0 .*{family}"):
+        make_model(
+            *("MODEL.BACKBONE.NAME", f"build_slimmable_{family}_backbone"),
+            *("MUTUALNET.CLASSIFICATION.DROPOUT", "0.2"),
+        )
 
 
 def test_where_they_agree_nothing_is_learnt(make_model, batch):
