@@ -120,8 +120,8 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.CALIBRATION.REFRESH_PERIOD = 500
 
     # Operating points that are calibrated at the end of training and evaluated by
-    # tools/eval_grid.py: widths in ascending order (empty: 4, evenly over WIDTH_RANGE) and short
-    # sides in pixels, descending (empty: RESOLUTIONS).
+    # tools/eval_grid.py: widths in ascending order (empty: 4, evenly over what METHOD trains of
+    # WIDTH_RANGE) and short sides in pixels, descending (empty: RESOLUTIONS).
     cfg.MUTUALNET.GRID = CfgNode()
     cfg.MUTUALNET.GRID.WIDTHS = ()
     cfg.MUTUALNET.GRID.RESOLUTIONS = ()
@@ -370,9 +370,15 @@ def test_point(cfg: CfgNode) -> OperatingPoint:
     return OperatingPoint.parse(text) if text else full_point(cfg)
 
 
+def trained_widths(cfg: CfgNode) -> tuple[float, float]:
+    """Smallest and largest width that a config trains."""
+    low, high = (float(width) for width in cfg.MUTUALNET.WIDTH_RANGE)
+    return (high if cfg.MUTUALNET.METHOD in ALONE else low), high
+
+
 def grid_points(cfg: CfgNode) -> list[OperatingPoint]:
     """The operating points of ``MUTUALNET.GRID``, ascending."""
-    low, high = cfg.MUTUALNET.WIDTH_RANGE
+    low, high = trained_widths(cfg)
     even = {low, high}  # as they are: rounded, they may lie outside
     even |= {min(max(round(low + (high - low) * i / 3, 4), low), high) for i in (1, 2)}
     widths = cfg.MUTUALNET.GRID.WIDTHS or even

@@ -67,6 +67,12 @@ def test_default_grid_ends_at_the_bounds_themselves(bounds):
     assert (points[0].width, points[-1].width) == bounds
 
 
+def test_default_grid_of_a_network_trained_alone_is_its_width():
+    points = grid_points(load_config(QUICKSTART, ["MUTUALNET.METHOD", "independent"]))
+    assert {point.width for point in points} == {1.0}
+    assert {point.resolution for point in points} == {160, 128, 96, 64}
+
+
 def test_listed_grid():
     cfg = load_config(
         QUICKSTART, ["MUTUALNET.GRID.WIDTHS", "(0.5,)", "MUTUALNET.GRID.RESOLUTIONS", "(128, 64)"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..config import ALONE, is_classification
+from ..config import is_classification, trained_widths
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +40,9 @@ def provenance(cfg: CfgNode) -> dict[str, Any]:
             "MODEL.PIXEL_STD": [float(x) for x in cfg.MODEL.PIXEL_STD],
         },
         "architecture": architecture,
-        "width_range": _trained_widths(cfg),
+        "width_range": list(trained_widths(cfg)),
         "resolutions": [int(x) for x in resolutions],
     }
-
-
-def _trained_widths(cfg: CfgNode) -> list[float]:
-    """Smallest and largest width that a config trains."""
-    smallest, largest = (float(x) for x in cfg.MUTUALNET.WIDTH_RANGE)
-    return [largest if cfg.MUTUALNET.METHOD in ALONE else smallest, largest]
 
 
 def check_provenance(
@@ -90,7 +84,7 @@ def check_width_range(
         narrower: whether the config's full network may be one of their sub-networks.
     """
     low, high = trained
-    smallest, largest = _trained_widths(cfg)
+    smallest, largest = trained_widths(cfg)
     was = f"at widths {low} to {high}" if low < high else f"at width {high} alone"
     found = (
         f"{path} was trained {was}, MUTUALNET.WIDTH_RANGE is {tuple(cfg.MUTUALNET.WIDTH_RANGE)}."

@@ -16,7 +16,14 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from ..config import ConfigError, check_points, is_classification, is_semantic, load_config
+from ..config import (
+    ConfigError,
+    check_points,
+    has_semantic_head,
+    is_classification,
+    load_config,
+    trained_widths,
+)
 from ..errors import UserError
 from ..slimmable import OperatingPoint
 from .compute import ComputeCounter
@@ -357,9 +364,11 @@ class _Reader:
 
     def _load_detector(self, method: Method, base: str, options: Mapping[str, Any]) -> CfgNode:
         cfg = self._load(f"method {method.name}", base, options)
-        if is_classification(cfg) or is_semantic(cfg):
+        if is_classification(cfg) or has_semantic_head(cfg) or cfg.MODEL.KEYPOINT_ON:
             raise PlanError(
-                f"{self._path}: base {base} trains no detector; what is compared is detection."
+                f"{self._path}: base {base} trains a {cfg.MODEL.META_ARCHITECTURE}"
+                f"{' with keypoints' if cfg.MODEL.KEYPOINT_ON else ''}; expected a detector of "
+                "boxes, or boxes and masks: no other scores are compared."
             )
         return cfg
 
@@ -487,7 +496,7 @@ def _is_trained(point: OperatingPoint, cfg: CfgNode) -> bool:
         check_points([point], cfg)
     except ConfigError:
         return False
-    return True
+    return point.width >= trained_widths(cfg)[0]
 
 
 def _as_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:

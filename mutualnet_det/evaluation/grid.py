@@ -36,7 +36,7 @@ from ..modeling.parts import has_norms_behind_backbone
 from ..runtime.device import device_name, hardware_name
 from ..slimmable import Calibrations, OperatingPoint, UncalibratedError
 from .cost import Cost
-from .latency import largest_record, model_memory
+from .latency import largest_records, model_memory
 from .progress import Progress, check_same
 from .results import Grid, GridRow
 from .scoring import KINDS
@@ -144,8 +144,10 @@ def evaluate_grid(
                 do_job_in_processes(job, shared, model, calibrations, devices, log.update)
             else:
                 do_job(job, shared, task, calibrations.at, 0, log.update)
-            image = read_record(largest_record(task.records), cfg.INPUT.FORMAT)
-            memory = model_memory(cfg, model, points, calibrations.at, image)
+            resolutions = {point.resolution for point in points}
+            largest = largest_records(cfg, task.records, resolutions)
+            images = [read_record(record, cfg.INPUT.FORMAT) for record in largest]
+            memory = model_memory(cfg, model, points, calibrations.at, images)
         rows = tuple(
             GridRow.from_dict(progress.result(point)).evaluated_on(run["device"], memory[point])
             for point in points

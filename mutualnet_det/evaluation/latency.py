@@ -12,9 +12,10 @@ import datetime
 import gc
 import itertools
 import logging
+import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..data.images import evaluation_view
+from ..data.views import resized_shape
 from ..errors import UserError
 from ..modeling.classifier import MutualClassifier
 from ..modeling.parts import preprocessed
@@ -89,9 +91,27 @@ def timed(model: nn.Module, image: Tensor) -> tuple[tuple[Instances | None, Tens
     return found, round((time.perf_counter() - start) * 1000, 3)
 
 
-def largest_record(records: Sequence[dict]) -> dict:
-    """Of the image with most pixels; the first of records that do not tell."""
-    return max(records, key=lambda record: record.get("height", 0) * record.get("width", 0))
+def largest_records(
+    cfg: CfgNode, records: Sequence[dict], resolutions: Iterable[int]
+) -> list[dict]:
+    """
+    Those whose images the network sees as the largest, at one of the resolutions (px) or another;
+    the first of records that do not tell their size.
+    """
+    shapes = [(record.get("height", 1), record.get("width", 1)) for record in records]
+    return [records[index] for index in {_largest(cfg, shapes, r) for r in resolutions}]
+
+
+def _largest(cfg: CfgNode, shapes: Sequence[tuple[int, int]], resolution: int) -> int:
+    """
+    Which image, of (height, width) each, is the largest once it is resized: with one short side
+    for all, that is a question of their proportions.
+    """
+
+    def area(index: int) -> int:
+        return math.prod(resized_shape(*shapes[index], resolution, cfg.INPUT.MAX_SIZE_TEST))
+
+    return max(range(len(shapes)), key=area)
 
 
 # Memory ------------------------------------------------------------------------------------------
@@ -157,17 +177,20 @@ def model_memory(
     model: nn.Module,
     points: Sequence[OperatingPoint],
     at: At,
-    image: np.ndarray,
+    images: Sequence[np.ndarray],
 ) -> dict[OperatingPoint, float | None]:
     """
     MiB that the model takes at its peak at every one of ``points``: its weights, and what a forward
-    on ``image`` (H, W, 3) adds. The program itself, Python and PyTorch, is not in it.
+    adds on that of ``images``, arrays (H, W, 3), which is the largest at the point's resolution.
+    The program itself, Python and PyTorch, is not in it.
     """
+    shapes = [image.shape[:2] for image in images]
     weights = sum(t.nbytes for t in itertools.chain(model.parameters(), model.buffers())) / 2**20
     memory: dict[OperatingPoint, float | None] = {}
     logged = time.perf_counter()
     with inference_context(model), _collecting_only_what_is_new():
         for number, point in enumerate(points, start=1):
+            image = images[_largest(cfg, shapes, point.resolution)]
             view = evaluation_view(cfg, image, point.resolution)
             with at(point):
                 infer(model, view)  # what a switch allocates stays
@@ -215,8 +238,7 @@ def profile_points(
         images: arrays (H, W, 3) of ``INPUT.FORMAT``, at least one.
         num_forwards: how many are timed at each point, on the images in turn.
     """
-    largest = max(images, key=lambda image: image.shape[0] * image.shape[1])
-    memory = model_memory(cfg, model, points, at, largest)
+    memory = model_memory(cfg, model, points, at, images)
     views = {
         resolution: [evaluation_view(cfg, image, resolution) for image in images]
         for resolution in {point.resolution for point in points}

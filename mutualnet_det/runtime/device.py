@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import subprocess
 from pathlib import Path
 
 import torch
@@ -26,13 +28,17 @@ def hardware_name(device: torch.device) -> str:
 
 
 def _cpu_name() -> str:
-    try:
+    """Of x86 the processor; of ARM, where that has no name, the board. Else the host tells it."""
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        return Path("/proc/device-tree/model").read_text().rstrip("\0\n")
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # macOS
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
+    return f"{platform.processor() or platform.machine()} of {platform.node()}"
 
 
 def wait_for(device: torch.device) -> None:

@@ -53,6 +53,13 @@ def test_a_network_of_one_width_has_every_resolution(write_plan, plan_content, c
     assert drawn == {OperatingPoint(0.25, r) for r in (64, 48, 32)}
 
 
+def test_a_network_trained_alone_has_no_points_of_other_widths(write_plan, plan_content, counted):
+    methods = plan_content["methods"]
+    del methods["independent"]["networks"]
+    run = read_plan(write_plan(methods=methods, seeds=[0])).runs[-1]
+    assert run.points == (OperatingPoint(1.0, 32), OperatingPoint(1.0, 64))
+
+
 def test_equal_compute_gives_cheap_steps_more_of_them(write_plan, plan_content, counted):
     plan = read_plan(write_plan(steps=None, compute={"as": "mutual", "steps": 10}))
     # The two independent networks share what a method has.

@@ -12,6 +12,7 @@ from mutualnet_det.evaluation.latency import (
     ProfileError,
     equal_detections,
     infer,
+    largest_records,
     model_memory,
     peak_memory,
     profile_points,
@@ -91,9 +92,26 @@ def test_a_dearer_point_needs_more_memory(make_slimmable_config, model):
     batch = [{"image": torch.as_tensor(noise(64, 64).transpose(2, 0, 1).copy())}] * 2
     for point in points:
         calibrations.calibrate(point, [batch])
-    found = model_memory(cfg, model, points, calibrations.at, noise(480, 640))
+    found = model_memory(cfg, model, points, calibrations.at, [noise(480, 640)])
     weights = sum(parameter.nbytes for parameter in model.parameters()) / MIB
     assert weights < found[points[0]] < found[points[1]] - 2 < found[points[2]] - 4
+
+
+def test_memory_is_that_of_the_largest_image_that_the_network_sees(
+    make_slimmable_config, model, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(latency, "infer", lambda model, view: seen.append(tuple(view.shape[1:])))
+    cfg = make_slimmable_config("INPUT.MAX_SIZE_TEST", 200)
+    points = [OperatingPoint(1.0, 64), OperatingPoint(1.0, 160)]
+    # On disk the first has most pixels. At 160 px the last one's long side is cut to 200 px.
+    images = [noise(400, 400), noise(120, 160), noise(60, 180)]
+    model_memory(cfg, model, points, lambda point: contextlib.nullcontext(), images)
+    assert set(seen) == {(64, 192), (150, 200)}
+    records = [{"height": image.shape[0], "width": image.shape[1]} for image in images]
+    assert largest_records(cfg, records, (64,)) == [records[2]]
+    assert largest_records(cfg, records, (64, 160)) in (records[1:], records[:0:-1])
+    assert largest_records(cfg, [{}, {}], (64,)) == [{}]
 
 
 # Order --------------------------------------------------------------------------------------------

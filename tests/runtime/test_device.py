@@ -16,6 +16,33 @@ def test_a_cpu_is_named_with_its_threads(monkeypatch, threads, told):
     assert device_name(CPU) == f"Chip M9, {told}"
 
 
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"/proc/cpuinfo": "processor : 0\nmodel name : Chip M9\n"}, "Chip M9"),
+        # 64-bit ARM.
+        (
+            {"/proc/cpuinfo": "CPU part : 0xd0b\n", "/proc/device-tree/model": "Board 5\0"},
+            "Board 5",
+        ),
+        ({}, "some-arm of here"),
+    ],
+)
+def test_unlike_machines_have_unlike_names(monkeypatch, files, name):
+    def read_text(path):
+        if str(path) not in files:
+            raise FileNotFoundError
+        return files[str(path)]
+
+    monkeypatch.setattr(device_module.Path, "read_text", read_text)
+    monkeypatch.setenv("PATH", "")  # no sysctl
+    monkeypatch.setattr(device_module.platform, "processor", lambda: "")
+    monkeypatch.setattr(device_module.platform, "machine", lambda: "some-arm")
+    monkeypatch.setattr(device_module.platform, "node", lambda: "here")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert device_name(CPU) == f"{name}, 1 thread"
+
+
 def test_an_accelerator_does_not_pass_for_the_cpu_beside_it(monkeypatch):
     monkeypatch.setattr(device_module, "_cpu_name", lambda: "Chip M9")
     assert device_name(MPS) == "Chip M9, mps"

@@ -1,12 +1,13 @@
 """The report in a real browser: quiet, alone, and its controls do what they say."""
 
+import inspect
 import json
 
 import pytest
 
 from mutualnet_det.evaluation.report import write_report
 from mutualnet_det.evaluation.scoring import METRICS
-from mutualnet_det.runtime import BudgetError, frontier
+from mutualnet_det.runtime import BudgetError, BudgetPredictor, frontier
 from mutualnet_det.slimmable import OperatingPoint
 
 CPU, GPU = "Some CPU, 1 thread", "Some GPU"
@@ -191,6 +192,12 @@ def test_a_budget_is_answered_as_the_query_table_does(open_page, two_runs, cost,
         page.locator("#metric").focus()
         seen.add(tuple(compare(float(page.input_value("#budget-value")))))
     assert len(seen) >= 3
+    # What a program writes: its keywords are BudgetPredictor's.
+    (line,) = page.eval_on_selector_all(".code code", "all => all.map(e => e.innerText)")
+    maker, _, call = line.rpartition("(image, ")
+    assert call.partition("=")[0] in inspect.signature(BudgetPredictor.__call__).parameters
+    quoted = f"BudgetPredictor.from_pretrained(folder, latency_device={json.dumps(device)})"
+    assert maker == (quoted if device else "predictor")
 
 
 def test_parameters_are_no_budget(open_page, two_runs):

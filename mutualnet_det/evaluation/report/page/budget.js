@@ -94,8 +94,10 @@ function answer(run, cost, budget) {
 
 // How a program asks the same.
 function code(cost, budget) {
-  const device = cost.device && devices.length > 1 ? `, device=${JSON.stringify(cost.device)}` : "";
-  const text = `predictor(image, ${cost.argument}=${budget}${device})`;
+  const predictor = cost.device && devices.length > 1
+    ? `BudgetPredictor.from_pretrained(folder, latency_device=${JSON.stringify(cost.device)})`
+    : "predictor";
+  const text = `${predictor}(image, ${cost.argument}=${budget})`;
   return h("p", { class: "code" }, h("code", {}, text), copyButton(text, "this line"));
 }
 
