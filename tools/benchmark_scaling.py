@@ -59,7 +59,9 @@ def main(args: argparse.Namespace) -> None:
     if args.processes:
         costs = [measure(cfg, count, args.steps) for count in args.processes]
         print(f"\nMeasured on {hardware_name(torch.device(cfg.MODEL.DEVICE))}")
-        print(scaling_table(costs, costs[0].step))
+        alone = [cost for cost in costs if cost.processes == 1]
+        alone = alone or [measure(cfg, 1, args.steps)]
+        print(scaling_table(costs, alone[0].step))
     if args.step_ms:
         local = Link(args.local_latency_us / 1e6, args.local_gb_per_s * 1e9)
         network = Link(args.network_latency_us / 1e6, args.network_gb_per_s * 1e9)

@@ -168,7 +168,9 @@ def main() -> None:
         check_folder(training)
     num_processes = args.num_processes or default_processes(plan)
     with locked(plan.output) as lock:
-        if plan.pretraining and not all(map(is_finished, plan.runs)):
+        # Finished, its folder may be one that nobody can write.
+        done = plan.pretraining is None or is_finished(plan.pretraining)
+        if not done and not all(map(is_finished, plan.runs)):
             pretrain(plan)
         failed = run_all(plan.runs, tool_commands(TOOLS), environments(plan, num_processes), lock)
         print(write_comparison(collect(plan, num_processes), plan.output))

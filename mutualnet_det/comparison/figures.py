@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def write_comparison_figures(record: Mapping[str, Any], folder: Path) -> None:
         methods = [method for method in record["methods"] if method["study"] == study]
         if study:
             methods = [reference, *methods]
-        name = "_".join(["ap_against_gflops", *study.lower().split()])
+        name = "_".join(["ap_against_gflops", *re.findall(r"\w+", study.lower())])
         if record["scores"]:
             write_figure(ap_against_gflops(record, methods), folder / f"{name}.png")
 

@@ -184,10 +184,13 @@ def locked(folder: Path) -> Iterator[int]:
     The folder of a comparison, for one process and those that it hands the descriptor down to.
 
     Raises:
-        RunsError: if another comparison is at work there.
+        RunsError: if another comparison is at work there, or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+    except OSError as error:
+        raise RunsError(f"{folder} cannot be written: {error.strerror}.") from error
     try:
         deadline = time.monotonic() + LOCK_TIMEOUT
         for attempt in itertools.count():

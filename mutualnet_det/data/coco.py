@@ -232,7 +232,9 @@ def renumbered_ground_truth(
         if annotation["image_id"] not in images:
             continue
         annotation = {**annotation, "id": len(annotations) + 1}
-        annotation.setdefault("iscrowd", 0)
+        annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
+        if not annotation.get("segmentation"):  # evaluators differ in what they take for no mask
+            annotation.pop("segmentation", None)
         if num_keypoints:  # pycocotools asks for both, of crowds too
             points = annotation.setdefault("keypoints", [0] * 3 * num_keypoints)
             annotation.setdefault("num_keypoints", sum(flag > 0 for flag in points[2::3]))

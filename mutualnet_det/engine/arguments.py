@@ -49,6 +49,8 @@ def benchmarked(description: str | None) -> tuple[CfgNode, int]:
     parser.add_argument("--rounds", type=int, default=30, help="that are timed; default: 30")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}; expected at least 1")
     cfg = load_config(args.config_file, args.opts)
     setup_logger(name="mutualnet_det")
     check_datasets(cfg)

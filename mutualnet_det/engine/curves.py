@@ -137,13 +137,18 @@ def write_curves(
         folders, names: see :func:`read_runs`.
 
     Raises:
-        MetricsError, ReportError: see :func:`read_runs`; also for another ending.
+        MetricsError, ReportError: see :func:`read_runs`; also for another ending, and where
+            ``output`` cannot be written.
     """
     output = Path(output)
     if output.suffix not in FORMATS:
         raise MetricsError(f"{output} ends in {output.suffix!r}; expected {', '.join(FORMATS)}.")
     runs = read_runs(folders, names)
-    write_figure(draw_run(runs[0]) if len(runs) == 1 else compare_runs(runs), output)
+    figure = draw_run(runs[0]) if len(runs) == 1 else compare_runs(runs)
+    try:
+        write_figure(figure, output)
+    except OSError as error:
+        raise MetricsError(f"{output} cannot be written: {error.strerror}.") from error
 
 
 def draw_run(run: Run) -> Figure:

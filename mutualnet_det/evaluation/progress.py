@@ -40,8 +40,8 @@ def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: Pat
         raise ProgressError(
             f"{where} belongs to another evaluation and cannot be continued. It differs in "
             + "; ".join(shown + more)
-            + ". To start afresh, run without --resume (what is there is overwritten) or choose "
-            "another output folder."
+            + ". To start afresh, delete that folder, run without --resume (what is there is "
+            "overwritten) or choose another output folder."
         )
 
 

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import SemanticSegmentor
 from detectron2.modeling.postprocessing import sem_seg_postprocess
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..data.coco import DatasetError, load_records
 from ..runtime import Latency
@@ -65,6 +65,10 @@ class SemanticScorer:
         except OSError as error:
             raise DatasetError(f"Cannot evaluate on {path}: {error}") from error
         found = classes.cpu().numpy()
+        if truth.ndim != 2:
+            raise DatasetError(
+                f"{path} has {truth.shape[2]} channels; expected one, of the classes' numbers."
+            )
         if truth.shape != found.shape:
             raise DatasetError(
                 f"{path} is {truth.shape[1]} x {truth.shape[0]} px, its "
@@ -114,7 +118,10 @@ def _with_size(record: dict) -> dict:
         return record
     try:
         with Image.open(record["file_name"]) as file:
-            return {**record, "width": file.width, "height": file.height}
+            width, height = file.size
+            if file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # on its side
+                width, height = height, width
+            return {**record, "width": width, "height": height}
     except OSError as error:
         raise DatasetError(f"Cannot evaluate on {record['file_name']}: {error}") from error
 

@@ -193,7 +193,7 @@ class PictureFolder:
                 raise SourceError(
                     f"{target} is there already. Give another --output, or --overwrite."
                 )
-        self._folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(self._folder)
 
     def _target(self, name: str) -> Path:
         return self._folder / f"{Path(name).stem}.jpg"
@@ -235,7 +235,7 @@ class VideoWriter:
             raise SourceError(f"The picture of {path} would take its place. Give another --output.")
         if self.path.exists() and not overwrite:
             raise SourceError(f"{path} is there already. Give another --output, or --overwrite.")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(self.path.parent)
 
     def write(self, name: str, picture: np.ndarray) -> None:
         """The next frame (H, W, 3), in RGB, all of one size; its name does not matter."""
@@ -251,6 +251,13 @@ class VideoWriter:
         """Complete the file."""
         if self._writer is not None:
             self._writer.release()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SourceError(f"The folder {folder} cannot be made: {error.strerror}.") from error
 
 
 def _opencv() -> ModuleType:

@@ -164,6 +164,7 @@ def one_method(**given):
         (one_method(options={"MUTUALNET.METHDO": "us_net"}), "method mutual: .*METHDO"),
         (one_method(options={"MUTUALNET.METHOD": "us-net"}), "method mutual: MUTUALNET.METHOD is"),
         (one_method(options={"SEED": 3}), "methods.mutual.options.SEED"),
+        (one_method(options={"MODEL.KEYPOINT_ON": True}), "MutualRCNN with keypoints; expected a"),
         (one_method(networks=["wide"]), "methods.mutual.networks: 'wide' is neither a width nor"),
         (
             one_method(networks=["1.0", "1.0x64"]),

@@ -195,6 +195,14 @@ def test_two_comparisons_do_not_share_a_folder(plan, monkeypatch):
         pass
 
 
+def test_a_folder_that_cannot_be_written_is_named(plan):
+    plan.output.parent.mkdir(exist_ok=True)
+    plan.output.touch()
+    with pytest.raises(RunsError, match=f"{plan.output} cannot be written: File exists"):
+        with locked(plan.output):
+            pass
+
+
 # A comparison of one run, which takes ten minutes.
 PARENT = """
 import json, sys

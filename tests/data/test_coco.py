@@ -443,10 +443,16 @@ def test_ground_truth_is_completed_and_restricted(write):
     data["annotations"][1]["area"] = None
     data["annotations"].append(annotation(20, 0, 90, [1, 1, 7, 3], []))
     data["annotations"].append(annotation(21, 0, 90, [1, 1, 0, 3], [SQUARE]))
+    for index, (crowd, masks) in enumerate(((None, ""), (False, {}), (0, None)), start=30):
+        masks = {"iscrowd": crowd, "segmentation": masks}
+        data["annotations"].append({**annotation(index, 0, 90, [1, 1, 7, 3], []), **masks})
     del data["info"]
     json_file, _ = write(data, images=())
     truth = renumbered_ground_truth(json_file)
-    annotations = truth["annotations"]
+    # What is no mask and no crowd, all evaluators read alike.
+    annotations, others = truth["annotations"][:5], truth["annotations"][5:]
+    assert [(a["iscrowd"], "segmentation" in a) for a in others] == [(0, False)] * 3
+    assert all(type(a["iscrowd"]) is int for a in others)
     assert [a["iscrowd"] for a in annotations] == [0, 0, 0, 1, 0]
     # The triangle's given area, two polygons, a triangle, the crowd's 30 px, a box.
     assert [a["area"] for a in annotations] == pytest.approx([300, 160, 300, 30, 21], rel=0.06)

@@ -205,3 +205,6 @@ def test_names_and_endings(write_run, tmp_path):
         read_runs([folder], ["a", "b"])
     with pytest.raises(MetricsError, match=r"'.txt'; expected .png"):
         write_curves([folder], tmp_path / "curves.txt")
+    (tmp_path / "file").touch()
+    with pytest.raises(MetricsError, match="file/curves.png cannot be written: File exists"):
+        write_curves([folder], tmp_path / "file" / "curves.png")

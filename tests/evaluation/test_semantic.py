@@ -7,13 +7,14 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.data.images import read_record
 from mutualnet_det.engine.calibration import calibrate_points
 from mutualnet_det.evaluation import evaluate_grid
 from mutualnet_det.evaluation.progress import ProgressError
-from mutualnet_det.evaluation.semantic import SemanticScorer
+from mutualnet_det.evaluation.semantic import SemanticScorer, _with_size
 from mutualnet_det.slimmable import Calibrations, OperatingPoint
 
 NAME = "scored_masks"
@@ -98,6 +99,24 @@ def test_a_mask_with_an_unknown_class_is_named(scorer, records):
         file.write(b"no image")
     with pytest.raises(DatasetError, match="Cannot evaluate on .*2.png"):
         scorer.confusion(torch.zeros(9, 4, dtype=torch.int64), records[2])
+
+
+def test_a_mask_in_colour_is_named(scorer, records):
+    path = records[1]["sem_seg_file_name"]
+    Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(path)
+    with pytest.raises(DatasetError, match="1.png has 3 channels; expected one"):
+        scorer.confusion(torch.zeros(5, 5, dtype=torch.int64), records[1])
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_of_an_image_is_that_of_the_upright_one(tmp_path, orientation):
+    path = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (60, 40)).save(path, exif=exif)
+    record = {"file_name": str(path)}
+    found = _with_size(record)
+    assert (found["height"], found["width"]) == read_record(record, "RGB").shape[:2]
 
 
 # The task -----------------------------------------------------------------------------------------

@@ -193,3 +193,7 @@ def test_outputs_of_the_wrong_kind(images, video, tmp_path):
         VideoWriter(str(tmp_path / "out"), 5.0)
     with pytest.raises(SourceError, match=r"video\.avi is there already"):
         VideoWriter(video, 5.0)
+    with pytest.raises(SourceError, match=r"video\.avi/out cannot be made: Not a directory"):
+        PictureFolder(f"{video}/out", ImageFiles([str(images)]), overwrite=False)
+    with pytest.raises(SourceError, match=r"video\.avi/out cannot be made: Not a directory"):
+        VideoWriter(f"{video}/out/found.mp4", 5.0)
