@@ -233,8 +233,8 @@ def renumbered_ground_truth(
             continue
         annotation = {**annotation, "id": len(annotations) + 1}
         annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
-        if not annotation.get("segmentation"):  # evaluators differ in what they take for no mask
-            annotation.pop("segmentation", None)
+        # Evaluators differ in what else they take for no mask.
+        annotation["segmentation"] = annotation.get("segmentation") or []
         if num_keypoints:  # pycocotools asks for both, of crowds too
             points = annotation.setdefault("keypoints", [0] * 3 * num_keypoints)
             annotation.setdefault("num_keypoints", sum(flag > 0 for flag in points[2::3]))

@@ -451,7 +451,7 @@ def test_ground_truth_is_completed_and_restricted(write):
     truth = renumbered_ground_truth(json_file)
     # What is no mask and no crowd, all evaluators read alike.
     annotations, others = truth["annotations"][:5], truth["annotations"][5:]
-    assert [(a["iscrowd"], "segmentation" in a) for a in others] == [(0, False)] * 3
+    assert [(a["iscrowd"], a["segmentation"]) for a in others] == [(0, [])] * 3
     assert all(type(a["iscrowd"]) is int for a in others)
     assert [a["iscrowd"] for a in annotations] == [0, 0, 0, 1, 0]
     # The triangle's given area, two polygons, a triangle, the crowd's 30 px, a box.
