@@ -487,7 +487,7 @@ class MutualTrainer(TrainerBase):
         self.scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = rate
-        logger.warning("The optimizer's settings have changed: %s", "; ".join(changed.values()))
+        logger.warning("The optimiser's settings have changed: %s", "; ".join(changed.values()))
 
 
 def _at_point(what: str, training_pass: TrainingPass) -> str:
