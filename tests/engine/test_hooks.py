@@ -1,5 +1,6 @@
 """Training goes on without what cannot be written, and stops when it is asked to."""
 
+import argparse
 import errno
 import functools
 import json
@@ -18,6 +19,7 @@ from mutualnet_det.data.coco import DatasetError
 from mutualnet_det.data.loader import LoaderError
 from mutualnet_det.engine import trainer
 from mutualnet_det.engine.hooks import TolerantWriter, outlived
+from mutualnet_det.engine.setup import setup
 from mutualnet_det.signals import EXIT_STOPPED
 
 
@@ -152,6 +154,17 @@ def test_evaluation_without_room(build, monkeypatch, caplog):
     mutual.train()
     assert caplog.text.count("The evaluation is missing, and training goes on without it") == 2
     assert names(mutual.cfg.OUTPUT_DIR)[-1] == "model_final.pth"
+
+
+@pytest.mark.parametrize("names", [(), ("one", "other")])
+def test_what_cannot_be_evaluated_is_told_before_training(tmp_path, training_cfg, names):
+    training_cfg.DATASETS.TEST = names
+    training_cfg.TEST.EVAL_PERIOD = 10
+    path = tmp_path / "cfg.yaml"
+    path.write_text(training_cfg.dump())
+    args = argparse.Namespace(config_file=str(path), opts=[], resume=False, eval_only=False)
+    with pytest.raises(DatasetError, match="evaluated on one data set; DATASETS.TEST is"):
+        setup(args, classification=False)
 
 
 def test_a_failed_evaluation_costs_no_steps_and_is_made_up_for(build, monkeypatch):

@@ -85,3 +85,9 @@ def test_equal_dimensions_compare_equal():
     assert Channels(32) == Channels(32)
     assert Channels(32) != Channels(32, ratio=6)
     assert Channels(32) != Channels.fixed(32)
+
+
+def test_random_widths_do_not_pile_up():
+    for width in range(10_000):
+        Channels(32).at(0.25 + width / 20_000)
+    assert channels._count.cache_info().currsize < 5_000

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mutualnet_det.engine.scaling import StepCost
 from tools import benchmark_scaling as tool
 
 CONFIG = ("--config-file", "cfg.yaml")
@@ -20,3 +21,16 @@ def test_wrong_numbers(capsys):
     with pytest.raises(SystemExit):
         tool.parse_args([*CONFIG, "--processes", "1.5"])
     assert "--processes: invalid literal for int() with base 10: '1.5'" in capsys.readouterr().err
+
+
+def test_efficiency_is_against_one_process(monkeypatch, capsys):
+    def measure(cfg, processes, steps):
+        return StepCost(processes, 0.1 * processes, 0.0, 0.0, 0)
+
+    monkeypatch.setattr(tool, "measure", measure)
+    for processes in (["4", "2", "1"], ["2", "4"]):
+        config = ["--config-file", "configs/quickstart_shapes.yaml"]
+        tool.main(tool.parse_args([*config, "--processes", *processes]))
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        efficiency = {row[0]: row[-1] for row in rows if row and row[-1].endswith("%")}
+        assert (efficiency["2"], efficiency["4"]) == ("50%", "25%")
