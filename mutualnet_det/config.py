@@ -253,6 +253,14 @@ def check_config(cfg: CfgNode) -> None:
     _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, BAD_RECORDS)
     # Detectron2's other ones would be left out in silence.
     _check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, ("TrainingSampler",))
+    for key, value, only in (
+        ("DATALOADER.ASPECT_RATIO_GROUPING", cfg.DATALOADER.ASPECT_RATIO_GROUPING, True),
+        ("MODEL.LOAD_PROPOSALS", cfg.MODEL.LOAD_PROPOSALS, False),
+        ("TEST.AUG.ENABLED", cfg.TEST.AUG.ENABLED, False),
+        ("TEST.PRECISE_BN.ENABLED", cfg.TEST.PRECISE_BN.ENABLED, False),
+    ):
+        if value is not only:
+            _fail(key, value, f"{only}, the only one there is here")
     _check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, OPTIMIZERS)
     if cfg.SOLVER.OPTIMIZER == "ADAMW" and cfg.SOLVER.NESTEROV:
         _fail("SOLVER.NESTEROV", True, "False where SOLVER.OPTIMIZER is 'ADAMW'")
@@ -387,7 +395,7 @@ def grid_points(cfg: CfgNode) -> list[OperatingPoint]:
 
 
 def check_points(points: Sequence[OperatingPoint], cfg: CfgNode) -> None:
-    """ConfigError, naming the point, for a repeated one or one outside the trained ranges."""
+    """ConfigError, naming the point, for one twice or outside what the config has."""
     low, high = cfg.MUTUALNET.WIDTH_RANGE
     smallest, largest = min(cfg.MUTUALNET.RESOLUTIONS), max(cfg.MUTUALNET.RESOLUTIONS)
     for index, point in enumerate(points):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.distributed as dist
 from detectron2.engine import HookBase, hooks
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
@@ -44,12 +45,15 @@ class SaveCheckpoint(HookBase):
 
     def __init__(self, period: int) -> None:
         self._period = period
+        self._saved = -1  # the iteration of the last checkpoint that could be written
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done % self._period == 0 or done == self.trainer.max_iter:
+        iteration = self.trainer.iter
+        due = (iteration + 1) % self._period == 0 or iteration + 1 == self.trainer.max_iter
+        if due and self._saved != iteration:  # an evaluation may have asked for it before
             with outlived("A checkpoint"):
-                self.trainer.checkpointer.save(name_of(self.trainer.iter))
+                self.trainer.checkpointer.save(name_of(iteration))
+                self._saved = iteration
 
 
 class RefreshStatistics(HookBase):
@@ -88,6 +92,17 @@ class Evaluate(hooks.EvalHook):
         # Called in any case. Detectron2's own hook takes any end in the last step for a good one.
         if self.trainer.iter == self.trainer.max_iter:
             super().after_train()
+
+
+class PutScores(HookBase):
+    """Give the metrics the scores of an evaluation that was made up for before the first step."""
+
+    def __init__(self, scores: dict[str, dict[str, float]]) -> None:
+        self._scores = scores
+
+    def before_train(self) -> None:
+        scores = flatten_results_dict(self._scores)  # as Detectron2's hook of evaluations does
+        self.trainer.storage.put_scalars(**scores, smoothing_hint=False)
 
 
 class TolerantWriter(EventWriter):
@@ -145,7 +160,10 @@ class StopOnSignal(HookBase):
             if not self._steps:
                 _tell("Nothing is lost. Add --resume to continue.")
                 raise SystemExit(EXIT_STOPPED)
-            _tell("Stopping after this step, with a checkpoint. Ask again to end at once.")
+            _tell(
+                "Stopping after this step, or the evaluation that is at work, with a checkpoint. "
+                "Ask again to end at once."
+            )
         elif now - self._asked_at > ONE_REQUEST:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -11,6 +11,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import ConfigError, check_output_dir, is_classification, load_config
 from ..data.check import check_datasets
+from ..data.coco import DatasetError
 from ..data.sampler import check_share
 from ..evaluation.task import dataset_name
 from .trainer import check_start
@@ -32,8 +33,15 @@ def setup(args: argparse.Namespace, *, classification: bool) -> CfgNode:
     if not cfg.SOLVER.REFERENCE_WORLD_SIZE:  # with one, the batch follows the processes
         check_share(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
     check_output_dir(cfg.OUTPUT_DIR)
-    if args.eval_only or cfg.TEST.EVAL_PERIOD > 0:
+    if args.eval_only:
         dataset_name(cfg)
+    elif cfg.TEST.EVAL_PERIOD > 0:
+        try:
+            dataset_name(cfg)
+        except DatasetError as error:
+            raise ConfigError(
+                f"TEST.EVAL_PERIOD is {cfg.TEST.EVAL_PERIOD}; expected 0, or one data set. {error}"
+            ) from error
     if not args.eval_only:
         check_start(cfg, args.resume)
     default_setup(cfg, args)

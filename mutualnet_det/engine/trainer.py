@@ -39,6 +39,7 @@ from ..config import (
     grid_points,
     is_classification,
     test_point,
+    trained_widths,
 )
 from ..data.loader import build_training_loader, explained_worker_deaths
 from ..data.views import view_at
@@ -66,6 +67,7 @@ from .distributed import (
 from .finite import SCALER_STEPS, SkippedSteps, not_finite
 from .hooks import (
     Evaluate,
+    PutScores,
     RefreshStatistics,
     SaveCheckpoint,
     StopOnSignal,
@@ -169,12 +171,13 @@ class MutualTrainer(TrainerBase):
     def train(self) -> None:
         """Train up to ``SOLVER.MAX_ITER``, then calibrate the grid and save ``model_final.pth``."""
         with StopOnSignal() as stop_on_signal:
-            self._make_up_evaluation()
+            scores = self._make_up_evaluation()
             if self.start_iter >= self.max_iter:
                 done = f"iteration {self.start_iter} of {self.max_iter}"
                 logger.info("Training is complete: %s.", done)
             else:
                 self.prepare(self.start_iter)
+                self.register_hooks([PutScores(scores)])
                 self._register_late_hooks()
                 self.register_hooks([stop_on_signal])
                 with explained_worker_deaths():
@@ -224,13 +227,18 @@ class MutualTrainer(TrainerBase):
         """
         point = test_point(self.cfg)
         found: dict[str, dict] = {}
-        folder = self._evaluation_folder(min(self.iter + 1, self.max_iter))
+        # After the last step, Detectron2 has counted one more.
+        folder = self._evaluation_folder(min(self.iter + 1, max(self.start_iter, self.max_iter)))
+        if comm.is_main_process():
+            # Of other weights, if it is there: it must not stand for one that is cut short.
+            (folder / "grid.json").unlink(missing_ok=True)
         with self._averaged():
             calibrations = Calibrations(self.network)
             calibrate_points(self.cfg, self.model, calibrations, [point])
             if comm.is_main_process():
                 with outlived("The evaluation"):
-                    (row,) = evaluate_grid(self.cfg, self.model, calibrations, [point], folder).rows
+                    grid = evaluate_grid(self.cfg, self.model, calibrations, [point], str(folder))
+                    (row,) = grid.rows
                     found = {
                         kind: {f"{KINDS[kind].metrics[0]}-{point}": row.score(kind)}
                         for kind in row.kinds
@@ -239,17 +247,21 @@ class MutualTrainer(TrainerBase):
         wait_for_first()
         return found
 
-    def _evaluation_folder(self, done: int) -> str:
-        return os.path.join(self.cfg.OUTPUT_DIR, "eval", f"{done:07d}")
+    def _evaluation_folder(self, done: int) -> Path:
+        return self._folder / "eval" / f"{done:07d}"
 
-    def _make_up_evaluation(self) -> None:
-        """Do the evaluation after the last step that was taken, if a stop has left it out."""
-        period, done = self.cfg.TEST.EVAL_PERIOD, min(self.start_iter, self.max_iter)
+    def _make_up_evaluation(self) -> dict[str, dict]:
+        """
+        Do the evaluation after the last step that was taken, if a stop has left it out; what it
+        finds is as of :meth:`evaluate`, nothing if it was not left out.
+        """
+        period, done = self.cfg.TEST.EVAL_PERIOD, self.start_iter
         if period <= 0 or done == 0 or (done % period and done < self.max_iter):
-            return
-        path = os.path.join(self._evaluation_folder(done), "grid.json")
-        if not together(lambda: comm.is_main_process() and os.path.exists(path))[0]:
-            self.evaluate()
+            return {}
+        path = self._evaluation_folder(done) / "grid.json"
+        if together(lambda: comm.is_main_process() and path.exists())[0]:
+            return {}
+        return self.evaluate()
 
     def _averaged(self) -> AbstractContextManager:
         if self._average is None:
@@ -428,7 +440,7 @@ class MutualTrainer(TrainerBase):
         """Calibrate anew every operating point that training on frozen statistics can draw."""
         self.calibrations.clear()
         node = self.cfg.MUTUALNET
-        widths = sorted({p.width for p in grid_points(self.cfg)} | set(node.WIDTH_RANGE))
+        widths = sorted({p.width for p in grid_points(self.cfg)} | set(trained_widths(self.cfg)))
         points = [OperatingPoint(w, r) for w in widths for r in node.RESOLUTIONS]
         calibrate_points(self.cfg, self.model, self.calibrations, points)
         self.calibrations.copy_to_running(full_point(self.cfg))
@@ -459,6 +471,12 @@ class MutualTrainer(TrainerBase):
         if ("betas" in found) != ("betas" in own):  # torch would not notice
             raise ValueError(f"SOLVER.OPTIMIZER is now {self.cfg.SOLVER.OPTIMIZER!r}")
         settings = [{**group, "params": None} for group in self.optimizer.param_groups]
+        sizes = [len(group["params"]) for group in state_dict["optimizer"]["param_groups"]]
+        if sizes != [len(group["params"]) for group in self.optimizer.param_groups]:
+            raise ValueError(
+                "SOLVER.WEIGHT_DECAY, WEIGHT_DECAY_NORM, WEIGHT_DECAY_BIAS and BIAS_LR_FACTOR now "
+                "give rates and decays to other groups of weights"
+            )
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self._keep_settings(settings)
         self.seed = state_dict["seed"]
@@ -482,12 +500,12 @@ class MutualTrainer(TrainerBase):
                 if group.get(name) != own[name]:
                     changed[name] = f"{name} was {group.get(name)} and is {own[name]}"
                     group[name] = own[name]
-        if not changed:
-            return
+        # The schedule may have changed too.
         self.scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = rate
-        logger.warning("The optimiser's settings have changed: %s", "; ".join(changed.values()))
+        if changed:
+            logger.warning("The optimiser's settings have changed: %s", "; ".join(changed.values()))
 
 
 def _at_point(what: str, training_pass: TrainingPass) -> str:

@@ -28,17 +28,23 @@ def hardware_name(device: torch.device) -> str:
 
 
 def _cpu_name() -> str:
-    """Of x86 the processor; of ARM, where that has no name, the board. Else the host tells it."""
+    """Of x86 the processor; of ARM, where that has no name, the board or the core."""
+    facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+    if "model name" in facts:
+        return facts["model name"]
     with contextlib.suppress(OSError):
         return Path("/proc/device-tree/model").read_text().rstrip("\0\n")
     with contextlib.suppress(OSError, subprocess.CalledProcessError):  # macOS
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
-    return f"{platform.processor() or platform.machine()} of {platform.node()}"
+    # Not the host's name: a container's is new each time, and tables are for others to read.
+    numbers = [key for key in ("CPU implementer", "CPU part") if key in facts]
+    name = platform.processor() or platform.machine()
+    return " ".join([name, *(f"{key} {facts[key]}" for key in numbers)])
 
 
 def wait_for(device: torch.device) -> None:

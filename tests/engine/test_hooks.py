@@ -15,6 +15,7 @@ import torch
 from detectron2.utils.events import EventStorage, EventWriter, JSONWriter
 
 from mutualnet_det.checkpoint import NotWrittenError
+from mutualnet_det.config import ConfigError
 from mutualnet_det.data.coco import DatasetError
 from mutualnet_det.data.loader import LoaderError
 from mutualnet_det.engine import trainer
@@ -163,7 +164,8 @@ def test_what_cannot_be_evaluated_is_told_before_training(tmp_path, training_cfg
     path = tmp_path / "cfg.yaml"
     path.write_text(training_cfg.dump())
     args = argparse.Namespace(config_file=str(path), opts=[], resume=False, eval_only=False)
-    with pytest.raises(DatasetError, match="evaluated on one data set; DATASETS.TEST is"):
+    message = "TEST.EVAL_PERIOD is 10; expected 0.* evaluated on one data set; DATASETS.TEST is"
+    with pytest.raises(ConfigError, match=message):
         setup(args, classification=False)
 
 
@@ -188,16 +190,43 @@ def test_a_failed_evaluation_costs_no_steps_and_is_made_up_for(build, monkeypatc
         return evaluate_grid(*args)
 
     monkeypatch.setattr(trainer, "evaluate_grid", evaluate)
+    folder = Path(mutual.cfg.OUTPUT_DIR)
     resumed = build(*options)
     resumed.resume_or_load(True)
+    saved = []
+    resumed.checkpointer.save = functools.partial(_save_and_note, resumed.checkpointer.save, saved)
     resumed.train()
     assert evaluated == ["0000002", "0000004"]
+    # A checkpoint is written once, also where an evaluation asked for it.
+    assert saved == ["model_0000003", "model_final"]
+    # What was made up for is in the metrics too.
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert any("box/AP-1.00x64" in line for line in lines), lines
     # A stop in the last evaluation leaves all checkpoints behind.
-    (Path(resumed.cfg.OUTPUT_DIR) / "eval" / "0000004" / "grid.json").unlink()
+    (folder / "eval" / "0000004" / "grid.json").unlink()
     complete = build(*options)
     complete.resume_or_load(True)
     complete.train()
     assert evaluated == ["0000002", "0000004", "0000004"]
+
+
+def _save_and_note(save, saved, name, **kwargs):
+    saved.append(name)
+    save(name, **kwargs)
+
+
+def test_an_evaluation_that_is_cut_short_leaves_none_of_other_weights(build, monkeypatch):
+    def fail(*args):
+        raise DatasetError("The image 7.jpg cannot be used")
+
+    monkeypatch.setattr(trainer, "evaluate_grid", fail)
+    mutual = build("TEST.EVAL_PERIOD", 2, "MUTUALNET.CALIBRATION.NUM_IMAGES", 2)
+    path = Path(mutual.cfg.OUTPUT_DIR) / "eval" / "0000002" / "grid.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("of a training before")
+    with pytest.raises(DatasetError):
+        mutual.train()
+    assert not path.exists()
 
 
 # Processes ----------------------------------------------------------------------------------------

@@ -334,6 +334,26 @@ def test_resuming_with_another_optimiser_is_refused(interrupted):
         MutualTrainer(interrupted).resume_or_load(True)
 
 
+@pytest.mark.parametrize("decay", [0.0, None])
+def test_resuming_with_other_groups_of_weights_is_refused(interrupted, decay):
+    """At 0, convolutions decay as norms do: fewer groups. At None, biases as convolutions do."""
+    key = "WEIGHT_DECAY_BIAS" if decay is None else "WEIGHT_DECAY"
+    setattr(interrupted.SOLVER, key, decay)
+    with pytest.raises(CheckpointError, match="SOLVER.WEIGHT_DECAY, .* other groups of weights"):
+        MutualTrainer(interrupted).resume_or_load(True)
+
+
+def test_resuming_with_another_schedule_takes_it_from_the_first_step_on(interrupted):
+    interrupted.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"
+    interrupted.SOLVER.STEPS = (2,)
+    interrupted.SOLVER.GAMMA = 0.125
+    interrupted.SOLVER.WARMUP_ITERS = 0
+    trainer = MutualTrainer(interrupted)
+    trainer.resume_or_load(True)
+    rate = 0.125 * interrupted.SOLVER.BASE_LR
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {rate}
+
+
 def test_resuming_with_another_learning_rate_takes_it(interrupted, caplog):
     interrupted.SOLVER.BASE_LR /= 10
     interrupted.SOLVER.MOMENTUM = 0.5
@@ -354,10 +374,13 @@ def test_resuming_with_another_learning_rate_takes_it(interrupted, caplog):
 
 def test_a_lower_number_of_iterations_does_not_turn_back(interrupted):
     interrupted.SOLVER.MAX_ITER = 4
+    interrupted.TEST.EVAL_PERIOD = 3
     trainer = MutualTrainer(interrupted)
     trainer.resume_or_load(True)
     trainer.train()
     assert final(interrupted)["trainer"]["iteration"] == 5
+    # What is evaluated is filed under the iterations that it has had.
+    assert os.listdir(Path(interrupted.OUTPUT_DIR) / "eval") == ["0000006"]
 
 
 def test_resume_continues_where_it_was(interrupted):

@@ -25,7 +25,11 @@ def test_a_cpu_is_named_with_its_threads(monkeypatch, threads, told):
             {"/proc/cpuinfo": "CPU part : 0xd0b\n", "/proc/device-tree/model": "Board 5\0"},
             "Board 5",
         ),
-        ({}, "some-arm of here"),
+        (
+            {"/proc/cpuinfo": "CPU implementer : 0x41\nCPU part : 0xd0c\nCPU part : 0xd40\n"},
+            "some-arm CPU implementer 0x41 CPU part 0xd0c",
+        ),
+        ({}, "some-arm"),
     ],
 )
 def test_unlike_machines_have_unlike_names(monkeypatch, files, name):
@@ -38,7 +42,6 @@ def test_unlike_machines_have_unlike_names(monkeypatch, files, name):
     monkeypatch.setenv("PATH", "")  # no sysctl
     monkeypatch.setattr(device_module.platform, "processor", lambda: "")
     monkeypatch.setattr(device_module.platform, "machine", lambda: "some-arm")
-    monkeypatch.setattr(device_module.platform, "node", lambda: "here")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert device_name(CPU) == f"{name}, 1 thread"
 
