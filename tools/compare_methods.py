@@ -120,7 +120,8 @@ def quoted(word: str) -> str:
 
 def pretrain(plan: Plan) -> None:
     """Train the backbone that all runs start from, alone on the machine, unless it is there."""
-    with locked(plan.pretraining.folder) as lock:
+    # Another plan's comparison may be at it.
+    with locked(plan.pretraining.folder, patient=True) as lock:
         alone = environments(plan, 1)
         for run, status in run_all([plan.pretraining], tool_commands(TOOLS), alone, lock).items():
             raise RunsError(f"{failure(run, status)}\nWithout it, nothing else was begun.")

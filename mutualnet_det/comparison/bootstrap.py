@@ -21,8 +21,8 @@ from ..evaluation.coco_evaluators import PycocotoolsEvaluator
 from ..evaluation.scoring import RESULT_KEYS, Detection, only
 from ..seeding import stream
 
-# Resamples computed together: a bound on memory.
-BLOCK = 100
+# Numbers of a table (resamples, thresholds, detections) that is computed at once: 32 MB.
+BLOCK = 4_000_000
 # As pycocotools guards against 0 / 0.
 EPSILON = float(np.spacing(1))
 
@@ -90,7 +90,8 @@ class Bootstrap:
             _matches(evaluation.evalImgs[start : start + num_images])
             for start in range(0, len(evaluation.evalImgs), num_images)
         ]
-        blocks = self._counts.split(BLOCK)
+        most = max((group.counted.numel() for group in groups), default=0)
+        blocks = self._counts.split(max(BLOCK // max(most, 1), 1))
         return torch.cat([_mean_ap(groups, counts, recalls) for counts in blocks]).numpy()
 
 

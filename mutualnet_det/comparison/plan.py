@@ -7,6 +7,7 @@ A plan is checked wholly before anything runs: every training's config is built 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -264,7 +265,7 @@ class _Reader:
             methods.append(
                 Method(
                     name=name,
-                    label=str(given.get("label", name)),
+                    label=name if given.get("label") is None else str(given["label"]),
                     study=study,
                     options=self._options(f"{where}.options", given.get("options")),
                     networks=tuple(_network_name(where, self._path, n) for n in networks),
@@ -355,6 +356,13 @@ class _Reader:
             )
         elif weights and "://" not in weights:
             self._need(Path(weights).is_file(), where, f"a file MODEL.WEIGHTS {weights}")
+        elif not weights:
+            self._need(
+                cfg.MODEL.BACKBONE.FREEZE_AT == 0,
+                where,
+                f"MODEL.BACKBONE.FREEZE_AT 0 where nothing is pretrained, it is "
+                f"{cfg.MODEL.BACKBONE.FREEZE_AT}",
+            )
 
     def _load(self, where: str, base: str, options: Mapping[str, Any]) -> CfgNode:
         try:
@@ -366,9 +374,9 @@ class _Reader:
         cfg = self._load(f"method {method.name}", base, options)
         if is_classification(cfg) or has_semantic_head(cfg) or cfg.MODEL.KEYPOINT_ON:
             raise PlanError(
-                f"{self._path}: base {base} trains a {cfg.MODEL.META_ARCHITECTURE}"
-                f"{' with keypoints' if cfg.MODEL.KEYPOINT_ON else ''}; expected a detector of "
-                "boxes, or boxes and masks: no other scores are compared."
+                f"{self._path}: method {method.name} trains a {cfg.MODEL.META_ARCHITECTURE}"
+                f"{' with keypoints' if cfg.MODEL.KEYPOINT_ON else ''}, from {base}; expected a "
+                "detector of boxes, or boxes and masks: no other scores are compared."
             )
         return cfg
 
@@ -416,8 +424,13 @@ class _Reader:
             )
 
     def _need(self, condition: bool, key: str, expected: str) -> None:
-        if not condition:
-            raise PlanError(f"{self._path}: {key}: expected {expected}.")
+        if condition:
+            return
+        value: Any = self._content
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        given = "" if value is None else f" is {textwrap.shorten(repr(value), 100)};"
+        raise PlanError(f"{self._path}: {key}{given or ':'} expected {expected}.")
 
     def _need_list(self, key: str, values: Any, good: Callable[[Any], bool], what: str) -> None:
         fine = isinstance(values, list) and values and all(map(good, values))

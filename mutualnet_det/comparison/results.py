@@ -24,7 +24,7 @@ from .runs import RunsError, expected_seconds, is_finished, runs_at_a_time, seco
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 IOU_TYPES = {kind: iou_type for iou_type, kind in KIND_OF.items() if kind in ("box", "mask")}
 # Of an interval: 95 % of the resamples are in it.
 TAIL = 2.5
@@ -78,11 +78,15 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
 def _grid(run: Run) -> Grid:
     path = run.folder / "grid" / "grid.json"
     if not path.exists():
-        raise RunsError(
-            f"{run.folder} holds a finished run without its {path.name}. If it was copied, copy "
-            "all of it; else delete the folder and run this again."
-        )
+        raise _incomplete(run.folder, path)
     return Grid.load(path)
+
+
+def _incomplete(folder: Path, path: Path) -> RunsError:
+    return RunsError(
+        f"{folder} holds a finished run without its {path.name}. If it was copied, copy all of it; "
+        "else delete the folder and run this again."
+    )
 
 
 def _data(grids: dict[Run, Grid]) -> dict[str, Any]:
@@ -96,7 +100,12 @@ def _data(grids: dict[Run, Grid]) -> dict[str, Any]:
                 "their scores cannot be paired. Delete the folder of the one that is out of "
                 "date, and run this again."
             )
-    return {key: grid.run[key] for key in ("dataset", "num_images", "num_objects", "versions")}
+        if other.run["versions"] != grid.run["versions"]:
+            logger.warning(
+                "%s was evaluated with %s, and %s with %s: differences may be due to that",
+                *(run.folder, other.run["versions"], first.folder, grid.run["versions"]),
+            )
+    return {key: grid.run[key] for key in ("dataset", "num_images", "num_objects")}
 
 
 def _method(method) -> dict[str, Any]:
@@ -136,6 +145,7 @@ def _run(run: Run, grid: Grid) -> dict[str, Any]:
         "seed": run.seed,
         "gflops_per_step": run.gflops_per_step,
         "device": grid.run["device"],
+        "versions": grid.run["versions"],
         "runs_at_a_time": runs_at_a_time(run),
         "points": {
             str(row.point): {
@@ -182,17 +192,22 @@ def _resample_run(task: tuple[Path, int]) -> Resampled:
     kept = _kept(folder, resamples)
     if kept is not None:
         return kept
+
+    def read(path: Path) -> Any:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise _incomplete(folder, path) from None
+
     grid_folder = folder / "grid"
     grid = Grid.load(grid_folder / "grid.json")
-    truth = json.loads((grid_folder / "ground_truth.json").read_text(encoding="utf-8"))
-    bootstrap = Bootstrap(truth, resamples)
+    bootstrap = Bootstrap(read(grid_folder / "ground_truth.json"), resamples)
     found = {}
     for row in grid.rows:
         for kind, iou_type in IOU_TYPES.items():
             if kind in row.kinds:
                 path = grid_folder / "detections" / f"{row.point}.{iou_type}.json"
-                detections = json.loads(path.read_text(encoding="utf-8"))
-                found[f"{kind} {row.point}"] = bootstrap.ap(detections, iou_type)
+                found[f"{kind} {row.point}"] = bootstrap.ap(read(path), iou_type)
     with replacing(folder / "resampled.npz", "wb") as file:
         np.savez(file, source=_source(folder, resamples), **found)
     return found

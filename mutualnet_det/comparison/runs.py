@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +42,8 @@ _FREE_KEYS = (
     *("OUTPUT_DIR", "DATALOADER.NUM_WORKERS"),
     *("SOLVER.CHECKPOINT_PERIOD", "MUTUALNET.CHECKPOINTS_KEPT"),
 )
+# What only its evaluation depends on.
+_EVALUATION_KEYS = ("points", "DATASETS.TEST")
 # What to do about a folder that holds another run.
 _ANEW = "Delete the folder to run it anew, or choose another output in the plan."
 
@@ -73,8 +75,21 @@ def tool_commands(tools: Path) -> Commands:
 
 
 def is_finished(run: Training) -> bool:
-    """Whether a run has been trained and evaluated."""
-    return (run.folder / "run.json").exists() and _read(run)["finished"]
+    """Whether a run has been trained, and evaluated as the plan says now."""
+    if not (run.folder / "run.json").exists():
+        return False
+    kept = _read(run)
+    return kept["finished"] and _evaluates_as(run, kept)
+
+
+def _content(run: Training) -> dict[str, object]:
+    """What a run is: the keys of its config, and the points that are evaluated."""
+    return {**flattened(run.cfg), "points": [str(point) for point in run.points]}
+
+
+def _evaluates_as(run: Training, kept: Mapping) -> bool:
+    found, expected = {**kept["config"], "points": kept["points"]}, _content(run)
+    return all(found.get(key) == expected.get(key) for key in _EVALUATION_KEYS)
 
 
 def runs_at_a_time(run: Training) -> int:
@@ -102,15 +117,25 @@ def check_folder(run: Training) -> None:
     kept = _read(run)
     # A key that came with a later version of the code had its default.
     found = {**_defaults(), **kept["config"], "points": kept["points"]}
-    expected = {**flattened(run.cfg), "points": [str(point) for point in run.points]}
+    expected = _content(run)
     # Finished elsewhere, it can be told of here.
     free = (*_FREE_KEYS, "MODEL.DEVICE") if kept["finished"] else _FREE_KEYS
-    for key in {**expected, **found}:
-        if key not in free and found.get(key) != expected.get(key):
-            raise PlanError(
-                f"{run.folder} holds a run with {key} {found.get(key)!r}, and the plan says "
-                f"{expected.get(key)!r}. {_ANEW}"
-            )
+    differing = [
+        key
+        for key in {**expected, **found}
+        if key not in free and found.get(key) != expected.get(key)
+    ]
+    evaluation = run.folder / "grid"
+    for key in differing:
+        advice = _ANEW
+        if set(differing) <= set(_EVALUATION_KEYS):
+            if not evaluation.exists():  # its training stays
+                return
+            advice = f"Delete {evaluation} to evaluate it anew, or choose another output."
+        raise PlanError(
+            f"{run.folder} holds a run with {key} {found.get(key)!r}, and the plan says "
+            f"{expected.get(key)!r}. {advice}"
+        )
     weights = _digest(run)
     if None not in (weights, kept["weights"]) and weights != kept["weights"]:
         raise PlanError(
@@ -122,13 +147,15 @@ def check_folder(run: Training) -> None:
 def begin(run: Training) -> None:
     """Make the folder of a run and note what it is of. PlanError: see :func:`check_folder`."""
     check_folder(run)
+    weights = _digest(run)
     if (run.folder / "run.json").exists():
-        return
-    told = {
-        "config": flattened(run.cfg),
-        "points": [str(point) for point in run.points],
-        "weights": _digest(run),
-    }
+        kept = _read(run)
+        if _evaluates_as(run, kept):
+            return
+        weights = kept["weights"]
+    content = _content(run)
+    points = content.pop("points")
+    told = {"config": content, "points": points, "weights": weights}
     _write(run, {**told, "finished": False, "at_a_time": 0})
 
 
@@ -179,9 +206,12 @@ def steps_done(run: Training) -> int:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[int]:
+def locked(folder: Path, *, patient: bool = False) -> Iterator[int]:
     """
     The folder of a comparison, for one process and those that it hands the descriptor down to.
+
+    Args:
+        patient: wait until another comparison that is at work there has ended.
 
     Raises:
         RunsError: if another comparison is at work there, or it cannot be written.
@@ -198,7 +228,7 @@ def locked(folder: Path) -> Iterator[int]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline and not patient:
                     raise RunsError(
                         f"Another comparison is at work in {folder}. Wait until it has finished, "
                         "stop it, or choose another output in the plan."
@@ -269,8 +299,9 @@ def run_all(
         PlanError: see :func:`check_folder`; nothing has run then.
     """
     for run in runs:
-        begin(run)
+        check_folder(run)
     pending = [run for run in runs if not is_finished(run)]
+    at_a_time = min(len(environments), len(pending))
     free = list(environments)
     active: list[_Active] = []
     failed: dict[Training, int] = {}
@@ -279,6 +310,7 @@ def run_all(
         while pending or active:
             while pending and free:
                 run = pending.pop(0)
+                begin(run)
                 job = _Active(run, [*commands(run)], free.pop(0), lock)
                 job.start_next()
                 active.append(job)
@@ -293,7 +325,7 @@ def run_all(
                 free.append(job.variables)
                 if status == 0:
                     seconds = None if job.begun is None else time.monotonic() - job.begun
-                    told = {"finished": True, "at_a_time": len(environments), "seconds": seconds}
+                    told = {"finished": True, "at_a_time": at_a_time, "seconds": seconds}
                     _write(job.run, {**_read(job.run), **told})
                     logger.info("Finished %s", job.run.name)
                 else:

@@ -111,7 +111,11 @@ def _difference_table(record: Mapping, methods: Sequence[dict], kind: str, style
 
 
 def _budget_table(record: Mapping, methods: Sequence[dict], kind: str, style: str) -> str:
-    """A row for each budget, rounded up, that allows some method a better point than less does."""
+    """
+    A row for each budget that allows some method a better point than less does, rounded up to two
+    digits: a point costs each method something else, as it finds more or fewer objects, and a
+    budget between these costs tells nothing of the methods.
+    """
     frontiers = [
         frontier(
             [s for s in record["scores"] if (s["method"], s["kind"]) == (method["name"], kind)],
@@ -120,13 +124,18 @@ def _budget_table(record: Mapping, methods: Sequence[dict], kind: str, style: st
         )
         for method in methods
     ]
-    step = 1000
-    budgets = {math.ceil(score["gflops"] * step) / step for best in frontiers for score in best}
+    budgets = {_rounded_up(score["gflops"]) for best in frontiers for score in best}
     rows = [
-        [f"{budget:.3f}", *(_best_within(best, budget) for best in frontiers)]
+        [f"{budget:g}", *(_best_within(best, budget) for best in frontiers)]
         for budget in sorted(budgets)
     ]
     return _table(["budget", *(method["label"] for method in methods)], rows, style)
+
+
+def _rounded_up(budget: float) -> float:
+    """To two digits."""
+    digits = 1 - math.floor(math.log10(budget))
+    return math.ceil(budget * 10**digits) / 10**digits
 
 
 def _best_within(best: Sequence[dict[str, Any]], budget: float) -> str:

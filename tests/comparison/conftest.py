@@ -9,6 +9,7 @@ import yaml
 
 from mutualnet_det.comparison import read_plan
 from mutualnet_det.comparison.compute import ComputeCounter
+from mutualnet_det.comparison.runs import begin
 from mutualnet_det.evaluation.cost import Cost
 from mutualnet_det.evaluation.results import Grid, GridRow
 from mutualnet_det.evaluation.scoring import METRICS, load_ground_truth, score
@@ -144,16 +145,12 @@ def finish(ground_truth, find):
 
     def write(run, fraction):
         folder = run.folder / "grid"
+        begin(run)
+        path = run.folder / "run.json"
+        told = {"finished": True, "at_a_time": 2, "seconds": 1800.0}
+        path.write_text(json.dumps(json.loads(path.read_text()) | told))
         (folder / "detections").mkdir(parents=True)
         (folder / "ground_truth.json").write_text(json.dumps(ground_truth))
-        (run.folder / "run.json").write_text(
-            json.dumps(
-                {
-                    **{"config": {}, "points": []},
-                    **{"finished": True, "at_a_time": 2, "seconds": 1800.0},
-                }
-            )
-        )
         (run.folder / "metrics.json").write_text('{"iteration": 1, "time": 0.5}\n')
         rows, aps = [], {}
         for number, point in enumerate(run.points):

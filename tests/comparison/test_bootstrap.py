@@ -7,6 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as mask_util
 
+from mutualnet_det.comparison import bootstrap
 from mutualnet_det.comparison.bootstrap import Bootstrap, resample
 from mutualnet_det.evaluation.scoring import load_ground_truth, score
 
@@ -86,3 +87,18 @@ def test_nothing_found_and_nothing_to_find(ground_truth):
     drawn = resample(20, 30)[:, annotation["image_id"] - 1].numpy() > 0
     np.testing.assert_allclose(ap[drawn], 100)
     assert np.isnan(ap[~drawn]).all() and 0 < drawn.sum() < 30
+
+
+def test_memory_is_bounded_without_a_change_of_results(with_crowds, find, monkeypatch):
+    whole = Bootstrap(with_crowds, 8).ap(find(0.9, 5), "bbox")
+    sizes = []
+    mean_ap = bootstrap._mean_ap
+
+    def noting(groups, counts, recalls):
+        sizes.append(len(counts))
+        return mean_ap(groups, counts, recalls)
+
+    monkeypatch.setattr(bootstrap, "_mean_ap", noting)
+    monkeypatch.setattr(bootstrap, "BLOCK", 1000)
+    np.testing.assert_array_equal(Bootstrap(with_crowds, 8).ap(find(0.9, 5), "bbox"), whole)
+    assert sum(sizes) == 8 and max(sizes) < 8

@@ -8,8 +8,11 @@ ROLES = {"mutual": "m", "us_net": "u", "independent": "i"}
 WIDTHS, RESOLUTIONS = (0.25, 0.5, 0.75, 1.0), (160, 128, 64)
 
 
-def make(changes=(), spread=0.5):
-    """Mutual is 2 AP above US-Net at low, 0.1 above at the largest resolution."""
+def make(changes=(), spread=0.5, spreads=(), seeds=()):
+    """
+    Mutual is 2 AP above US-Net at low, 0.1 above at the largest resolution. ``spreads`` and
+    ``seeds``: of some methods.
+    """
     means = {}
     for width in WIDTHS:
         for resolution in RESOLUTIONS:
@@ -19,11 +22,18 @@ def make(changes=(), spread=0.5):
     means["i", "1.00x160"] = 20.0
     means |= dict(changes)
     scores = [
-        {"method": method, "point": point, "kind": "box", "mean": mean, "spread": spread}
+        {
+            "method": method,
+            "point": point,
+            "kind": "box",
+            "mean": mean,
+            "spread": dict(spreads).get(method, spread),
+            "by_seed": dict.fromkeys(range(dict(seeds).get(method, 3)), mean),
+        }
         for (method, point), mean in means.items()
         if mean is not None
     ]
-    return check_claims({"scores": scores}, ROLES)
+    return check_claims({"scores": scores, "plan": {"seeds": [0, 1, 2]}}, ROLES)
 
 
 def verdicts(*args, **kwargs):
@@ -59,6 +69,20 @@ def test_the_largest_resolution_may_be_lower_by_the_spread(mean, holds):
     assert verdicts({("m", "0.25x160"): mean}.items()) == [True, holds, True]
 
 
+def test_instability_of_its_own_excuses_nothing():
+    lower = {("m", "0.25x160"): 19.4}.items()
+    assert verdicts(lower, spreads={"m": 5.0}) == [True, False, True]
+    assert verdicts(lower, spreads={"u": 5.0}) == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("method", "holds"),
+    [("m", [None, None, None]), ("u", [None, None, True]), ("i", [True, True, None])],
+)
+def test_means_over_other_seeds_are_not_compared(method, holds):
+    assert verdicts(seeds={method: 2}) == holds
+
+
 def test_one_seed_has_no_spread_to_excuse_anything():
     claims = make({("m", "0.25x160"): 19.9}.items(), spread=None)
     assert [claim["holds"] for claim in claims] == [True, False, True]
@@ -73,7 +97,7 @@ def test_without_scores_nothing_is_known():
     assert verdicts({("i", "1.00x160"): None}.items()) == [True, True, None]
     missing = {("u", f"{w:.2f}x{r}"): None for w in WIDTHS for r in RESOLUTIONS}
     assert verdicts(missing.items()) == [None, None, True]
-    assert check_claims({"scores": []}, ROLES) == []
+    assert check_claims({"scores": [], "plan": {"seeds": [0]}}, ROLES) == []
     assert check_claims({"scores": [{"kind": "box"}]}, {}) == []
 
 

@@ -1,5 +1,6 @@
 """Carrying a plan out with stand-ins for the tools: order, resume, failures, kills."""
 
+import contextlib
 import json
 import re
 import signal
@@ -84,9 +85,6 @@ def test_a_changed_config_is_named_before_anything_runs(plan, carry_out, write_p
         carry_out(changed)
     assert "Delete the folder" in str(error.value)
     assert not any(stages(run) for run in changed.runs if run.seed == 2)
-    points = read_plan(write_plan(widths=[0.25, 0.5, 1.0]))
-    with pytest.raises(PlanError, match=r"mutual/seed0 .*points \['0.25x32'"):
-        carry_out(points)
     # A key that a later version of the code brings counts as its default.
     path = plan.runs[0].folder / "run.json"
     kept = json.loads(path.read_text())
@@ -106,6 +104,46 @@ def test_a_changed_config_is_named_before_anything_runs(plan, carry_out, write_p
     # What does not change the results may differ.
     free = {"DATALOADER.NUM_WORKERS": 3, "MUTUALNET.CHECKPOINTS_KEPT": 2}
     assert carry_out(read_plan(write_plan(options=free))) == {}
+
+
+def test_what_is_evaluated_may_change(plan, carry_out, write_plan):
+    assert carry_out() == {}
+    more = read_plan(write_plan(widths=[0.25, 0.5, 1.0]))
+    mutual = next(run for run in more.runs if run.name == "mutual, seed 0")
+    (mutual.folder / "grid").mkdir()  # what the evaluation left
+    message = r"mutual/seed0 .*points \['0.25x32'.* Delete .*grid to evaluate it anew"
+    with pytest.raises(PlanError, match=message):
+        carry_out(more)
+    (mutual.folder / "grid").rmdir()
+    assert carry_out(more) == {}
+    assert stages(mutual) == ["train", "evaluate"] * 2
+    (alone,) = (run for run in more.runs if run.name == "independent 0.25x32, seed 0")
+    assert stages(alone) == ["train", "evaluate"]  # its one point is what it was
+    assert carry_out(more) == {}
+    assert stages(mutual) == ["train", "evaluate"] * 2
+    # Not if something else has changed too.
+    other = read_plan(write_plan(options={"SOLVER.BASE_LR": 0.005}))
+    with pytest.raises(PlanError, match="Delete the folder"):
+        carry_out(other)
+
+
+def test_a_plan_may_change_for_runs_that_have_not_begun(plan, carry_out, write_plan):
+    def stop_in_the_first(run):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(command_lines=stop_in_the_first)
+    begun = [run.name for run in plan.runs if run.folder.exists()]
+    assert begun == ["mutual, seed 0"]
+    with pytest.raises(PlanError, match="mutual/seed0 .*BASE_LR"):
+        carry_out(read_plan(write_plan(options={"SOLVER.BASE_LR": 0.005})))
+    changed = read_plan(write_plan(options={"SOLVER.BASE_LR": 0.005}, seeds=[1]))
+    assert carry_out(changed) == {}
+
+
+def test_one_run_is_no_two_at_a_time(plan, carry_out, write_plan):
+    carry_out(read_plan(write_plan(seeds=[0])), processes=8)
+    assert {runs.runs_at_a_time(run) for run in plan.runs if run.seed == 0} == {4}
 
 
 def test_runs_from_other_weights_are_named(write_plan, pretrain, counted, carry_out):
@@ -193,6 +231,15 @@ def test_two_comparisons_do_not_share_a_folder(plan, monkeypatch):
             pass
     with locked(plan.output):
         pass
+
+
+def test_a_patient_comparison_waits_for_another(plan, monkeypatch):
+    monkeypatch.setattr(runs, "LOCK_TIMEOUT", 0)
+    with contextlib.ExitStack() as other:
+        other.enter_context(locked(plan.output))
+        monkeypatch.setattr(runs.time, "sleep", lambda seconds: other.close())
+        with locked(plan.output, patient=True):
+            pass
 
 
 def test_a_folder_that_cannot_be_written_is_named(plan):
