@@ -17,7 +17,7 @@ from .claims import claims_text, over_seeds, plus_minus
 _NAMES = {"box": "Box AP", "mask": "Mask AP"}
 _CSV_COLUMNS = (
     *("method", "label", "study", "point", "width", "resolution", "gflops", "kind", "mean"),
-    *("spread", "seeds", "reference", "difference", "low", "high"),
+    *("spread", "by_seed", "reference", "difference", "low", "high"),
 )
 
 
@@ -203,7 +203,7 @@ def comparison_csv(record: Mapping[str, Any]) -> str:
                 "point": score["point"],
                 **point._asdict(),
                 **{key: score[key] for key in ("gflops", "kind", "mean", "spread")},
-                "seeds": len(score["by_seed"]),
+                "by_seed": "; ".join(f"{seed}: {ap:.2f}" for seed, ap in score["by_seed"].items()),
                 "difference": difference.get("mean"),
                 **{key: difference.get(key) for key in ("reference", "low", "high")},
             }

@@ -242,7 +242,10 @@ def test_the_tables_hold_every_number(record, tmp_path):
     assert len(rows) == len(record["scores"]) == 10
     row = next(r for r in rows if (r["method"], r["point"]) == ("us_net", "1.00x64"))
     assert float(row["difference"]) == d["mean"] and row["reference"] == "mutual"
-    assert float(row["width"]) == 1.0 and row["resolution"] == "64" and row["seeds"] == "2"
+    assert float(row["width"]) == 1.0 and row["resolution"] == "64"
+    by_seed = dict(part.split(": ") for part in row["by_seed"].split("; "))
+    assert by_seed.keys() == {"0", "1"}
+    assert sum(map(float, by_seed.values())) / 2 == pytest.approx(float(row["mean"]), abs=0.01)
 
 
 def test_each_study_has_a_table_and_a_figure(record, tmp_path):
