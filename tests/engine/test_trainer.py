@@ -354,6 +354,13 @@ def test_frozen_statistics_are_what_normalises(build, run_steps, monkeypatch):
     assert set(used) == {(True, False)}
 
 
+def test_frozen_statistics_of_a_network_alone_are_of_its_width(build):
+    options = ("MUTUALNET.METHOD", "independent", "MUTUALNET.GRID.WIDTHS", ())
+    mutual = build("MUTUALNET.STATISTICS", "frozen", *options)
+    mutual.refresh_statistics()
+    assert {str(point) for point in mutual.calibrations} == {"1.00x64", "1.00x48", "1.00x32"}
+
+
 def test_group_normalisation_needs_no_calibration(build, monkeypatch):
     mutual = build("MUTUALNET.NORM", "GN", "SOLVER.MAX_ITER", 2)
     monkeypatch.setattr(calibration, "calibration_images", lambda _: pytest.fail("calibrates"))
