@@ -126,12 +126,12 @@ def check_folder(run: Training) -> None:
         if key not in free and found.get(key) != expected.get(key)
     ]
     evaluation = run.folder / "grid"
-    for key in differing:
-        advice = _ANEW
-        if set(differing) <= set(_EVALUATION_KEYS):
-            if not evaluation.exists():  # its training stays
-                return
-            advice = f"Delete {evaluation} to evaluate it anew, or choose another output."
+    advice = _ANEW
+    if set(differing) <= set(_EVALUATION_KEYS):  # its training stays
+        advice = f"Delete {evaluation} to evaluate it anew, or choose another output in the plan."
+        differing = differing if evaluation.exists() else []
+    if differing:
+        key = differing[0]
         raise PlanError(
             f"{run.folder} holds a run with {key} {found.get(key)!r}, and the plan says "
             f"{expected.get(key)!r}. {advice}"

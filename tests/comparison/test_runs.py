@@ -158,6 +158,8 @@ def test_runs_from_other_weights_are_named(write_plan, pretrain, counted, carry_
     with pytest.raises(PlanError, match=r"mutual/seed0 .*other weights .*pretrained/model_final"):
         carry_out(plan)
     assert not any(stages(run) for run in plan.runs)
+    with pytest.raises(PlanError, match=r"mutual/seed0 .*other weights"):
+        carry_out(read_plan(write_plan(pretrain=pretrain, widths=[0.25, 0.5, 1.0])))
     training.weights.write_bytes(b"a backbone")
     assert carry_out(plan) == {}
     training.weights.unlink()  # finished runs do without
