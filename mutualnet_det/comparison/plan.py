@@ -25,6 +25,7 @@ from ..config import (
     load_config,
     trained_widths,
 )
+from ..engine.trainer import check_weights
 from ..errors import UserError
 from ..slimmable import OperatingPoint
 from .compute import ComputeCounter
@@ -348,21 +349,16 @@ class _Reader:
         return tuple(runs)
 
     def _check_start(self, where: str, cfg: CfgNode, pretraining: Pretraining | None) -> None:
-        weights = cfg.MODEL.WEIGHTS
         if pretraining is not None:
             norm = pretraining.cfg.MUTUALNET.NORM
             self._need(
                 norm == cfg.MUTUALNET.NORM, where, f"MUTUALNET.NORM {norm}, the pretraining's"
             )
-        elif weights and "://" not in weights:
-            self._need(Path(weights).is_file(), where, f"a file MODEL.WEIGHTS {weights}")
-        elif not weights:
-            self._need(
-                cfg.MODEL.BACKBONE.FREEZE_AT == 0,
-                where,
-                f"MODEL.BACKBONE.FREEZE_AT 0 where nothing is pretrained, it is "
-                f"{cfg.MODEL.BACKBONE.FREEZE_AT}",
-            )
+            return
+        try:
+            check_weights(cfg)
+        except ConfigError as error:
+            raise PlanError(f"{self._path}, {where}: {error}") from error
 
     def _load(self, where: str, base: str, options: Mapping[str, Any]) -> CfgNode:
         try:

@@ -520,17 +520,22 @@ def check_start(cfg: CfgNode, resume: bool) -> None:
         ConfigError: if a fresh run would overwrite checkpoints or freeze random weights, or if
             ``MODEL.WEIGHTS`` is no file.
     """
-    weights = cfg.MODEL.WEIGHTS
     earlier = checkpoints(Path(cfg.OUTPUT_DIR))
-    if earlier:
-        if not resume:
-            raise ConfigError(
-                f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds the checkpoint {earlier[0]} of an earlier run. "
-                "Add --resume to continue it, or set another OUTPUT_DIR."
-            )
-    elif weights and "://" not in weights and not os.path.isfile(weights):
+    if not earlier:
+        check_weights(cfg)
+    elif not resume:
+        raise ConfigError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds the checkpoint {earlier[0]} of an earlier run. "
+            "Add --resume to continue it, or set another OUTPUT_DIR."
+        )
+
+
+def check_weights(cfg: CfgNode) -> None:
+    """ConfigError if ``MODEL.WEIGHTS`` is no file, or random weights would be frozen without it."""
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not os.path.isfile(weights):
         raise ConfigError(f"MODEL.WEIGHTS is {weights!r}, and there is no such file.")
-    elif not weights and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
+    if not weights and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
         raise ConfigError(
             f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT} and MODEL.WEIGHTS is "
             "empty: stages of random weights would be frozen. Set MODEL.WEIGHTS to a pretrained "

@@ -141,7 +141,7 @@ def test_a_plan_may_change_for_runs_that_have_not_begun(plan, carry_out, write_p
     assert carry_out(changed) == {}
 
 
-def test_one_run_is_no_two_at_a_time(plan, carry_out, write_plan):
+def test_slots_without_a_run_are_not_counted(plan, carry_out, write_plan):
     carry_out(read_plan(write_plan(seeds=[0])), processes=8)
     assert {runs.runs_at_a_time(run) for run in plan.runs if run.seed == 0} == {4}
 
