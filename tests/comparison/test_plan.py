@@ -241,10 +241,6 @@ def runs_of(name):
     return {run.folder: run.cfg for run in read_plan(CONFIGS / f"{name}.yaml").runs}
 
 
-def test_a_plan_that_adds_to_another_goes_on_in_its_folder(counted):
-    assert runs_of("compare_facade").items() < runs_of("compare_facade_objectness").items()
-
-
 def test_the_study_of_methods_has_all_of_them(counted):
     by_teacher = {
         (cfg.MUTUALNET.METHOD, cfg.MUTUALNET.LOSS_WEIGHTS.CLASS > 0)
