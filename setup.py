@@ -46,6 +46,7 @@ setup(
         "contourpy>=1.0.1",
         "shapely>=2.0",
         "safetensors>=0.4",
+        "scipy>=1.8",
         "fvcore>=0.1.5",
         "iopath>=0.1.9",
         "tabulate>=0.8",

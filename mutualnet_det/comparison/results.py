@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import ttest_1samp
 
 from ..evaluation.results import Grid, GridRow
 from ..evaluation.scoring import KIND_OF, METRICS
@@ -24,7 +25,7 @@ from .runs import RunsError, expected_seconds, is_finished, runs_at_a_time, seco
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 IOU_TYPES = {kind: iou_type for iou_type, kind in KIND_OF.items() if kind in ("box", "mask")}
 # Of an interval: 95 % of the resamples are in it.
 TAIL = 2.5
@@ -45,7 +46,8 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
         None if nobody noted it; ``methods``; ``runs``: each with its config, steps, cost, device,
         time and every score; ``scores``: by method, point and kind, mean and spread (standard
         deviation, n - 1) over the seeds; ``differences``: of each method from the first, over the
-        seeds that both have, with the interval that 95 % of the resamples of images are in;
+        seeds that both have, with the interval that 95 % of the resamples of images are in, and
+        ``p_value`` of a paired t-test over the seeds, None for one seed;
         ``claims``, see :func:`~mutualnet_det.comparison.claims.check_claims`.
 
     Raises:
@@ -307,6 +309,14 @@ def _differences(
                 **_over_seeds(by_seed),
                 "low": float(low),
                 "high": float(high),
+                "p_value": _p_value(list(by_seed.values())),
             }
         )
     return differences
+
+
+def _p_value(differences: Sequence[float]) -> float | None:
+    """Two-sided, of a mean difference of 0; None where it is unknown."""
+    if len(set(differences)) < 2:
+        return None
+    return float(ttest_1samp(differences, 0.0).pvalue)

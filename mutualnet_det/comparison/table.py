@@ -15,15 +15,17 @@ from ..slimmable import OperatingPoint
 from .claims import claims_text, over_seeds, plus_minus
 
 _NAMES = {"box": "Box AP", "mask": "Mask AP"}
+# A difference that is less likely by chance is marked.
+_LEVEL = 0.05
 _CSV_COLUMNS = (
     *("method", "label", "study", "point", "width", "resolution", "gflops", "kind", "mean"),
-    *("spread", "by_seed", "reference", "difference", "low", "high"),
+    *("spread", "by_seed", "reference", "difference", "difference_spread", "p_value"),
+    *("low", "high"),
 )
 
 
 def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str:
     """All tables of a comparison, and whether the claims hold."""
-    style = "github" if markdown else "simple"
     parts = [_heading(record)]
     kinds = list(dict.fromkeys(score["kind"] for score in record["scores"]))
     reference = record["methods"][0]
@@ -32,22 +34,22 @@ def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str
         for kind in kinds:
             title = f"{_NAMES[kind]}, {over_seeds(record)}"
             title = ": ".join(filter(None, (study, title)))
-            parts.append(_section(title, _score_table(record, shown, kind, style), markdown))
+            parts.append(_section(title, _score_table(record, shown, kind, markdown), markdown))
         for kind in kinds:
             others = [method for method in methods if method is not reference]
             title = (
                 f"{_NAMES[kind]} minus that of {reference['label']}, {over_seeds(record)}, and "
-                "95 % interval over images"
+                f"95 % interval over images{_legend(record, markdown)}"
             )
             title = ": ".join(filter(None, (study, title)))
-            table = _difference_table(record, others, kind, style)
+            table = _difference_table(record, others, kind, markdown)
             if table:
                 parts.append(_section(title, table, markdown))
         for kind in kinds:
             title = f"{_NAMES[kind]} of the best point that a budget of GFLOPs per image allows"
             title = ": ".join(filter(None, (study, title)))
-            parts.append(_section(title, _budget_table(record, shown, kind, style), markdown))
-    parts.append(_section("Trainings", _run_table(record, style), markdown))
+            parts.append(_section(title, _budget_table(record, shown, kind, markdown), markdown))
+    parts.append(_section("Trainings", _run_table(record, markdown), markdown))
     if record["claims"]:
         text = claims_text(record["claims"])
         if markdown:
@@ -88,29 +90,29 @@ def _by_cell(found: Sequence[dict[str, Any]], kind: str) -> dict[tuple[str, str]
     return {(item["method"], item["point"]): item for item in found if item["kind"] == kind}
 
 
-def _score_table(record: Mapping, methods: Sequence[dict], kind: str, style: str) -> str:
+def _score_table(record: Mapping, methods: Sequence[dict], kind: str, markdown: bool) -> str:
     cells = _by_cell(record["scores"], kind)
     rows = [
         [point, *(_score(cells.get((method["name"], point))) for method in methods)]
         for point in record["points"]
     ]
-    return _table(["point", *(method["label"] for method in methods)], rows, style)
+    return _table(["point", *(method["label"] for method in methods)], rows, markdown)
 
 
-def _difference_table(record: Mapping, methods: Sequence[dict], kind: str, style: str) -> str:
+def _difference_table(record: Mapping, methods: Sequence[dict], kind: str, markdown: bool) -> str:
     cells = _by_cell(record["differences"], kind)
     methods = [method for method in methods if any(name == method["name"] for name, _ in cells)]
     names = [method["name"] for method in methods]
     rows = [
-        [point, *(_difference(cells.get((name, point))) for name in names)]
+        [point, *(_difference(cells.get((name, point)), markdown) for name in names)]
         for point in record["points"]
         if any((name, point) in cells for name in names)
     ]
     labels = [method["label"] for method in methods]
-    return _table(["point", *labels], rows, style) if rows else ""
+    return _table(["point", *labels], rows, markdown) if rows else ""
 
 
-def _budget_table(record: Mapping, methods: Sequence[dict], kind: str, style: str) -> str:
+def _budget_table(record: Mapping, methods: Sequence[dict], kind: str, markdown: bool) -> str:
     """
     A row for each budget that allows some method a better point than less does, rounded up to two
     digits: a point costs each method something else, as it finds more or fewer objects, and a
@@ -129,7 +131,7 @@ def _budget_table(record: Mapping, methods: Sequence[dict], kind: str, style: st
         [f"{budget:g}", *(_best_within(best, budget) for best in frontiers)]
         for budget in sorted(budgets)
     ]
-    return _table(["budget", *(method["label"] for method in methods)], rows, style)
+    return _table(["budget", *(method["label"] for method in methods)], rows, markdown)
 
 
 def _rounded_up(budget: float) -> float:
@@ -143,7 +145,7 @@ def _best_within(best: Sequence[dict[str, Any]], budget: float) -> str:
     return f"{_score(affordable[-1])} ({affordable[-1]['point']})" if affordable else "-"
 
 
-def _run_table(record: Mapping, style: str) -> str:
+def _run_table(record: Mapping, markdown: bool) -> str:
     pretraining = record["pretraining"]
     rows = [] if pretraining is None else [_run_row([pretraining])]
     for method in record["methods"]:
@@ -156,7 +158,7 @@ def _run_table(record: Mapping, style: str) -> str:
             if runs:
                 rows.append(_run_row(runs))
     headers = ["training", "seeds", "steps", "GFLOPs per step", "TFLOPs", "s per step", "minutes"]
-    return _table(headers, rows, style)
+    return _table(headers, rows, markdown)
 
 
 def _run_row(runs: Sequence[Mapping]) -> list[str | int]:
@@ -169,8 +171,9 @@ def _run_row(runs: Sequence[Mapping]) -> list[str | int]:
     return [runs[0]["title"], len(runs), steps, *counted, *timed]
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence], style: str) -> str:
+def _table(headers: Sequence[str], rows: Sequence[Sequence], markdown: bool) -> str:
     aligned = ("left", *["right"] * (len(headers) - 1))
+    style = "github" if markdown else "simple"
     return tabulate(rows, headers, tablefmt=style, colalign=aligned, disable_numparse=True)
 
 
@@ -178,11 +181,19 @@ def _score(cell: dict[str, Any] | None) -> str:
     return "-" if cell is None else f"{cell['mean']:.1f}{plus_minus(cell['spread'])}"
 
 
-def _difference(cell: dict[str, Any] | None) -> str:
+def _legend(record: Mapping, markdown: bool) -> str:
+    if all(difference["p_value"] is None for difference in record["differences"]):
+        return ""
+    return f"; {'bold' if markdown else '*'}: p < {_LEVEL} in a paired t-test over seeds"
+
+
+def _difference(cell: dict[str, Any] | None, markdown: bool) -> str:
     if cell is None:
         return "-"
-    spread = plus_minus(cell["spread"])
-    return f"{cell['mean']:+.1f}{spread} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
+    found = f"{cell['mean']:+.1f}{plus_minus(cell['spread'])}"
+    if cell["p_value"] is not None and cell["p_value"] < _LEVEL:
+        found = f"**{found}**" if markdown else f"* {found}"
+    return f"{found} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
 
 
 def comparison_csv(record: Mapping[str, Any]) -> str:
@@ -205,7 +216,8 @@ def comparison_csv(record: Mapping[str, Any]) -> str:
                 **{key: score[key] for key in ("gflops", "kind", "mean", "spread")},
                 "by_seed": "; ".join(f"{seed}: {ap:.2f}" for seed, ap in score["by_seed"].items()),
                 "difference": difference.get("mean"),
-                **{key: difference.get(key) for key in ("reference", "low", "high")},
+                "difference_spread": difference.get("spread"),
+                **{key: difference.get(key) for key in ("reference", "p_value", "low", "high")},
             }
         )
     return file.getvalue()

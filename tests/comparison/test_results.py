@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import math
+import re
 import statistics
 
 import numpy as np
@@ -61,6 +63,10 @@ def test_differences_pair_seeds_and_resamples(record, plan, ground_truth):
             drawn += (ap if run.method.name == "us_net" else -ap) / 2
     assert [found["low"], found["high"]] == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
     assert found["low"] < found["mean"] < found["high"] < 0
+    # With one degree of freedom, Student's distribution is Cauchy's.
+    first, second = found["by_seed"].values()
+    t = abs(first + second) / abs(first - second)
+    assert found["p_value"] == pytest.approx(1 - 2 / math.pi * math.atan(t))
     assert not [d for d in record["differences"] if d["method"] == "mutual"]
 
 
@@ -121,7 +127,8 @@ def test_what_is_missing_is_left_out(plan, finish):
     record = collect(plan, 1)
     assert not record["complete"]
     assert cell(record["scores"], "us_net")["spread"] is None
-    assert list(cell(record["differences"], "us_net")["by_seed"]) == ["0"]
+    difference = cell(record["differences"], "us_net")
+    assert list(difference["by_seed"]) == ["0"] and difference["p_value"] is None
     assert "NOT COMPLETE" in comparison_text(record)
     assert [claim["holds"] for claim in record["claims"]][-1] is None
 
@@ -174,8 +181,25 @@ def test_a_run_that_was_interrupted_took_as_long_as_those_like_it(plan, finished
 def test_one_seed_has_no_deviation(record):
     for score in record["scores"]:
         score["spread"] = None
+    for difference in record["differences"]:
+        difference["p_value"] = None
     text = comparison_text(record)
-    assert "Box AP, one seed" in text and "deviation" not in text
+    assert "Box AP, one seed" in text and "deviation" not in text and "t-test" not in text
+
+
+def test_differences_that_are_unlikely_by_chance_are_marked(record):
+    for number, difference in enumerate(record["differences"]):
+        difference |= {"mean": number, "spread": 1.0, "p_value": 0.049 if number % 2 else 0.05}
+    marked, plain = [], []
+    for number, difference in enumerate(record["differences"]):
+        (marked if number % 2 else plain).append(f"+{number}.0 ± 1.0")
+    text, markdown = comparison_text(record), comparison_text(record, markdown=True)
+    assert "over images; *: p < 0.05 in a paired t-test over seeds" in text
+    assert "over images; bold: p < 0.05 in a paired t-test over seeds" in markdown
+    for found in marked:
+        assert f"* {found} [" in text and f"| **{found}** [" in re.sub(" +", " ", markdown)
+    for found in plain:
+        assert f"{found} [" in text and f"* {found}" not in text and f"**{found}" not in markdown
 
 
 def test_a_point_that_nothing_is_held_against_has_no_difference(record):
@@ -242,6 +266,7 @@ def test_the_tables_hold_every_number(record, tmp_path):
     assert len(rows) == len(record["scores"]) == 10
     row = next(r for r in rows if (r["method"], r["point"]) == ("us_net", "1.00x64"))
     assert float(row["difference"]) == d["mean"] and row["reference"] == "mutual"
+    assert float(row["difference_spread"]) == d["spread"] and float(row["p_value"]) == d["p_value"]
     assert float(row["width"]) == 1.0 and row["resolution"] == "64"
     by_seed = dict(part.split(": ") for part in row["by_seed"].split("; "))
     assert by_seed.keys() == {"0", "1"}
