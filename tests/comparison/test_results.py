@@ -188,10 +188,9 @@ def test_one_seed_has_no_deviation(record):
 
 
 def test_differences_that_are_unlikely_by_chance_are_marked(record):
-    for number, difference in enumerate(record["differences"]):
-        difference |= {"mean": number, "spread": 1.0, "p_value": 0.049 if number % 2 else 0.05}
     marked, plain = [], []
     for number, difference in enumerate(record["differences"]):
+        difference |= {"mean": number, "spread": 1.0, "p_value": 0.049 if number % 2 else 0.05}
         (marked if number % 2 else plain).append(f"+{number}.0 ± 1.0")
     text, markdown = comparison_text(record), comparison_text(record, markdown=True)
     assert "over images; *: p < 0.05 in a paired t-test over seeds" in text
