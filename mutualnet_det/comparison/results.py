@@ -47,7 +47,7 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
         time and every score; ``scores``: by method, point and kind, mean and spread (standard
         deviation, n - 1) over the seeds; ``differences``: of each method from the first, over the
         seeds that both have, with the interval that 95 % of the resamples of images are in, and
-        ``p_value`` of a paired t-test over the seeds, None for one seed;
+        ``p_value`` of a paired t-test over the seeds, None for one seed or without any spread;
         ``claims``, see :func:`~mutualnet_det.comparison.claims.check_claims`.
 
     Raises:
@@ -316,7 +316,7 @@ def _differences(
 
 
 def _p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided, of a mean difference of 0; None where it is unknown."""
+    """Two-sided, of a mean difference of 0; None where a t-test has no spread to go by."""
     if len(set(differences)) < 2:
         return None
     return float(ttest_1samp(differences, 0.0).pvalue)

@@ -15,7 +15,7 @@ from ..slimmable import OperatingPoint
 from .claims import claims_text, over_seeds, plus_minus
 
 _NAMES = {"box": "Box AP", "mask": "Mask AP"}
-# A difference that is less likely by chance is marked.
+# Differences with a p-value below this are marked.
 _LEVEL = 0.05
 _CSV_COLUMNS = (
     *("method", "label", "study", "point", "width", "resolution", "gflops", "kind", "mean"),

@@ -70,6 +70,13 @@ def test_differences_pair_seeds_and_resamples(record, plan, ground_truth):
     assert not [d for d in record["differences"] if d["method"] == "mutual"]
 
 
+def test_without_any_spread_nothing_is_tested(plan, finish):
+    for run in plan.runs:
+        finish(run, 0.9)  # alike with one seed
+    difference = cell(collect(plan, 1)["differences"], "us_net")
+    assert difference["mean"] == difference["spread"] == 0 and difference["p_value"] is None
+
+
 def test_the_record_says_how_it_came_about(record, plan):
     assert json.loads(json.dumps(record)) == record and record["schema"] == SCHEMA_VERSION
     assert record["plan"]["seeds"] == [0, 1] and record["complete"]
