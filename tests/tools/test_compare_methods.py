@@ -15,6 +15,7 @@ import yaml
 
 from mutualnet_det.comparison import PlanError
 from mutualnet_det.comparison.compute import ComputeCounter
+from mutualnet_det.comparison.runs import locked
 from mutualnet_det.config import ConfigError, load_config
 from tools import compare_methods as tool
 
@@ -156,19 +157,20 @@ def test_a_comparison_that_is_killed_and_has_a_failure_ends_well(plan_file, tmp_
     grid = first / "grid" / "grid.json"
     before = grid.stat().st_mtime_ns
 
-    # A run that fails: there is a folder where its log is to be written.
-    broken = output / "mutual" / "seed1"
-    (broken / "log.txt").mkdir()
+    # It fails when it goes on, once what was at work has ended: a folder is where its log was.
+    with locked(output, patient=True):
+        (second / "log.txt").unlink(missing_ok=True)
+        (second / "log.txt").mkdir()
     again = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert again.returncode == 1
     assert (
-        "1 of 4 runs failed" in again.stderr and f"{broken / 'run.log'} ends with" in again.stderr
+        "1 of 4 runs failed" in again.stderr and f"{second / 'run.log'} ends with" in again.stderr
     )
     assert grid.stat().st_mtime_ns == before
     record = json.loads((output / "comparison.json").read_text())
     assert not record["complete"] and len(record["runs"]) == 3
 
-    (broken / "log.txt").rmdir()
+    (second / "log.txt").rmdir()
     third = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert third.returncode == 0, third.stderr
     record = json.loads((output / "comparison.json").read_text())
