@@ -10,11 +10,11 @@ import os
 from . import modeling  # noqa: F401  (registers)
 from .config import add_mutualnet_config, load_config
 from .data.classification import register_builtin
-from .data.shapes import register_shapes
-from .data.shapes_classes import register_shapes_classes
-from .data.shapes_keypoints import register_shapes_keypoints
-from .data.shapes_panoptic import register_shapes_panoptic
-from .data.shapes_semantic import register_shapes_semantic
+from .data.shapes.classes import register_shapes_classes
+from .data.shapes.keypoints import register_shapes_keypoints
+from .data.shapes.objects import register_shapes
+from .data.shapes.panoptic import register_shapes_panoptic
+from .data.shapes.semantic import register_shapes_semantic
 from .runtime import export  # noqa: F401  (registers)
 from .slimmable import OperatingPoint
 

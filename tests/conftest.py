@@ -14,7 +14,7 @@ from torch import nn
 
 from mutualnet_det import add_mutualnet_config
 from mutualnet_det.checkpoint import MutualCheckpointer
-from mutualnet_det.data.shapes import SHAPES_VARIANTS, generate_shapes
+from mutualnet_det.data.shapes.objects import SHAPES_VARIANTS, generate_shapes
 from mutualnet_det.modeling.build import build_network
 from mutualnet_det.runtime import Latency, QueryEntry, QueryTable
 from mutualnet_det.runtime.device import device_name

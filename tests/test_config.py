@@ -23,8 +23,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = str(CONFIGS / "quickstart_shapes.yaml")
 
 
-# The others are plans of comparisons: tests/comparison/test_plan.py.
-FILES = [p for p in sorted(CONFIGS.glob("*.yaml")) if not p.stem.startswith(("compare_", "study_"))]
+# Plans of comparisons stand in configs/lab: tests/lab/comparison/test_plan.py.
+FILES = sorted(CONFIGS.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 
 from mutualnet_det.engine.arguments import benchmarked
-from mutualnet_det.engine.benchmark import compare_inference, compare_switching
 from mutualnet_det.errors import reported
-from mutualnet_det.evaluation.comparison import comparison_table
+from mutualnet_det.lab.bench.layers import compare_inference, compare_switching
+from mutualnet_det.lab.bench.pairs import comparison_table
 from mutualnet_det.runtime.device import device_name
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from mutualnet_det.errors import reported
-from mutualnet_det.evaluation.benchmark import (
+from mutualnet_det.evenly import evenly
+from mutualnet_det.lab.bench.pairs import comparison_table
+from mutualnet_det.lab.bench.runtime import (
     compare_exports,
     compare_grid,
     compare_predictor,
     compare_scoring,
 )
-from mutualnet_det.evaluation.comparison import comparison_table
-from mutualnet_det.evenly import evenly
 from mutualnet_det.runtime.device import device_name
 from mutualnet_det.runtime.pretrained import load_pretrained
 

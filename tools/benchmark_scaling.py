@@ -16,8 +16,8 @@ import torch
 
 from mutualnet_det.config import load_config
 from mutualnet_det.engine.arguments import take_values
-from mutualnet_det.engine.scaling import Cluster, Link, Messages, measure, predict, scaling_table
 from mutualnet_det.errors import reported
+from mutualnet_det.lab.bench.scaling import Cluster, Link, Messages, measure, predict, scaling_table
 from mutualnet_det.runtime.device import hardware_name
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 
 from mutualnet_det.engine.arguments import benchmarked
-from mutualnet_det.engine.benchmark_training import measure_training
 from mutualnet_det.errors import reported
+from mutualnet_det.lab.bench.training import measure_training
 from mutualnet_det.runtime.device import device_name
 
 

@@ -19,7 +19,10 @@ import torch
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from mutualnet_det.comparison import (
+from mutualnet_det.config import ConfigError, check_output_dir
+from mutualnet_det.data.check import check_datasets
+from mutualnet_det.errors import reported
+from mutualnet_det.lab.comparison import (
     Plan,
     Run,
     RunsError,
@@ -34,9 +37,6 @@ from mutualnet_det.comparison import (
     tool_commands,
     write_comparison,
 )
-from mutualnet_det.config import ConfigError, check_output_dir
-from mutualnet_det.data.check import check_datasets
-from mutualnet_det.errors import reported
 
 TOOLS = Path(__file__).resolve().parent
 
@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("plan", metavar="PLAN", help="such as configs/compare_shapes.yaml")
+    parser.add_argument("plan", metavar="PLAN", help="such as configs/lab/compare_shapes.yaml")
     parser.add_argument("--output", metavar="FOLDER", help="in place of the plan's own")
     parser.add_argument(
         "--num-processes",

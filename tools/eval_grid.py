@@ -15,6 +15,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
+from mutualnet_det.calibration import calibrate_points, calibration_images
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import (
     ConfigError,
@@ -25,9 +26,7 @@ from mutualnet_det.config import (
     load_config,
 )
 from mutualnet_det.data.check import check_datasets
-from mutualnet_det.engine import calibrate_points
 from mutualnet_det.engine.arguments import take_values
-from mutualnet_det.engine.calibration import calibration_images
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation import evaluate_grid, reuse_calibrations
 from mutualnet_det.runtime.device import hardware_name

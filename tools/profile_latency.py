@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from detectron2.utils.logger import setup_logger
 
+from mutualnet_det.calibration import calibrate_points
 from mutualnet_det.config import load_config
-from mutualnet_det.engine import calibrate_points
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation.profile import profile_config, profile_folder, profiling_images
 from mutualnet_det.runtime.pretrained import check_device

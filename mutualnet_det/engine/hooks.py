@@ -17,8 +17,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from ..checkpoint import NotWrittenError, name_of
+from ..distributed import together
 from ..signals import EXIT_STOPPED, handling_stop_signals
-from .distributed import together
 
 logger = logging.getLogger(__name__)
 

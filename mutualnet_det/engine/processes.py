@@ -25,10 +25,10 @@ from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing import ProcessExitedException
 
 from ..config import ConfigError, check_num_gpus, load_config
+from ..distributed import POLL_PERIOD, SharedError
 from ..errors import UserError, reported
 from ..evaluation.workers import share_threads
 from ..signals import passing_on_stop_signals
-from .distributed import POLL_PERIOD, SharedError
 from .watch import watched
 
 # What torchrun tells each process.

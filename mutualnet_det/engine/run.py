@@ -11,8 +11,8 @@ from detectron2.utils import comm
 
 from ..checkpoint import find_weights, load_detector
 from ..config import ConfigError, test_point
+from ..distributed import check_same, together, wait_for_first
 from ..evaluation import Grid, evaluate_grid
-from .distributed import check_same, together, wait_for_first
 from .processes import run_in_processes
 from .setup import setup
 from .trainer import MutualTrainer

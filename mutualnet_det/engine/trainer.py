@@ -24,6 +24,7 @@ from detectron2.engine import DefaultTrainer, TrainerBase, hooks
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 
+from ..calibration import calibrate_points
 from ..checkpoint import (
     FINAL,
     MutualCheckpointer,
@@ -43,6 +44,13 @@ from ..config import (
 )
 from ..data.loader import build_training_loader, explained_worker_deaths
 from ..data.views import view_at
+from ..distributed import (
+    broadcast_weights,
+    exchange_facts,
+    reduce_gradients,
+    together,
+    wait_for_first,
+)
 from ..evaluation import KINDS, evaluate_grid
 from ..modeling.backbones import SlimmableBackbone
 from ..modeling.build import build_network
@@ -56,14 +64,6 @@ from ..slimmable import (
     share_statistics,
 )
 from .average import MovingAverage
-from .calibration import calibrate_points
-from .distributed import (
-    broadcast_weights,
-    exchange_facts,
-    reduce_gradients,
-    together,
-    wait_for_first,
-)
 from .finite import SCALER_STEPS, SkippedSteps, not_finite
 from .hooks import (
     Evaluate,

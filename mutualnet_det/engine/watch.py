@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from .distributed import SharedError
+from ..distributed import SharedError
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from mutualnet_det.data.classification import (
 )
 from mutualnet_det.data.coco import DatasetError
 from mutualnet_det.data.loader import SeededMapper, build_training_loader, training_records
-from mutualnet_det.data.shapes_classes import VARIANT, generate_classes
+from mutualnet_det.data.shapes.classes import VARIANT, generate_classes
 
 
 @pytest.fixture

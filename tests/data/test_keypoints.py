@@ -8,13 +8,13 @@ from detectron2.data import MetadataCatalog
 
 from mutualnet_det.data.coco_check import DatasetError, check_coco_format
 from mutualnet_det.data.keypoints import check_keypoints
-from mutualnet_det.data.shapes import SHAPES_VARIANTS
-from mutualnet_det.data.shapes_keypoints import (
+from mutualnet_det.data.shapes.keypoints import (
     KEYPOINT_FLIP_MAP,
     KEYPOINT_NAMES,
     KEYPOINT_OKS_SIGMAS,
     generate_keypoints,
 )
+from mutualnet_det.data.shapes.objects import SHAPES_VARIANTS
 
 NAME = "checked_keypoints"
 # What ``tiny_shapes`` was generated from.

@@ -15,12 +15,12 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from mutualnet_det.data.coco import check_datasets
-from mutualnet_det.engine import MutualTrainer
-from mutualnet_det.engine.distributed import (
+from mutualnet_det.distributed import (
     broadcast_weights,
     exchange_facts,
     reduce_gradients,
 )
+from mutualnet_det.engine import MutualTrainer
 
 
 def reduction(rank):

@@ -12,15 +12,15 @@ from mutualnet_det import add_mutualnet_config
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import check_config
 from mutualnet_det.data.coco import check_datasets, register_coco
-from mutualnet_det.data.shapes import SHAPES_VARIANTS
-from mutualnet_det.data.shapes_keypoints import (
+from mutualnet_det.data.shapes.keypoints import (
     KEYPOINT_FLIP_MAP,
     KEYPOINT_NAMES,
     KEYPOINT_OKS_SIGMAS,
     generate_keypoints,
 )
-from mutualnet_det.data.shapes_panoptic import panoptic_records
-from mutualnet_det.data.shapes_semantic import semantic_records
+from mutualnet_det.data.shapes.objects import SHAPES_VARIANTS
+from mutualnet_det.data.shapes.panoptic import panoptic_records
+from mutualnet_det.data.shapes.semantic import semantic_records
 from mutualnet_det.engine import MutualTrainer
 from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.slimmable import OperatingPoint

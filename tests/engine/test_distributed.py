@@ -10,16 +10,17 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from mutualnet_det.calibration import calibrate_points
 from mutualnet_det.config import grid_points
 from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.data.views import view_at
-from mutualnet_det.engine import MutualTrainer, calibrate_points
-from mutualnet_det.engine.distributed import (
+from mutualnet_det.distributed import (
     StepFacts,
     broadcast_weights,
     exchange_facts,
     reduce_gradients,
 )
+from mutualnet_det.engine import MutualTrainer
 from mutualnet_det.modeling.build import build_network
 from mutualnet_det.modeling.meta_arch import Seen
 from mutualnet_det.seeding import stream_seed

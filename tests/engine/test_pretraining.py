@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import check_output_dir, load_config
 from mutualnet_det.data.check import check_datasets
-from mutualnet_det.data.shapes_classes import VARIANT, generate_classes
+from mutualnet_det.data.shapes.classes import VARIANT, generate_classes
 from mutualnet_det.engine import MutualTrainer
 from mutualnet_det.engine import trainer as trainer_module
 from mutualnet_det.slimmable import OperatingPoint

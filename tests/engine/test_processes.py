@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 
 from mutualnet_det.config import ConfigError
-from mutualnet_det.engine.distributed import check_same
+from mutualnet_det.distributed import check_same
 from mutualnet_det.engine.processes import own_part
 
 TRAIN = "tools/train_net.py"

@@ -12,12 +12,13 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mutualnet_det import calibration
 from mutualnet_det.checkpoint import load_detector
 from mutualnet_det.config import ConfigError, grid_points
 from mutualnet_det.data.coco import DatasetError
 from mutualnet_det.data.loader import build_training_loader
 from mutualnet_det.data.views import view_at
-from mutualnet_det.engine import calibration, trainer
+from mutualnet_det.engine import trainer
 from mutualnet_det.engine.sampling import FULL
 from mutualnet_det.engine.trainer import build_sampler
 from mutualnet_det.evaluation import Grid, evaluate_grid

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from mutualnet_det.distributed import wait_for_first
 from mutualnet_det.engine import watch
-from mutualnet_det.engine.distributed import wait_for_first
 
 LONG = 60  # s; a collective that never ends
 

@@ -11,11 +11,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from torch import nn
 
+from mutualnet_det.calibration import calibrate_points
 from mutualnet_det.config import ConfigError, load_config
 from mutualnet_det.data.check import check_datasets
-from mutualnet_det.data.shapes_classes import VARIANT, generate_classes
+from mutualnet_det.data.shapes.classes import VARIANT, generate_classes
 from mutualnet_det.data.views import resize_image
-from mutualnet_det.engine.calibration import calibrate_points
 from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.evaluation import classification as classification_module
 from mutualnet_det.evaluation.progress import ProgressError

@@ -18,7 +18,7 @@ from torch import nn
 from mutualnet_det.config import LOSS_TERMS
 from mutualnet_det.data.coco import DatasetError, check_datasets
 from mutualnet_det.data.loader import build_training_loader
-from mutualnet_det.data.shapes_semantic import semantic_records
+from mutualnet_det.data.shapes.semantic import semantic_records
 from mutualnet_det.data.views import view_at
 from mutualnet_det.modeling import semantic
 from mutualnet_det.slimmable import OperatingPoint, SlimmableLayer, at_width, round_channels

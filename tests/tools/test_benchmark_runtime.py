@@ -2,7 +2,7 @@
 
 import pytest
 
-from mutualnet_det.evaluation.comparison import Comparison
+from mutualnet_det.lab.bench.pairs import Comparison
 from tools import benchmark_runtime as tool
 
 

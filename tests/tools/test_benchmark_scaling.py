@@ -2,7 +2,7 @@
 
 import pytest
 
-from mutualnet_det.engine.scaling import StepCost
+from mutualnet_det.lab.bench.scaling import StepCost
 from tools import benchmark_scaling as tool
 
 CONFIG = ("--config-file", "cfg.yaml")

@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
-from mutualnet_det.comparison import PlanError
-from mutualnet_det.comparison.compute import ComputeCounter
-from mutualnet_det.comparison.runs import locked
 from mutualnet_det.config import ConfigError, load_config
+from mutualnet_det.lab.comparison import PlanError
+from mutualnet_det.lab.comparison.compute import ComputeCounter
+from mutualnet_det.lab.comparison.runs import locked
 from tools import compare_methods as tool
 
 ROOT = Path(__file__).parents[2]

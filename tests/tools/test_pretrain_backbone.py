@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mutualnet_det.data.shapes_classes import VARIANT, generate_classes
+from mutualnet_det.data.shapes.classes import VARIANT, generate_classes
 
 ROOT = Path(__file__).parents[2]
 

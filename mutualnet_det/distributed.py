@@ -1,0 +1,162 @@
+"""What processes that train together exchange: the first weights, and what a step needs."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from .config import ConfigError
+from .errors import UserError
+
+T = TypeVar("T")
+
+# Seconds between two looks at whether the first process is done.
+POLL_PERIOD = 0.2
+_waits = itertools.count()
+
+
+class SharedError(UserError):
+    """A UserError of one process, raised in all of them."""
+
+
+def together(work: Callable[[], T]) -> list[T]:
+    """
+    What ``work`` returns in each process, by rank, in all of them.
+
+    Raises:
+        SharedError: in all of them, if it raises a UserError in one.
+    """
+    if comm.get_world_size() == 1:
+        return [work()]
+    error, found = None, None
+    try:
+        found = work()
+    except UserError as raised:
+        error = str(raised)
+    gathered = comm.all_gather((error, found))
+    for message, _ in gathered:
+        if message is not None:
+            raise SharedError(message)
+    return [found for _, found in gathered]
+
+
+def check_same(configs: Sequence[CfgNode]) -> None:
+    """ConfigError, naming the key, if the configs of two ranks differ."""
+    flat = [dict(_flat(cfg)) for cfg in configs]
+    for rank, values in enumerate(flat):
+        for key in sorted(values.keys() | flat[0].keys()):
+            mine, first = values.get(key), flat[0].get(key)
+            if mine != first:
+                raise ConfigError(
+                    f"{key} is {mine!r} on rank {rank} and {first!r} on rank 0; expected one "
+                    "value. Give every machine the same command, and the same file."
+                )
+
+
+def _flat(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = []
+    for key, value in node.items():
+        is_node = isinstance(value, CfgNode)
+        pairs += _flat(value, f"{prefix}{key}.") if is_node else [(prefix + key, value)]
+    return pairs
+
+
+def wait_for_first() -> None:
+    """
+    Wait, in every other process, until the first one comes here: however long it works alone.
+
+    A collective would time out, and keep a GPU or a core busy.
+    """
+    if comm.get_world_size() == 1:
+        return
+    # Every process waits as often as the others.
+    key = f"first_came/{next(_waits)}"
+    store = dist.distributed_c10d._get_default_store()
+    if comm.is_main_process():
+        store.set(key, "")
+    else:
+        while not store.check([key]):
+            time.sleep(POLL_PERIOD)
+
+
+def broadcast_weights(model: nn.Module) -> None:
+    """Give every process the parameters and buffers of the first one."""
+    if comm.get_world_size() > 1:
+        for tensor in [*model.parameters(), *model.buffers()]:
+            dist.broadcast(tensor.data, src=0)
+
+
+@dataclass
+class StepFacts:
+    """
+    What all processes know of a step before its gradients are reduced.
+
+    Attributes:
+        losses: their means over the processes; not finite in all if not finite in one.
+        num_skipped: images that they left out together.
+        used: of each parameter, whether any process has a gradient.
+    """
+
+    losses: list[float]
+    num_skipped: int
+    used: list[bool]
+
+
+def exchange_facts(losses: Tensor, num_skipped: int, parameters: Sequence[Tensor]) -> StepFacts:
+    """
+    The facts of a step, in one small reduction.
+
+    Args:
+        losses: (L,), the same ones in the same order in all processes.
+        num_skipped: images that this process left out.
+        parameters: of the model, with the gradients of this process.
+    """
+    used = [parameter.grad is not None for parameter in parameters]
+    world_size = comm.get_world_size()
+    if world_size == 1:
+        return StepFacts(losses.tolist(), num_skipped, used)
+    packed = torch.cat((losses / world_size, losses.new_tensor([num_skipped, *used])))
+    dist.all_reduce(packed)
+    means, (num_skipped, *counts) = packed[: len(losses)].tolist(), packed[len(losses) :].tolist()
+    return StepFacts(means, int(num_skipped), [count > 0 for count in counts])
+
+
+def reduce_gradients(parameters: Sequence[Tensor], used: Sequence[bool]) -> None:
+    """
+    Average the gradients over all processes, in one reduction per type of number.
+
+    Args:
+        used: of each parameter, whether any process has a gradient. The others keep none, so that
+            an optimiser leaves them alone, as it does in one process.
+
+    A parameter that only this process did not use counts as a gradient of 0, so that all processes
+    reduce the same tensors: one may have seen no foreground, another no instance. The gradients
+    become parts of one tensor.
+    """
+    world_size = comm.get_world_size()
+    if world_size == 1:
+        return
+    parameters = list(itertools.compress(parameters, used))
+    for dtype in sorted({parameter.dtype for parameter in parameters}, key=str):
+        alike = [parameter for parameter in parameters if parameter.dtype == dtype]
+        flat = torch.empty(sum(p.numel() for p in alike), dtype=dtype, device=alike[0].device)
+        start, parts = 0, []
+        for parameter in alike:
+            # In the parameter's own layout, in which the optimiser is fastest.
+            parts.append(flat.as_strided(parameter.shape, parameter.stride(), start))
+            start += parameter.numel()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in alike]
+        torch._foreach_copy_(parts, gradients)
+        dist.all_reduce(flat)
+        flat /= world_size
+        for parameter, part in zip(alike, parts, strict=True):
+            parameter.grad = part

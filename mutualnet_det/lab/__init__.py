@@ -1,0 +1,1 @@
+"""What proves the library, and is no part of using it: comparisons of methods, benchmarks."""

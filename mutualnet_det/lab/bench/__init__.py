@@ -1,0 +1,1 @@
+"""Benchmarks: slimmable against plain layers, mutual against ordinary training, tools of others."""
