@@ -283,7 +283,7 @@ def check_config(cfg: CfgNode) -> None:
         node.RESOLUTIONS[0],
     )
     try:
-        check_points([test_point(cfg)], cfg)
+        check_points([eval_point(cfg)], cfg)
     except ValueError as error:
         raise ConfigError(f"MUTUALNET.TEST_POINT is {node.TEST_POINT!r}. {error}") from None
     if is_classification(cfg):
@@ -372,7 +372,7 @@ def full_point(cfg: CfgNode) -> OperatingPoint:
     return OperatingPoint(float(cfg.MUTUALNET.WIDTH_RANGE[1]), int(cfg.MUTUALNET.RESOLUTIONS[0]))
 
 
-def test_point(cfg: CfgNode) -> OperatingPoint:
+def eval_point(cfg: CfgNode) -> OperatingPoint:
     """The operating point that ``MUTUALNET.TEST_POINT`` names; the full network if it is empty."""
     text = cfg.MUTUALNET.TEST_POINT
     return OperatingPoint.parse(text) if text else full_point(cfg)

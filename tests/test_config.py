@@ -10,14 +10,12 @@ from mutualnet_det.config import (
     check_num_gpus,
     check_output_dir,
     check_points,
+    eval_point,
     full_point,
     grid_points,
     has_semantic_head,
     is_semantic,
-    test_point,
 )
-
-test_point.__test__ = False  # a function under test, not a test
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = str(CONFIGS / "quickstart_shapes.yaml")
@@ -95,9 +93,9 @@ def test_what_learns_a_class_for_every_pixel(name, alone, head):
 
 
 def test_empty_test_point_is_the_full_network():
-    assert test_point(load_config(QUICKSTART)) == OperatingPoint(1.0, 160)
+    assert eval_point(load_config(QUICKSTART)) == OperatingPoint(1.0, 160)
     cfg = load_config(QUICKSTART, ["MUTUALNET.TEST_POINT", "0.5x96"])
-    assert test_point(cfg) == OperatingPoint(0.5, 96)
+    assert eval_point(cfg) == OperatingPoint(0.5, 96)
 
 
 @pytest.mark.parametrize(

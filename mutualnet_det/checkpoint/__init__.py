@@ -9,9 +9,9 @@ from .calibrations import (
 from .checkpointer import CheckpointError, MutualCheckpointer, find_weights, load_detector
 from .exporting import export_backbone
 from .importing import ImportReport, import_backbone
-from .kept import FINAL, checkpoints, last_checkpoint, last_good_checkpoint, name_of
 from .provenance import check_provenance, provenance
 from .reading import read_checkpoint
+from .run_folder import FINAL, checkpoints, last_checkpoint, last_good_checkpoint, name_of
 from .writing import NotWrittenError
 
 __all__ = [

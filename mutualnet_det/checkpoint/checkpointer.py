@@ -16,10 +16,10 @@ from ..modeling.build import build_network
 from ..modeling.classifier import network_of
 from ..slimmable import Calibrations
 from .importing import recognise_state
-from .kept import add_checkpoint, check_good, checkpoints, remove_drafts
 from .layouts import classifier_entries, differ_in_statistics
 from .provenance import check_provenance, check_width_range, provenance
 from .reading import CheckpointError, read_checkpoint
+from .run_folder import add_checkpoint, check_good, checkpoints, remove_drafts
 from .writing import NotWrittenError, write_checkpoint
 
 # What a detector's state dict names its backbone; a backbone's own state dict goes without.
@@ -37,10 +37,10 @@ class MutualCheckpointer(Checkpointer):
     fvcore's checkpointer, made safe and strict.
 
     A file is written beside its place and moved there whole, and its sum is kept: see
-    :mod:`~mutualnet_det.checkpoint.kept`. It is read without running code from it. A checkpoint
-    fits the model exactly or is refused; one of a backbone alone (imported, pretrained here or
-    torchvision's) fits the model's backbone exactly. A training may start from a wider network: it
-    goes on with the first channels, one of its sub-networks.
+    :mod:`~mutualnet_det.checkpoint.run_folder`. It is read without running code from it. A
+    checkpoint fits the model exactly or is refused; one of a backbone alone (imported, pretrained
+    here or torchvision's) fits the model's backbone exactly. A training may start from a wider
+    network: it goes on with the first channels, one of its sub-networks.
 
     Args:
         model: a detector of this project, or a classification network: see :func:`network_of`.

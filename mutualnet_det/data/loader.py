@@ -38,7 +38,7 @@ class LoaderError(UserError, RuntimeError):
 
 
 @contextmanager
-def explained_worker_deaths() -> Iterator[None]:
+def explaining_worker_deaths() -> Iterator[None]:
     """LoaderError, with what to do, where PyTorch notices a dead worker: anywhere in a step."""
     try:
         yield

@@ -10,7 +10,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from ..checkpoint import find_weights, load_detector
-from ..config import ConfigError, test_point
+from ..config import ConfigError, eval_point
 from ..distributed import check_same, together, wait_for_first
 from ..evaluation import Grid, evaluate_grid
 from .processes import run_in_processes
@@ -23,7 +23,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> Grid:
     """Evaluate the operating point that the config names."""
     model, calibrations = load_detector(cfg, find_weights(cfg, resume))
     output = os.path.join(cfg.OUTPUT_DIR, "eval")
-    return evaluate_grid(cfg, model, calibrations, [test_point(cfg)], output)
+    return evaluate_grid(cfg, model, calibrations, [eval_point(cfg)], output)
 
 
 def main(args: argparse.Namespace, classification: bool) -> None:

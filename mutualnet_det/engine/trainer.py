@@ -36,13 +36,13 @@ from ..config import (
     ALONE,
     LOSS_TERMS,
     ConfigError,
+    eval_point,
     full_point,
     grid_points,
     is_classification,
-    test_point,
     trained_widths,
 )
-from ..data.loader import build_training_loader, explained_worker_deaths
+from ..data.loader import build_training_loader, explaining_worker_deaths
 from ..data.views import view_at
 from ..distributed import (
     broadcast_weights,
@@ -180,7 +180,7 @@ class MutualTrainer(TrainerBase):
                 self.register_hooks([PutScores(scores)])
                 self._register_late_hooks()
                 self.register_hooks([stop_on_signal])
-                with explained_worker_deaths():
+                with explaining_worker_deaths():
                     super().train(self.start_iter, self.max_iter)
             self.finish()
 
@@ -225,7 +225,7 @@ class MutualTrainer(TrainerBase):
             dict: in the first process, the main metric of every kind there is, box AP first, in
             percent, in Detectron2's form.
         """
-        point = test_point(self.cfg)
+        point = eval_point(self.cfg)
         found: dict[str, dict] = {}
         # After the last step, Detectron2 has counted one more.
         folder = self._evaluation_folder(min(self.iter + 1, max(self.start_iter, self.max_iter)))

@@ -18,7 +18,7 @@ from mutualnet_det.data.loader import (
     SeededMapper,
     TrainingImages,
     build_training_loader,
-    explained_worker_deaths,
+    explaining_worker_deaths,
     training_records,
 )
 
@@ -280,7 +280,7 @@ def test_a_semantic_segmentor_does_not(cfg, with_data, without_annotations):
 def test_a_dead_worker_is_explained_where_it_broke_something_else():
     """PyTorch raises in the midst of whatever goes on, which may fail in its own way for it."""
     with pytest.raises(LoaderError, match="^DataLoader worker .pid 7. is killed.*--resume"):
-        with explained_worker_deaths():
+        with explaining_worker_deaths():
             try:
                 raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
             finally:
@@ -288,5 +288,5 @@ def test_a_dead_worker_is_explained_where_it_broke_something_else():
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="^shapes do not match$"), explained_worker_deaths():
+    with pytest.raises(RuntimeError, match="^shapes do not match$"), explaining_worker_deaths():
         raise RuntimeError("shapes do not match")

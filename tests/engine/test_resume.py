@@ -283,7 +283,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_it_taken(interrupted, ca
     trainer = MutualTrainer(interrupted)
     trainer.resume_or_load(True)
     assert trainer.start_iter == 3
-    warning, taken = [r.getMessage() for r in caplog.records if r.name.endswith(".kept")]
+    warning, taken = [r.getMessage() for r in caplog.records if r.name.endswith(".run_folder")]
     assert str(path) in warning and "truncated" in warning
     assert taken == f"Going on from {path.parent / 'model_0000002.pth'} instead."
 

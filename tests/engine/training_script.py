@@ -15,7 +15,7 @@ import time
 import torch
 from detectron2.utils.env import seed_all_rng
 
-from mutualnet_det.checkpoint import kept, writing
+from mutualnet_det.checkpoint import run_folder, writing
 from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.engine import MutualTrainer, metrics, trainer
 
@@ -94,7 +94,7 @@ def main(cfg, resume=False, kill=None, iteration=None, operation=None, signals=(
         "step": (mutual.optimizer, "step", kill_now),
         "save": (mutual.checkpointer, "save", kill_now),
         "write": (torch, "save", kill_mid_write),
-        "tag": (kept, "mark_last", kill_now),
+        "tag": (run_folder, "mark_last", kill_now),
     }
     if kill is not None:
         owner, name, act = places[kill]

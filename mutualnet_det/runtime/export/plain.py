@@ -11,7 +11,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ...config import test_point
+from ...config import eval_point
 from ...slimmable import OperatingPoint, SlimmableBatchNorm2d, at_width, sliced
 from ..pretrained import Pretrained, check_point
 from .errors import ExportError
@@ -50,7 +50,7 @@ def plain_network(pretrained: Pretrained, point: OperatingPoint) -> nn.Module:
 def _build_plain(cfg: CfgNode, build: Callable[[CfgNode], nn.Module]) -> nn.Module:
     """The plain network, untrained, of the width that ``MUTUALNET.TEST_POINT`` names."""
     model = build(cfg)
-    width = test_point(cfg).width
+    width = eval_point(cfg).width
     # Whatever they are: a checkpoint brings its own.
     statistics = {
         norm: (norm.running_mean[:channels], norm.running_var[:channels])

@@ -1,5 +1,5 @@
 """
-The checkpoints that lie in a run's folder: which is the last, which are as they were written.
+Checkpoints in a run's folder: which is the last one, which are as they were written.
 
 Beside them stand ``last_checkpoint``, Detectron2's, with the name of the last one, and
 ``checkpoints.sha256`` with their sums, as ``sha256sum --check`` reads them. A checkpoint without a
@@ -25,12 +25,12 @@ _NAME = re.compile(rf"model_\d{{7,}}\.pth|{FINAL}\.pth")
 
 
 def name_of(iteration: int) -> str:
-    """What the checkpoint of a training after this iteration is called, without its suffix."""
+    """Name of the checkpoint of a training after this iteration, without its suffix."""
     return f"model_{iteration:07d}"
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The one that is marked as the last, whether or not it is there."""
+    """Path of the checkpoint that is marked as the last, whether or not it is there."""
     try:
         name = (folder / TAG).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def checkpoints(folder: Path, last: Path | None = None) -> list[Path]:
     """
-    The last one, then those of a training that came before it, newest first.
+    List the last checkpoint, then those of a training that came before it, newest first.
 
     Args:
         last: None: the one that is marked. If none is, all of a training are given.
@@ -53,13 +53,13 @@ def checkpoints(folder: Path, last: Path | None = None) -> list[Path]:
 
 
 def _age(path: Path) -> tuple[int, ...]:
-    """Sorts the newest first."""
+    """Key that sorts the newest first."""
     number = re.search(r"\d+", path.name) if _NAME.fullmatch(path.name) else None
     return (0,) if number is None else (1, -int(number[0]))
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a checkpoint; empty if it is as it was written."""
+    """Say what is wrong with a checkpoint; empty if it is as it was written."""
     if not path.is_file():
         return f"{path} is missing"
     expected = _read_sums(path.parent).get(path.name)
@@ -78,9 +78,10 @@ def damage(path: Path) -> str:
 
 def last_good_checkpoint(folder: Path) -> Path | None:
     """
-    The newest checkpoint that is as it was written, marked as the last; None where there is none.
+    Find the newest checkpoint that is as it was written, and mark it as the last.
 
-    Each that is passed over is named in a warning, with the reason.
+    None where there are no checkpoints. Each that is passed over is named in a warning, with the
+    reason.
 
     Raises:
         CheckpointError: naming all that there are, if none is good.
@@ -129,13 +130,14 @@ def add_checkpoint(path: Path, file_sum: str, num_kept: int = 0) -> None:
     """
     files = checkpoints(path.parent, path)
     removed = files[num_kept:] if num_kept else []
-    sums = {name: kept for name, kept in _read_sums(path.parent).items() if name != path.name}
+    sums = _read_sums(path.parent)
+    sums.pop(path.name, None)  # its line becomes the last
     sums[path.name] = file_sum
     gone = {file.name for file in removed}
     with replacing(path.parent / SUMS) as file:
-        for name, kept in sums.items():
+        for name, value in sums.items():
             if name not in gone and (path.parent / name).is_file():
-                file.write(f"{kept}  {name}\n")
+                file.write(f"{value}  {name}\n")
     mark_last(path)
     for file in removed:
         file.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mutualnet_det.checkpoint import CheckpointError, last_good_checkpoint
-from mutualnet_det.checkpoint.kept import (
+from mutualnet_det.checkpoint.run_folder import (
     SUMS,
     TAG,
     add_checkpoint,
