@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import yaml
@@ -179,11 +180,11 @@ def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
         _fail(key, value, "one of " + ", ".join(repr(c) for c in choices))
 
 
-def _is_positive(value: object, types: type | tuple[type, ...]) -> bool:
+def _is_positive(value: Any, types: type | tuple[type, ...]) -> bool:
     return isinstance(value, types) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def _check_widths(key: str, values: Sequence, low: float = 0, high: float = math.inf) -> None:
+def _check_widths(key: str, values: Sequence[Any], low: float = 0, high: float = math.inf) -> None:
     if not all(_is_positive(v, (int, float)) for v in values):
         _fail(key, values, "a list of positive numbers (fractions of the channels)")
     _check_order(key, values, ascending=True)
@@ -191,7 +192,9 @@ def _check_widths(key: str, values: Sequence, low: float = 0, high: float = math
         _fail(key, values, f"widths in MUTUALNET.WIDTH_RANGE, {low:g} to {high:g}")
 
 
-def _check_resolutions(key: str, values: Sequence, low: int = 1, high: float = math.inf) -> None:
+def _check_resolutions(
+    key: str, values: Sequence[Any], low: int = 1, high: float = math.inf
+) -> None:
     if not all(_is_positive(v, int) for v in values):
         _fail(key, values, "a list of positive integers (px)")
     _check_order(key, values, ascending=False)
@@ -199,7 +202,7 @@ def _check_resolutions(key: str, values: Sequence, low: int = 1, high: float = m
         _fail(key, values, f"short sides within MUTUALNET.RESOLUTIONS, {low} to {high} px")
 
 
-def _check_order(key: str, values: Sequence, *, ascending: bool) -> None:
+def _check_order(key: str, values: Sequence[Any], *, ascending: bool) -> None:
     if list(values) != sorted(set(values), reverse=not ascending):
         order = "ascending" if ascending else "descending"
         _fail(key, values, f"{order} values without repeats")
@@ -207,7 +210,7 @@ def _check_order(key: str, values: Sequence, *, ascending: bool) -> None:
 
 def is_classification(cfg: CfgNode) -> bool:
     """Whether the config trains a classification network instead of a detector."""
-    return cfg.MODEL.META_ARCHITECTURE == "MutualClassifier"
+    return bool(cfg.MODEL.META_ARCHITECTURE == "MutualClassifier")
 
 
 def is_semantic(cfg: CfgNode) -> bool:

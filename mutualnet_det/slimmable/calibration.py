@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ def fingerprint(model: nn.Module) -> str:
     for name, parameter in model.named_parameters():
         value = parameter.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -96,20 +96,18 @@ class Calibrations:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._norms = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        }
-        for name, module in self._norms.items():
-            if not isinstance(module, SlimmableBatchNorm2d):
+        self._norms: dict[str, SlimmableBatchNorm2d] = {}
+        for name, module in model.named_modules():
+            if isinstance(module, SlimmableBatchNorm2d):
+                self._norms[name] = module
+            elif isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise ValueError(
                     f"{name} is a {type(module).__name__}: its statistics do not transfer between "
                     "operating points and it cannot be calibrated. Use SlimmableBatchNorm2d, group "
                     "normalisation or frozen batch normalisation there."
                 )
         # Where parameters stand: walking the modules at every switch would cost more than the rest
-        # of it, and a parameter may be replaced by another.
+        # of it, and a parameter may be replaced by another, though never by None.
         self._places = [
             (module._parameters, name)
             for module in model.modules()
@@ -117,7 +115,7 @@ class Calibrations:
             if parameter is not None
         ]
         self._points: dict[OperatingPoint, Statistics] = {}
-        self._fingerprint: str | None = None
+        self._fingerprint = ""  # of what it is known of alone
         self._versions: list[Version] = []
 
     def __contains__(self, point: object) -> bool:
@@ -139,7 +137,7 @@ class Calibrations:
 
     def fingerprint(self) -> str:
         """The fingerprint of the model's weights as they are now."""
-        parameters = [found[name] for found, name in self._places]
+        parameters = [cast(Tensor, owner[name]) for owner, name in self._places]
         if not self._versions or not all(map(Version.is_of, self._versions, parameters)):
             fresh = fingerprint(self.model)
             if self.has_statistics and self._points and fresh != self._fingerprint:
@@ -151,10 +149,7 @@ class Calibrations:
             self._versions = [Version(parameter) for parameter in parameters]
             # The same weights at another address: the model may have moved to another device.
             self._points = {
-                point: {
-                    norm: (m.to(norm.weight.device), v.to(norm.weight.device))
-                    for norm, (m, v) in stats.items()
-                }
+                point: {norm: _beside(norm, stats[norm]) for norm in self._norms.values()}
                 for point, stats in self._points.items()
             }
         return self._fingerprint
@@ -162,7 +157,7 @@ class Calibrations:
     def clear(self) -> None:
         """Forget every point, as after the weights have changed."""
         self._points.clear()
-        self._fingerprint = None
+        self._fingerprint = ""
         self._versions = []
 
     @torch.no_grad()
@@ -230,25 +225,27 @@ class Calibrations:
     @torch.no_grad()
     def copy_to_running(self, point: OperatingPoint) -> None:
         """Make the statistics of ``point``, of full width, the model's running ones."""
-        for norm, (mean, variance) in self._points[point].items():
+        for norm in self._norms.values():
+            mean, variance = self._points[point][norm]
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """
         Plain dicts and tensors: ``{"fingerprint": str, "points": {"0.50x360": {name: [mean,
         variance]}}}``, where name is a norm layer's.
         """
-        names = {norm: name for name, norm in self._norms.items()}
         return {
-            "fingerprint": self._fingerprint or "",
+            "fingerprint": self._fingerprint,
             "points": {
-                str(point): {names[norm]: [m.cpu(), v.cpu()] for norm, (m, v) in stats.items()}
+                str(point): {
+                    name: [each.cpu() for each in stats[norm]] for name, norm in self._norms.items()
+                }
                 for point, stats in self._points.items()
             },
         }
 
-    def load_state_dict(self, state: dict, *, stale: bool = False) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, stale: bool = False) -> None:
         """
         Take over a saved :meth:`state_dict`; points of the same name are replaced.
 
@@ -276,11 +273,17 @@ class Calibrations:
                     "one of the two."
                 )
             points[OperatingPoint.parse(name)] = {
-                norm: tuple(t.to(norm.weight.device) for t in saved[layer])
-                for layer, norm in self._norms.items()
+                norm: _beside(norm, saved[layer]) for layer, norm in self._norms.items()
             }
         if stale:
             # They keep the fingerprint they came with, so that at() without ``stale`` refuses them.
             self._points, self._fingerprint, self._versions = points, state["fingerprint"], []
         else:
             self._points |= points
+
+
+def _beside(norm: SlimmableBatchNorm2d, statistics: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance on the device of the norm they belong to."""
+    mean, variance = statistics
+    device = norm.weight.device
+    return mean.to(device), variance.to(device)

@@ -26,13 +26,14 @@ def gathered_gradients(model: nn.Module) -> Iterator[None]:
     before, shared.leaves = shared.leaves, {}
     try:
         yield
-        leaves = [found for found in shared.leaves.values() if found[1].grad is not None]
+        gathered = [(p, leaf.grad) for p, leaf in shared.leaves.values() if leaf.grad is not None]
     finally:
         shared.leaves = before
     with torch.no_grad():
-        for parameter, _ in leaves:
+        sums = []
+        for parameter, gradient in gathered:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        sums = [parameter.grad[leading(tuple(leaf.shape))] for parameter, leaf in leaves]
+            sums.append(parameter.grad[leading(tuple(gradient.shape))])
         if sums:  # a pass of the full network slices nothing
-            torch._foreach_add_(sums, [leaf.grad for _, leaf in leaves])
+            torch._foreach_add_(sums, [gradient for _, gradient in gathered])

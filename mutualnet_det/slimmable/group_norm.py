@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .channels import Channels
-from .layers import _copy_into
+from .layers import copy_into
 from .norm import SlimmableBatchNorm2d, SlimmableNorm
 from .width import Width
 
@@ -48,7 +48,7 @@ class SlimmableGroupNorm(SlimmableNorm, nn.GroupNorm):
         weight, bias = self._affine()
         count = weight.shape[0]
         norm = nn.GroupNorm(count // self.group_size, count, self.eps).to(weight)
-        return _copy_into(norm, weight=weight, bias=bias)
+        return copy_into(norm, weight=weight, bias=bias)
 
 
 def to_group_norm(module: nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -26,7 +28,8 @@ def joint_batch_norm(
         the normalised input; and of all inputs the mean and the unbiased variance (C,) and how many
         values there are per channel (), without gradients.
     """
-    return _JointBatchNorm.apply(x, weight, bias, eps)
+    y, mean, variance, count = _JointBatchNorm.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call]
+    return y, mean, variance, count
 
 
 class _JointBatchNorm(torch.autograd.Function):
@@ -39,7 +42,9 @@ class _JointBatchNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         channels, count = x.shape[1], x.numel() // x.shape[1]
         sums = torch.zeros(2, channels, dtype=torch.float64, device=x.device)
         if count:
@@ -64,7 +69,7 @@ class _JointBatchNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy, *_):
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, variance, total = ctx.saved_tensors
         count = x.numel() // x.shape[1]
         scale = (variance + ctx.eps).rsqrt()

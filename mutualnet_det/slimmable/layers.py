@@ -7,6 +7,8 @@ the leading slice of each dimension. Weights have the layer's own torch layout.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,11 @@ from torch import Tensor, nn
 from .channels import Channels
 from .versions import Version
 from .width import Width
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Plain = TypeVar("Plain", bound=nn.Module)
 
 
 def leading(counts: tuple[int, ...]) -> tuple[slice, ...]:
@@ -37,7 +44,7 @@ class SliceCache:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[tuple, tuple[Version, Tensor]] = {}
+        self._entries: dict[tuple[str, tuple[int, ...]], tuple[Version, Tensor]] = {}
 
     def get(self, name: str, parameter: Tensor, counts: tuple[int, ...]) -> Tensor:
         """The leading ``counts`` of ``parameter``, contiguous."""
@@ -51,10 +58,10 @@ class SliceCache:
     def clear(self) -> None:
         self._entries.clear()
 
-    def __deepcopy__(self, memo: dict) -> SliceCache:
+    def __deepcopy__(self, memo: dict[int, Any]) -> SliceCache:
         return SliceCache()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[SliceCache], tuple[()]]:
         return (SliceCache, ())
 
 
@@ -74,16 +81,18 @@ class SlimmableLayer(nn.Module):
         self.width = Width() if width is None else width
         self._slices = SliceCache()
 
-    def _slice(self, name: str, *counts: int) -> Tensor | None:
+    def _slice(self, name: str, *counts: int) -> Tensor:
         """The leading ``counts`` of a parameter: with gradients, or a copy that is kept."""
         parameter = self._parameters[name]  # at every forward of every layer: not by getattr
-        if parameter is None:
-            return None
+        assert parameter is not None
         if torch.is_grad_enabled():
             return self._differentiable(parameter, counts)
         if not self.packs:
             return parameter[leading(counts)]
         return self._slices.get(name, parameter, counts)
+
+    def _slice_bias(self, count: int) -> Tensor | None:
+        return None if self._parameters["bias"] is None else self._slice("bias", count)
 
     def _differentiable(self, parameter: Tensor, counts: tuple[int, ...]) -> Tensor:
         leaves = self.width.shared.leaves
@@ -99,7 +108,7 @@ class SlimmableLayer(nn.Module):
         piece = parameter[leading(counts)]
         return piece.contiguous(memory_format=layout(parameter)) if self.packs else piece
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         # A write through ``parameter.data`` leaves no trace in its version; whoever does so while
         # training gets fresh slices when the model is next evaluated.
         self._slices.clear()
@@ -110,7 +119,8 @@ class SlimmableLayer(nn.Module):
         raise NotImplementedError
 
 
-def _copy_into(plain: nn.Module, **tensors: Tensor | None) -> nn.Module:
+def copy_into(plain: Plain, **tensors: Tensor | None) -> Plain:
+    """``plain`` with these values for its parameters and buffers; None leaves one out."""
     with torch.no_grad():
         for name, tensor in tensors.items():
             if tensor is not None:
@@ -131,6 +141,12 @@ class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
     Input (N, Ci, H, W), output (N, Co, H', W'), where Ci and Co are the dimensions' channels at the
     width in force.
     """
+
+    # As torch makes them of the arguments, typed for two dimensions.
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
 
     def __init__(
         self,
@@ -172,9 +188,9 @@ class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
         width = self.width.value
         count_out = self.out_dim.at(width)
         if self.depthwise:
-            return self._slice("weight", count_out), self._slice("bias", count_out), count_out
+            return self._slice("weight", count_out), self._slice_bias(count_out), count_out
         count_in = self.in_dim.at(width)
-        return self._slice("weight", count_out, count_in), self._slice("bias", count_out), 1
+        return self._slice("weight", count_out, count_in), self._slice_bias(count_out), 1
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias, groups = self._active()
@@ -192,7 +208,7 @@ class SlimmableConv2d(SlimmableLayer, nn.Conv2d):
             groups,
             bias=bias is not None,
         ).to(weight)
-        return _copy_into(conv, weight=weight, bias=bias)
+        return copy_into(conv, weight=weight, bias=bias)
 
 
 class SlimmableConvTranspose2d(SlimmableLayer, nn.ConvTranspose2d):
@@ -202,6 +218,10 @@ class SlimmableConvTranspose2d(SlimmableLayer, nn.ConvTranspose2d):
     Its weight is (Ci, Co, Kh, Kw), as in :class:`torch.nn.ConvTranspose2d`. Input (N, Ci, H, W),
     output (N, Co, H', W').
     """
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
 
     def __init__(
         self,
@@ -231,22 +251,23 @@ class SlimmableConvTranspose2d(SlimmableLayer, nn.ConvTranspose2d):
             return self.weight, self.bias
         width = self.width.value
         count_in, count_out = self.in_dim.at(width), self.out_dim.at(width)
-        return self._slice("weight", count_in, count_out), self._slice("bias", count_out)
+        return self._slice("weight", count_in, count_out), self._slice_bias(count_out)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no output_size
         weight, bias = self._active()
         return F.conv_transpose2d(x, weight, bias, self.stride, self.padding)
 
     def plain(self) -> nn.ConvTranspose2d:
         weight, bias = self._active()
         conv = nn.ConvTranspose2d(
-            *weight.shape[:2],
+            weight.shape[0],
+            weight.shape[1],
             self.kernel_size,
             self.stride,
             self.padding,
             bias=bias is not None,
         ).to(weight)
-        return _copy_into(conv, weight=weight, bias=bias)
+        return copy_into(conv, weight=weight, bias=bias)
 
 
 class SlimmableLinear(SlimmableLayer, nn.Linear):
@@ -280,7 +301,7 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
             return self.weight, self.bias
         width = self.width.value
         count_in, count_out = self.in_dim.at(width), self.out_dim.at(width)
-        return self._slice("weight", count_out, count_in), self._slice("bias", count_out)
+        return self._slice("weight", count_out, count_in), self._slice_bias(count_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, *self._active())
@@ -288,4 +309,4 @@ class SlimmableLinear(SlimmableLayer, nn.Linear):
     def plain(self) -> nn.Linear:
         weight, bias = self._active()
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None).to(weight)
-        return _copy_into(linear, weight=weight, bias=bias)
+        return copy_into(linear, weight=weight, bias=bias)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .channels import Channels
 from .joint import joint_batch_norm
-from .layers import SlimmableLayer, _copy_into
+from .layers import SlimmableLayer, copy_into
 from .width import Width, width_of
 
 
@@ -25,6 +25,8 @@ class SlimmableNorm(SlimmableLayer):
     """What slimmable norms have in common: scale and shift of the first channels of ``dim``."""
 
     dim: Channels
+    weight: nn.Parameter
+    bias: nn.Parameter
 
     def _affine(self) -> tuple[Tensor, Tensor]:
         if self.width.is_full:
@@ -43,6 +45,12 @@ class SlimmableBatchNorm2d(SlimmableNorm, nn.BatchNorm2d):
     update the running ones, and once, however often activations are recomputed. An input without
     elements passes unchanged. After :func:`share_statistics`, "the batch" is that of all processes.
     """
+
+    # torch has None for each, for norms without running statistics: there are none such here.
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def __init__(
         self,
@@ -106,7 +114,7 @@ class SlimmableBatchNorm2d(SlimmableNorm, nn.BatchNorm2d):
             raise UncalibratedError(f"Width {self.width.value:g} has no statistics to slice.")
         mean, variance = statistics[self] if statistics else (self.running_mean, self.running_var)
         norm = nn.BatchNorm2d(weight.shape[0], self.eps, self.momentum).to(weight)
-        return _copy_into(
+        return copy_into(
             norm,
             weight=weight,
             bias=bias,

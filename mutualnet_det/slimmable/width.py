@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,14 +32,15 @@ class _Shared:
         self.joint = False
         # Parameters and slices of them by (id of the parameter, counts), while a pass gathers the
         # slices' gradients.
-        self.leaves: dict[tuple, tuple[Tensor, Tensor]] | None = None
+        self.leaves: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] | None = None
         # Held while a width is in force: another thread waits instead of changing it midway.
         self.lock = threading.RLock()
 
-    def __deepcopy__(self, memo: dict) -> _Shared:
-        return memo.setdefault(id(self), _Shared(self.full))
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        copy: _Shared = memo.setdefault(id(self), _Shared(self.full))
+        return copy
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[_Shared], tuple[float]]:
         return (_Shared, (self.full,))
 
 
@@ -97,9 +99,13 @@ def width_of(model: nn.Module) -> Width:
 
     ValueError if the model has no slimmable layer, or layers of different width ranges.
     """
-    width = model.__dict__.get("_width")
+    width: Width | None = model.__dict__.get("_width")
     if width is None:
-        handles = [m.width for m in model.modules() if isinstance(getattr(m, "width", None), Width)]
+        handles = [
+            handle
+            for module in model.modules()
+            if isinstance(handle := getattr(module, "width", None), Width)
+        ]
         if not handles:
             raise ValueError(f"{type(model).__name__} has no slimmable layer, so it has no width.")
         width = handles[0]
