@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..locks import FileLock, LockedError
 from ..slimmable import OperatingPoint
 from .files import replacing
 
@@ -141,7 +139,7 @@ class Progress:
         self.folder = folder
         self.threads = 0
         self._points = tuple(points)
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
 
     def begin(self, identity: Mapping[str, Any], threads: int, resume: bool) -> None:
         """
@@ -179,38 +177,21 @@ class Progress:
             json.dump({"identity": dict(identity), "threads": threads}, file)
         self.threads = threads
 
-    def _locked(self) -> int:
-        """
-        A descriptor that locks the folder: the processes of an evaluation share it, so one that
-        outlives the others still counts.
-        """
-        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return lock
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    os.close(lock)
-                    raise ProgressError(
-                        f"Another evaluation is at work in {self.folder}. Wait until it has "
-                        "finished, stop it, or choose another output folder."
-                    ) from error
-            time.sleep(0.1)
+    def _locked(self) -> FileLock:
+        """The folder's lock, which the processes of an evaluation hold together."""
+        try:
+            return FileLock(self.folder / "lock", timeout=LOCK_TIMEOUT)
+        except LockedError as error:
+            raise ProgressError(
+                f"Another evaluation is at work in {self.folder}. Wait until it has finished, stop "
+                "it, or choose another output folder."
+            ) from error
 
     def close(self) -> None:
         """Let another evaluation begin."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": DupFd(self._lock)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = state["_lock"].detach()
 
     def part(self, number: int) -> Part:
         """The part that one process, numbered from 0, adds to."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime
-import fcntl
 import functools
-import itertools
 import json
 import logging
+import math
 import operator
 import os
 import signal
@@ -29,6 +28,7 @@ from detectron2.config import get_cfg
 from ...config import add_mutualnet_config
 from ...errors import UserError
 from ...files import draft_of, replacing, sha256_of
+from ...locks import FileLock, LockedError
 from .plan import PlanError, Pretraining, Training, flattened
 
 logger = logging.getLogger(__name__)
@@ -206,9 +206,9 @@ def steps_done(run: Training) -> int:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, patient: bool = False) -> Iterator[int]:
+def locked(folder: Path, *, patient: bool = False) -> Iterator[FileLock]:
     """
-    The folder of a comparison, for one process and those that it hands the descriptor down to.
+    The lock on the folder of a comparison, which its runs hold too: see :func:`run_all`.
 
     Args:
         patient: wait until another comparison that is at work there has ended.
@@ -218,27 +218,20 @@ def locked(folder: Path, *, patient: bool = False) -> Iterator[int]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+        lock = FileLock(
+            folder / "lock",
+            timeout=math.inf if patient else LOCK_TIMEOUT,
+            on_wait=lambda: logger.info("Waiting for another comparison in %s to end", folder),
+        )
+    except LockedError as error:
+        raise RunsError(
+            f"Another comparison is at work in {folder}. Wait until it has finished, stop it, or "
+            "choose another output in the plan."
+        ) from error
     except OSError as error:
         raise RunsError(f"{folder} cannot be written: {error.strerror}.") from error
-    try:
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        for attempt in itertools.count():
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline and not patient:
-                    raise RunsError(
-                        f"Another comparison is at work in {folder}. Wait until it has finished, "
-                        "stop it, or choose another output in the plan."
-                    ) from error
-                if attempt == 0:
-                    logger.info("Waiting for another comparison in %s to end", folder)
-            time.sleep(POLL_PERIOD)
+    with lock:
         yield lock
-    finally:
-        os.close(lock)
 
 
 @dataclass
@@ -248,7 +241,7 @@ class _Active:
     run: Training
     commands: list[Sequence[str]]
     variables: dict[str, str]
-    lock: int
+    lock: FileLock
     process: subprocess.Popen | None = field(default=None, init=False)
     begun: float | None = field(init=False)  # s; None if that was in an earlier comparison
 
@@ -263,7 +256,7 @@ class _Active:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self.variables},
-                pass_fds=(self.lock,),
+                pass_fds=(self.lock.fileno(),),
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
 
@@ -282,7 +275,7 @@ def run_all(
     runs: Sequence[Training],
     commands: Commands,
     environments: Sequence[dict[str, str]],
-    lock: int,
+    lock: FileLock,
 ) -> dict[Training, int]:
     """
     Run what is not finished, as many runs at a time as there are environments.
