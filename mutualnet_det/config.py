@@ -181,7 +181,8 @@ def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
 
 
 def _is_positive(value: Any, types: type | tuple[type, ...]) -> bool:
-    return isinstance(value, types) and not isinstance(value, bool) and 0 < value < math.inf
+    is_number = isinstance(value, types) and not isinstance(value, bool)
+    return is_number and bool(0 < value < math.inf)
 
 
 def _check_widths(key: str, values: Sequence[Any], low: float = 0, high: float = math.inf) -> None:
