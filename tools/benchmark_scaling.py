@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import torch
 
+from mutualnet_det.arguments import parse_list_option
 from mutualnet_det.config import load_config
-from mutualnet_det.engine.arguments import take_values
 from mutualnet_det.errors import reported
 from mutualnet_det.lab.bench.scaling import Cluster, Link, Messages, measure, predict, scaling_table
 from mutualnet_det.runtime.device import hardware_name
@@ -45,7 +45,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     args = parser.parse_args(arguments)
     for name in ("processes", "machines"):
-        take_values(parser, args, name, int)
+        parse_list_option(parser, args, name, int)
     return args
 
 

@@ -38,26 +38,24 @@ ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 TIMEOUT = timedelta(minutes=30)
 
 
-def run_in_processes(
-    main: Callable[..., None], args: argparse.Namespace, *arguments: object
-) -> None:
+def run_in_processes(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """
-    Run ``main(args, *arguments)`` in every process of a training.
+    Run ``main(args)`` in every process of a training.
 
     Under torchrun, that is this one; else as many are started as ``--num-gpus`` and
     ``--num-machines`` ask for: on the CPU if ``MODEL.DEVICE`` says so or there are no GPUs. A
     UserError ends them all with its message; so does the death of one of them.
     """
     if all(name in os.environ for name in ENVIRONMENT):
-        _join(main, args, arguments)
+        _join(main, args)
     elif args.num_gpus * args.num_machines == 1:
         with reported():
-            main(args, *arguments)
+            main(args)
     else:
-        _launch(main, args, arguments)
+        _launch(main, args)
 
 
-def _launch(main: Callable[..., None], args: argparse.Namespace, arguments: tuple) -> None:
+def _launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     with reported():
         cfg = load_config(args.config_file, args.opts)
         if cfg.MODEL.DEVICE != "cpu":
@@ -72,7 +70,7 @@ def _launch(main: Callable[..., None], args: argparse.Namespace, arguments: tupl
                 num_machines=args.num_machines,
                 machine_rank=args.machine_rank,
                 dist_url=args.dist_url,
-                args=(main, args, arguments, share_threads(args.num_gpus)),
+                args=(main, args, share_threads(args.num_gpus)),
                 timeout=TIMEOUT,
             )
     except ProcessExitedException as error:
@@ -98,15 +96,15 @@ def limit_threads(threads: int) -> None:
 
 
 def _launched(
-    main: Callable[..., None], args: argparse.Namespace, arguments: tuple, threads: int
+    main: Callable[[argparse.Namespace], None], args: argparse.Namespace, threads: int
 ) -> None:
     limit_threads(threads)
     store = dist.distributed_c10d._get_default_store()
     with _outcome(), watched(store, comm.get_rank(), comm.get_world_size()):
-        _work(main, args, arguments)
+        _work(main, args)
 
 
-def _join(main: Callable[..., None], args: argparse.Namespace, arguments: tuple) -> None:
+def _join(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     rank, world_size, local_rank, local_size = (int(os.environ[name]) for name in ENVIRONMENT)
     store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
     store = own_part(store, rank, world_size)
@@ -129,7 +127,7 @@ def _join(main: Callable[..., None], args: argparse.Namespace, arguments: tuple)
             timeout=TIMEOUT,
         )
         comm.create_local_process_group(local_size)
-        _work(main, args, arguments)
+        _work(main, args)
 
 
 def own_part(store: dist.Store, rank: int, world_size: int) -> dist.Store:
@@ -175,8 +173,8 @@ def _end_together(store: dist.Store, rank: int, world_size: int, error: str) -> 
         sys.exit(f"error: {next(filter(None, errors))}" if rank == 0 else 1)
 
 
-def _work(main: Callable[..., None], args: argparse.Namespace, arguments: tuple) -> None:
-    main(args, *arguments)
+def _work(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    main(args)
     comm.synchronize()
     dist.destroy_process_group()
 

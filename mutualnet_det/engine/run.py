@@ -26,9 +26,9 @@ def evaluate(cfg: CfgNode, resume: bool) -> Grid:
     return evaluate_grid(cfg, model, calibrations, [eval_point(cfg)], output)
 
 
-def main(args: argparse.Namespace, classification: bool) -> None:
+def main(args: argparse.Namespace) -> None:
     """Train, or evaluate with ``--eval-only``: in each process."""
-    configs = together(lambda: setup(args, classification=classification))
+    configs = together(lambda: setup(args))
     together(lambda: check_same(configs))
     cfg = configs[comm.get_rank()]
     if args.eval_only:
@@ -55,12 +55,6 @@ def _check_starts(cfg: CfgNode, starts: list[int]) -> None:
             )
 
 
-def run(*, classification: bool) -> None:
-    """
-    Read the command line and start the processes: see :func:`run_in_processes`.
-
-    Args:
-        classification: train classification networks, or else detectors; a config of the other kind
-            is an error.
-    """
-    run_in_processes(main, default_argument_parser().parse_args(), classification)
+def run() -> None:
+    """Read the command line and start the processes: see :func:`run_in_processes`."""
+    run_in_processes(main, default_argument_parser().parse_args())

@@ -9,7 +9,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..config import ConfigError, check_output_dir, is_classification, load_config
+from ..config import ConfigError, check_output_dir, load_config
 from ..data.check import check_datasets
 from ..data.coco import DatasetError
 from ..data.sampler import check_share
@@ -17,19 +17,17 @@ from ..evaluation.task import dataset_name
 from .trainer import check_start
 
 
-def setup(args: argparse.Namespace, *, classification: bool) -> CfgNode:
+def setup(args: argparse.Namespace) -> CfgNode:
     """
     The checked config of a run, with OUTPUT_DIR, loggers and seeds set up.
 
     Args:
         args: of Detectron2's ``default_argument_parser``.
-        classification: whether the tool trains classification networks, or else detectors.
 
     Raises:
-        ConfigError: before anything is written; also for a config of the other tool.
+        ConfigError: before anything is written.
     """
     cfg = load_config(args.config_file, args.opts)
-    _check_tool(cfg, classification)
     if not cfg.SOLVER.REFERENCE_WORLD_SIZE:  # with one, the batch follows the processes
         check_share(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
     check_output_dir(cfg.OUTPUT_DIR)
@@ -48,17 +46,3 @@ def setup(args: argparse.Namespace, *, classification: bool) -> CfgNode:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mutualnet_det")
     check_datasets(cfg)
     return cfg
-
-
-def _check_tool(cfg: CfgNode, classification: bool) -> None:
-    if is_classification(cfg) == classification:
-        return
-    expected = "'MutualClassifier'" if classification else "a detector's, such as 'MutualRCNN'"
-    other = (
-        "Detectors are trained by tools/train_net.py"
-        if classification
-        else "Classification networks are trained by tools/pretrain_backbone.py"
-    )
-    raise ConfigError(
-        f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}; expected {expected}. {other}."
-    )

@@ -166,7 +166,7 @@ def test_what_cannot_be_evaluated_is_told_before_training(tmp_path, training_cfg
     args = argparse.Namespace(config_file=str(path), opts=[], resume=False, eval_only=False)
     message = "TEST.EVAL_PERIOD is 10; expected 0.* evaluated on one data set; DATASETS.TEST is"
     with pytest.raises(ConfigError, match=message):
-        setup(args, classification=False)
+        setup(args)
 
 
 def test_a_failed_evaluation_costs_no_steps_and_is_made_up_for(build, monkeypatch):
