@@ -7,7 +7,6 @@ and time, the query table.
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
-from mutualnet_det.calibration import calibrate_points, calibration_images
+from mutualnet_det.arguments import parse_list_option
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import (
     ConfigError,
@@ -25,10 +24,8 @@ from mutualnet_det.config import (
     grid_points,
     load_config,
 )
-from mutualnet_det.data.check import check_datasets
-from mutualnet_det.engine.arguments import take_values
 from mutualnet_det.errors import reported
-from mutualnet_det.evaluation import evaluate_grid, reuse_calibrations
+from mutualnet_det.evaluation import evaluate_grid
 from mutualnet_det.runtime.device import hardware_name
 from mutualnet_det.slimmable import OperatingPoint
 
@@ -84,7 +81,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if args.points and (args.widths or args.resolutions):
         parser.error("--points lists whole operating points: give no --widths or --resolutions")
     for name, kind in (("points", OperatingPoint.parse), ("widths", float), ("resolutions", int)):
-        take_values(parser, args, name, kind)
+        parse_list_option(parser, args, name, kind)
     return args
 
 
@@ -144,25 +141,15 @@ def main(args: argparse.Namespace) -> None:
     # As in training, --resume goes for the last checkpoint; weights named beside it come first.
     last = args.resume and "MODEL.WEIGHTS" not in args.opts
     cfg.MODEL.WEIGHTS = find_weights(cfg, resume=last)
-    model, calibrations = load_detector(cfg, cfg.MODEL.WEIGHTS)
-    if all(point in calibrations for point in points):
-        cfg.DATASETS.TRAIN = ()  # training images are for calibrating alone
     cfg.freeze()
-    reuse_calibrations(cfg, calibrations, output)
-    needed = cfg.clone()
-    if all(point in calibrations for point in points):
-        needed.defrost()
-        needed.DATASETS.TRAIN = ()
-    check_datasets(needed)
-    images = calibration_images(cfg) if needed.DATASETS.TRAIN else None
-
+    model, calibrations = load_detector(cfg, cfg.MODEL.WEIGHTS)
     grid = evaluate_grid(
         cfg,
         model,
         calibrations,
         points,
         output,
-        calibrate=functools.partial(calibrate_points, cfg, model, calibrations, images=images),
+        calibrate=True,
         resume=args.resume,
         devices=devices,
     )

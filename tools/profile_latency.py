@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from detectron2.utils.logger import setup_logger
 
-from mutualnet_det.calibration import calibrate_points
 from mutualnet_det.config import load_config
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation.profile import profile_config, profile_folder, profiling_images
@@ -102,13 +101,7 @@ def main(args: argparse.Namespace) -> None:
     overrides = ["MODEL.DEVICE", args.device] if args.device else []
     cfg = load_config(args.config_file, [*args.opts, *overrides])
     images = profiling_images(cfg, args.image_folder, args.images)
-
-    def calibrate(model, calibrations, points) -> None:
-        calibrate_points(cfg, model, calibrations, points, images=images)
-
-    profile = profile_config(
-        cfg, images, args.images, calibrate=calibrate, detections=args.detections
-    )
+    profile = profile_config(cfg, images, args.images, detections=args.detections)
     print(f"\n{profile}")
 
 

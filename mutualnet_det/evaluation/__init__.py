@@ -1,7 +1,7 @@
 """What a trained model costs and how well it detects, at every operating point of a grid."""
 
-from .grid import evaluate_grid, reuse_calibrations
+from .grid import evaluate_grid
 from .results import Grid, GridRow
 from .scoring import KINDS
 
-__all__ = ["KINDS", "Grid", "GridRow", "evaluate_grid", "reuse_calibrations"]
+__all__ = ["KINDS", "Grid", "GridRow", "evaluate_grid"]

@@ -15,13 +15,15 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from torch import nn
 
+from ..calibration import calibrate_points, calibration_images
 from ..checkpoint import (
     CALIBRATIONS_FILE,
     CheckpointError,
@@ -30,6 +32,7 @@ from ..checkpoint import (
     write_calibrations,
 )
 from ..config import check_points, is_classification
+from ..data.check import check_datasets
 from ..data.images import read_record
 from ..errors import UserError
 from ..modeling.parts import has_norms_behind_backbone
@@ -73,7 +76,7 @@ def evaluate_grid(
     points: Sequence[OperatingPoint],
     output_dir: str | Path,
     *,
-    calibrate: Callable[[list[OperatingPoint]], None] | None = None,
+    calibrate: bool = False,
     resume: bool = False,
     devices: Sequence[str] = (),
 ) -> Grid:
@@ -82,8 +85,10 @@ def evaluate_grid(
 
     Args:
         model: a detector or a classifier, as ``cfg`` says.
-        calibrations: of ``model``; those that the checkpoint lacks are added.
-        calibrate: calibrates points that are not yet; called with those of one resolution.
+        calibrations: of ``model``; those of points that lack are added, as far as an evaluation
+            with the same weights and settings has left them in ``output_dir``.
+        calibrate: whether the rest is calibrated, on images of ``DATASETS.TRAIN``, which are
+            needed for nothing else.
         resume: continue what is in ``output_dir``, if anything, instead of starting afresh.
         devices: of several processes to divide the work among, such as "cuda:0" and "cuda:1", or
             "cpu" twice; they build the model from ``cfg`` and copy its weights. None: this process
@@ -97,8 +102,9 @@ def evaluate_grid(
 
     Raises:
         ConfigError: for a point outside the trained range, or given twice.
-        DatasetError: for a data set without objects, an image that does not decode or is not of the
-            size the data set says.
+        DatasetError: before any long work, see :func:`mutualnet_det.data.check.check_datasets`; for
+            a data set without objects, an image that does not decode or is not of the size the data
+            set says.
         ProgressError: on ``resume``, if there are results of other weights, points, data or
             settings; if another evaluation is at work there.
         UncalibratedError: for a point that is not calibrated, without ``calibrate``.
@@ -108,10 +114,22 @@ def evaluate_grid(
         raise ValueError("points is empty: a grid has at least one operating point.")
     check_points(points, cfg)
     points = sorted(points)
+    output = Path(output_dir)
+    if all(point in calibrations for point in points):
+        cfg = _without_training_data(cfg)
+    kept = _reuse_calibrations(cfg, calibrations, output)
+    missing = [point for point in points if point not in calibrations]
+    if missing and not calibrate:
+        raise UncalibratedPointError(
+            f"Operating points without calibration: {', '.join(map(str, missing))}. Calibrated are "
+            f"{', '.join(map(str, sorted(calibrations))) or 'none'}. tools/eval_grid.py --points "
+            "calibrates any point, on training images."
+        )
+    check_datasets(cfg if missing else _without_training_data(cfg))
+    images = calibration_images(cfg) if missing else []
     task = build_task(cfg, model)
     run = _describe(cfg, model, calibrations, points, task)
 
-    output = Path(output_dir)
     progress = Progress(output / "progress", points)
     if resume and (output / "grid.json").exists() and not progress.folder.exists():
         finished = Grid.load(output / "grid.json")
@@ -135,7 +153,7 @@ def evaluate_grid(
             )
         with evaluating(model, progress.threads):
             run["device"] = device_name(model.device)
-            _calibrate(cfg, calibrations, points, calibrate, output)
+            _calibrate(cfg, model, calibrations, missing, images, kept, output)
             costs = task.costs(points, calibrations.at)
             job = _job(cfg, task, costs, progress, output)
             shared = Shared(job, max(len(devices), 1))
@@ -249,12 +267,21 @@ def _as_json(value: Any) -> Any:
 # Before the images -------------------------------------------------------------------------------
 
 
-def reuse_calibrations(
-    cfg: CfgNode, calibrations: Calibrations, output_dir: str | Path
+def _without_training_data(cfg: CfgNode) -> CfgNode:
+    """A config for points that are calibrated, which is all that training images are for."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = ()
+    cfg.freeze()
+    return cfg
+
+
+def _reuse_calibrations(
+    cfg: CfgNode, calibrations: Calibrations, output: Path
 ) -> list[OperatingPoint]:
     """
     Add what ``calibrations`` lacks of those that an evaluation with the same weights and settings
-    made and kept in ``output_dir``.
+    made and kept in ``output``.
 
     Returns:
         all points that it kept; none if the weights or settings were others.
@@ -262,7 +289,7 @@ def reuse_calibrations(
     Raises:
         CheckpointError: for a file that is broken; to delete it helps.
     """
-    path = Path(output_dir) / CALIBRATIONS_FILE
+    path = output / CALIBRATIONS_FILE
     if not path.exists():
         return []
     try:
@@ -280,20 +307,15 @@ def reuse_calibrations(
 
 def _calibrate(
     cfg: CfgNode,
+    model: nn.Module,
     calibrations: Calibrations,
-    points: Sequence[OperatingPoint],
-    calibrate: Callable[[list[OperatingPoint]], None] | None,
+    missing: Sequence[OperatingPoint],
+    images: list[np.ndarray],
+    kept: list[OperatingPoint],
     output: Path,
 ) -> None:
+    """Calibrate what is missing, and keep it in ``output`` beside the points that are there."""
     path = output / CALIBRATIONS_FILE
-    kept = reuse_calibrations(cfg, calibrations, output)
-    missing = [point for point in points if point not in calibrations]
-    if missing and calibrate is None:
-        raise UncalibratedPointError(
-            f"Operating points without calibration: {', '.join(map(str, missing))}. Calibrated are "
-            f"{', '.join(map(str, sorted(calibrations))) or 'none'}. tools/eval_grid.py --points "
-            "calibrates any point, on training images."
-        )
     # Beside these results, calibrations of other weights would mislead.
     if path.exists():
         state, _ = read_calibrations(str(path))
@@ -305,7 +327,7 @@ def _calibrate(
         logger.info(
             "Calibrating %s (%d of %d done)", ", ".join(map(str, group)), done, len(missing)
         )
-        calibrate(group)
+        calibrate_points(cfg, model, calibrations, group, images)
         done += len(group)
         kept += group
         settings = _calibration_settings(cfg, calibrations)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from tabulate import tabulate
-from torch import nn
 
+from ..calibration import calibrate_points
 from ..checkpoint import load_detector
 from ..config import check_output_dir, grid_points, is_classification
 from ..data.classification import load_classification_records
@@ -176,10 +175,9 @@ def _with_latency(
 
 def profile_config(
     cfg: CfgNode,
-    images: Sequence[np.ndarray],
+    images: list[np.ndarray],
     num_forwards: int,
     *,
-    calibrate: Callable[[nn.Module, Calibrations, list[OperatingPoint]], None],
     detections: int | None = None,
 ) -> Profile:
     """
@@ -187,9 +185,9 @@ def profile_config(
     random ones.
 
     Args:
-        images: arrays (H, W, 3) of ``INPUT.FORMAT``.
+        images: arrays (H, W, 3) of ``INPUT.FORMAT``; points that the weights' checkpoint has no
+            statistics of are calibrated on them.
         num_forwards: how many are timed at each point.
-        calibrate: calibrates the points that the weights' checkpoint has no statistics of.
         detections: per image, at every point, see
             :func:`~mutualnet_det.evaluation.latency.equal_detections`; None: what is found.
     """
@@ -206,7 +204,7 @@ def profile_config(
     with equal:
         missing = [point for point in points if point not in calibrations]
         if missing:
-            calibrate(model, calibrations, missing)
+            calibrate_points(cfg, model, calibrations, missing, images)
         if is_classification(cfg):
             costs = classification_costs(model.backbone, points)
         else:

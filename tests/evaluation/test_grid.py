@@ -27,6 +27,7 @@ from mutualnet_det.data.coco import DatasetError, register_coco
 from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.evaluation import detection as detection_module
 from mutualnet_det.evaluation import forward as forward_module
+from mutualnet_det.evaluation import grid as grid_module
 from mutualnet_det.evaluation import workers as workers_module
 from mutualnet_det.evaluation.cost import Cost, count_cost, padded_sizes
 from mutualnet_det.evaluation.latency import infer
@@ -148,32 +149,44 @@ def dataset(tmp_path):
 
 
 @pytest.fixture
-def setting(make_slimmable_config, make_model, dataset):
-    """cfg, model, calibrations and a function that calibrates points."""
+def asked(monkeypatch):
+    """The groups of points that were calibrated, one after the other: on noise, to be quick."""
+    groups = []
 
-    def make(*overrides):
+    def calibrate(cfg, model, calibrations, points, images):
+        groups.append(points)
+        calibrate_on_noise(model, calibrations, points)
+
+    monkeypatch.setattr(grid_module, "calibration_images", lambda cfg: [])
+    monkeypatch.setattr(grid_module, "calibrate_points", calibrate)
+    return groups
+
+
+def calibrate_on_noise(model, calibrations, points):
+    for point in points:
+        batch = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        calibrations.calibrate(point, [batch], model.backbone)
+
+
+@pytest.fixture
+def setting(make_slimmable_config, make_model, dataset, asked):
+    """cfg, model and calibrations; of ``points`` they are there, as in a checkpoint."""
+
+    def make(*overrides, points=()):
         cfg = make_slimmable_config(
             *("DATASETS.TEST", (dataset,), "INPUT.FORMAT", "RGB", *overrides)
         )
         model = make_model(cfg)
         model.__class__ = Oracle
         calibrations = Calibrations(model)
-
-        def calibrate(points):
-            for point in points:
-                batch = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-                calibrations.calibrate(point, [batch], model.backbone)
-
-        return cfg, model, calibrations, calibrate
+        calibrate_on_noise(model, calibrations, points)
+        return cfg, model, calibrations
 
     return make
 
 
 def evaluate(setting, output, points=POINTS, **kwargs):
-    cfg, model, calibrations, calibrate = setting
-    return evaluate_grid(
-        cfg, model, calibrations, points, output, **{"calibrate": calibrate, **kwargs}
-    )
+    return evaluate_grid(*setting, points, output, **{"calibrate": True, **kwargs})
 
 
 def by_hand(folder, point, iou_type):
@@ -212,7 +225,7 @@ def test_ap_equals_pycocotools_by_hand(quick, setting, tmp_path):
 
 
 def test_ap_equals_detectron2s_evaluator(quick, setting, tmp_path, dataset):
-    cfg, model, calibrations, calibrate = made = setting()
+    cfg, model, calibrations = made = setting()
     point = OperatingPoint(0.5, 80)
     grid = evaluate(made, tmp_path / "grid", [point])
     mapper = DatasetMapper(
@@ -237,7 +250,7 @@ def test_ap_equals_detectron2s_evaluator(quick, setting, tmp_path, dataset):
 
 
 def test_costs_are_those_of_the_images(setting, tmp_path):
-    cfg, model, calibrations, _ = made = setting()
+    cfg, model, calibrations = made = setting()
     grid = evaluate(made, tmp_path / "grid")
     row = grid.rows[1]
     assert row.point == OperatingPoint(0.25, 96)
@@ -300,37 +313,42 @@ def test_latency_is_without_the_first_forward_after_a_change(quick, setting, tmp
     assert [row.latency[grid.run["device"]].p95 for row in grid.rows] == [2.0] * len(POINTS)
 
 
-def test_calibrates_only_what_is_missing(quick, setting, tmp_path):
-    cfg, model, calibrations, calibrate = setting()
-    calibrate([POINTS[0]])
-    asked = []
-    evaluate(
-        (cfg, model, calibrations, lambda points: (asked.append(points), calibrate(points))),
-        tmp_path / "grid",
-    )
+def test_calibrates_only_what_is_missing(quick, setting, asked, tmp_path):
+    evaluate(setting(points=POINTS[:1]), tmp_path / "grid")
     assert asked == [[POINTS[2]], [POINTS[1], POINTS[3]]]  # those of a resolution together
 
 
-def refuse(points):
-    raise AssertionError(f"{points} are calibrated already")
+def test_training_images_are_asked_for_only_to_calibrate_and_before_anything_is_written(
+    quick, setting, asked, tmp_path, monkeypatch
+):
+    made = setting("DATASETS.TRAIN", ("nowhere",), points=POINTS[:1])
+    with pytest.raises(DatasetError, match="DATASETS.TRAIN names 'nowhere'"):
+        evaluate(made, tmp_path / "grid", POINTS[:2])
+
+    def no_images(cfg):
+        raise DatasetError("no training image can be read")
+
+    monkeypatch.setattr(grid_module, "calibration_images", no_images)
+    with pytest.raises(DatasetError, match="no training image can be read"):
+        evaluate(setting(points=POINTS[:1]), tmp_path / "grid", POINTS[:2])
+    assert not asked and not (tmp_path / "grid").exists()
+    grid = evaluate(made, tmp_path / "grid", POINTS[:1])
+    assert not asked and grid.run["identity"]["DATASETS.TRAIN"] == []
 
 
-def test_calibrations_are_kept_for_the_next_evaluation(quick, setting, tmp_path):
+def test_calibrations_are_kept_for_the_next_evaluation(quick, setting, asked, tmp_path):
     first, second = POINTS[:2], POINTS[2:]
-    cfg, model, calibrations, calibrate = setting()
-    calibrate(first[:1])  # as in the checkpoint
-    evaluate((cfg, model, calibrations, calibrate), tmp_path / "grid", first)
+    cfg, model, calibrations = made = setting(points=first[:1])
+    evaluate(made, tmp_path / "grid", first)
     state, settings = read_calibrations(str(tmp_path / "grid" / "calibrations.pth"))
     assert list(state["points"]) == [str(first[1])]  # without those of the checkpoint
     assert state["fingerprint"] == calibrations.fingerprint()
     assert settings["MUTUALNET.CALIBRATION.NUM_IMAGES"] == cfg.MUTUALNET.CALIBRATION.NUM_IMAGES
 
-    again = setting()
-    again[3](first[:1])
-    evaluate(again, tmp_path / "grid", first, calibrate=refuse)
-    made = setting()
-    made[3](first[:1])
-    evaluate(made, tmp_path / "grid", second)
+    asked.clear()
+    evaluate(setting(points=first[:1]), tmp_path / "grid", first)
+    assert not asked
+    evaluate(setting(points=first[:1]), tmp_path / "grid", second)
     state, _ = read_calibrations(str(tmp_path / "grid" / "calibrations.pth"))
     assert list(state["points"]) == [str(point) for point in (first[1], *second)]
 
@@ -340,12 +358,10 @@ def scale_weights(made):
         next(made[1].parameters()).mul_(1.01)
 
 
-def test_calibrations_of_other_settings_or_weights_are_made_anew(quick, setting, tmp_path):
-    asked = []
-
-    def calibrate_with(made):
-        return lambda points: (asked.extend(points), made[3](points))
-
+def test_calibrations_of_other_settings_or_weights_are_made_anew(
+    quick, setting, asked, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(grid_module, "check_datasets", lambda cfg: None)  # there is no "other"
     evaluate(setting(), tmp_path / "grid", POINTS[:1])
     for overrides in (
         ("MUTUALNET.CALIBRATION.NUM_IMAGES", 2),
@@ -353,41 +369,40 @@ def test_calibrations_of_other_settings_or_weights_are_made_anew(quick, setting,
         ("MUTUALNET.BAD_RECORDS", "skip"),
         ("INPUT.MAX_SIZE_TEST", 150),
     ):
-        made = setting(*overrides)
         asked.clear()
-        evaluate(made, tmp_path / "grid", POINTS[:1], calibrate=calibrate_with(made))
-        assert asked == POINTS[:1]
+        evaluate(setting(*overrides), tmp_path / "grid", POINTS[:1])
+        assert asked == [POINTS[:1]]
     made = setting("DATASETS.TRAIN", ("other",))
     scale_weights(made)
     asked.clear()
-    evaluate(made, tmp_path / "grid", POINTS[:1], calibrate=calibrate_with(made))
-    assert asked == POINTS[:1]
+    evaluate(made, tmp_path / "grid", POINTS[:1])
+    assert asked == [POINTS[:1]]
     # Where the checkpoint has them all, those of other weights would mislead.
-    made = setting()
-    made[3](POINTS[:1])
-    evaluate(made, tmp_path / "grid", POINTS[:1], calibrate=refuse)
+    asked.clear()
+    evaluate(setting(points=POINTS[:1]), tmp_path / "grid", POINTS[:1])
+    assert not asked
     assert not (tmp_path / "grid" / "calibrations.pth").exists()
 
 
 @pytest.mark.parametrize("norm", ["", "BN"])
 def test_calibrations_depend_on_what_is_behind_the_backbone_if_norms_are(
-    quick, setting, tmp_path, norm
+    quick, setting, tmp_path, norm, monkeypatch
 ):
     """A mask head is given the detections: how many they are decides on its statistics."""
     common = ("MODEL.ROI_MASK_HEAD.NORM", norm, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
 
     def calibrated(*overrides):
-        cfg, model, calibrations, _ = setting(*common, *overrides)
         asked = []
 
-        def calibrate(points):
+        def calibrate(cfg, model, calibrations, points, images):
             for point in points:
                 asked.append(point)
                 batch = [{"image": torch.rand(3, 64, 64) * 255}]
                 # Not the oracle's, which has no use for its heads.
                 calibrations.calibrate(point, [batch], partial(MutualRCNN.inference, model))
 
-        evaluate((cfg, model, calibrations, calibrate), tmp_path / "grid", POINTS[:1])
+        monkeypatch.setattr(grid_module, "calibrate_points", calibrate)
+        evaluate(setting(*common, *overrides), tmp_path / "grid", POINTS[:1])
         return bool(asked)
 
     assert calibrated()
@@ -409,12 +424,12 @@ def test_broken_calibrations_can_be_deleted(quick, setting, tmp_path):
 
 def test_without_calibration(quick, setting, tmp_path):
     with pytest.raises(UncalibratedError, match=r"0\.25x64, 0\.25x96, 1\.00x64, 1\.00x96"):
-        evaluate(setting(), tmp_path / "grid", calibrate=None)
+        evaluate(setting(), tmp_path / "grid", calibrate=False)
 
 
 @pytest.mark.parametrize("killed_after", [0, 1, 7, 18, 19])
 def test_a_killed_evaluation_resumed_equals_an_undisturbed_one(
-    quick, setting, tmp_path, monkeypatch, killed_after
+    quick, setting, asked, tmp_path, monkeypatch, killed_after
 ):
     evaluate(setting(), tmp_path / "undisturbed")
     monkeypatch.setattr(workers_module, "COMMIT_PERIOD", 0)  # an image at a time
@@ -423,11 +438,10 @@ def test_a_killed_evaluation_resumed_equals_an_undisturbed_one(
         evaluate(setting(), tmp_path / "killed")
     assert not (tmp_path / "killed" / "grid.json").exists()
 
-    def no_calibration(points):
-        raise AssertionError(f"{points} were calibrated before the kill")
-
+    asked.clear()  # all were calibrated before the kill
     Oracle.forwards, Oracle.stop_after = 0, math.inf
-    evaluate(setting(), tmp_path / "killed", resume=True, calibrate=no_calibration)
+    evaluate(setting(), tmp_path / "killed", resume=True)
+    assert not asked
     images_done = killed_after // len(POINTS)
     expected = (len(SIZES) - images_done) * len(POINTS) + MEMORY_FORWARDS
     assert Oracle.forwards == expected
@@ -525,18 +539,18 @@ def test_without_masks(quick, setting, tmp_path):
 
 
 def test_no_detection_at_all(quick, setting, tmp_path, monkeypatch):
-    cfg, model, calibrations, calibrate = setting()
+    cfg, model, calibrations = made = setting()
     model.pixel_mean.data.fill_(0)
     for path in (tmp_path / "images").iterdir():  # nothing in the pictures
         Image.new("RGB", Image.open(path).size).save(path)
-    grid = evaluate((cfg, model, calibrations, calibrate), tmp_path / "grid")
+    grid = evaluate(made, tmp_path / "grid")
     assert all(row.score(kind) == 0 for row in grid.rows for kind in ("box", "mask"))
     # By time, it may be another one.
     assert [entry.point for entry in grid.query_table().by_gflops()] == [POINTS[0]]
 
 
 def test_leaves_the_model_as_it_was(quick, setting, tmp_path):
-    cfg, model, calibrations, calibrate = made = setting()
+    cfg, model, calibrations = made = setting()
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     evaluate(made, tmp_path / "grid")

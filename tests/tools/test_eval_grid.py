@@ -14,6 +14,7 @@ from mutualnet_det import add_mutualnet_config
 from mutualnet_det.checkpoint import CheckpointError, MutualCheckpointer
 from mutualnet_det.config import ConfigError, load_config
 from mutualnet_det.evaluation import Grid
+from mutualnet_det.evaluation import grid as grid_module
 from mutualnet_det.slimmable import OperatingPoint
 from tools import eval_grid as tool
 
@@ -163,8 +164,8 @@ def test_from_a_checkpoint_to_the_query_table(run, tmp_path, capsys, monkeypatch
     def refuse(*args, **kwargs):
         raise AssertionError("calibrated a second time")
 
-    monkeypatch.setattr(tool, "calibration_images", refuse)
-    monkeypatch.setattr(tool, "calibrate_points", refuse)
+    monkeypatch.setattr(grid_module, "calibration_images", refuse)
+    monkeypatch.setattr(grid_module, "calibrate_points", refuse)
     run()
     assert (output / "grid" / "grid.json").stat().st_mtime_ns > before
 
