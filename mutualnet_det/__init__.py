@@ -10,20 +10,12 @@ import os
 from . import modeling  # noqa: F401  (registers)
 from .config import add_mutualnet_config, load_config
 from .data.classification import register_builtin
-from .data.shapes.classes import register_shapes_classes
-from .data.shapes.keypoints import register_shapes_keypoints
-from .data.shapes.objects import register_shapes
-from .data.shapes.panoptic import register_shapes_panoptic
-from .data.shapes.semantic import register_shapes_semantic
+from .data.shapes import register_shapes
 from .runtime import export  # noqa: F401  (registers)
 from .slimmable import OperatingPoint
 
 _root = os.environ.get("DETECTRON2_DATASETS", "datasets")
 register_shapes(_root)
-register_shapes_keypoints(_root)
-register_shapes_panoptic(_root)
-register_shapes_semantic(_root)
-register_shapes_classes(_root)
 register_builtin(_root)
 
 __version__ = "0.1.0"

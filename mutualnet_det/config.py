@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -451,6 +452,23 @@ def load_config(config_file: str, opts: Sequence[str] | None = None) -> CfgNode:
     check_config(cfg)
     cfg.freeze()
     return cfg
+
+
+def flattened(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """
+    A config's keys, with dots in their names, and values as they read back from JSON: no tuples.
+
+    Args:
+        node: a config, or what YAML reads of one that was written to a file.
+        prefix: of the names.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
+    return flat
 
 
 def check_num_gpus(num_gpus: int) -> None:

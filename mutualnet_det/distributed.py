@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from .config import ConfigError
+from .config import ConfigError, flattened
 from .errors import UserError
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def together(work: Callable[[], T]) -> list[T]:
 
 def check_same(configs: Sequence[CfgNode]) -> None:
     """ConfigError, naming the key, if the configs of two ranks differ."""
-    flat = [dict(_flat(cfg)) for cfg in configs]
+    flat = [flattened(cfg) for cfg in configs]
     for rank, values in enumerate(flat):
         for key in sorted(values.keys() | flat[0].keys()):
             mine, first = values.get(key), flat[0].get(key)
@@ -60,14 +60,6 @@ def check_same(configs: Sequence[CfgNode]) -> None:
                     f"{key} is {mine!r} on rank {rank} and {first!r} on rank 0; expected one "
                     "value. Give every machine the same command, and the same file."
                 )
-
-
-def _flat(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
-    pairs: list[tuple[str, object]] = []
-    for key, value in node.items():
-        is_node = isinstance(value, CfgNode)
-        pairs += _flat(value, f"{prefix}{key}.") if is_node else [(prefix + key, value)]
-    return pairs
 
 
 def wait_for_first() -> None:

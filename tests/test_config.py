@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mutualnet_det import OperatingPoint, load_config
 from mutualnet_det.config import (
@@ -11,6 +12,7 @@ from mutualnet_det.config import (
     check_output_dir,
     check_points,
     eval_point,
+    flattened,
     full_point,
     grid_points,
     has_semantic_head,
@@ -270,3 +272,14 @@ def test_points_outside_or_repeated_are_named():
             check_points([point], cfg)
     with pytest.raises(ConfigError, match="0.50x96 is given twice"):
         check_points([OperatingPoint(0.5, 96)] * 2, cfg)
+
+
+def test_flattened_names_keys_as_overrides_do():
+    cfg = load_config(
+        QUICKSTART, ["SOLVER.STEPS", "(4, 5)", "MUTUALNET.GRID.WIDTHS", "(0.25, 1.0)"]
+    )
+    flat = flattened(cfg)
+    assert flat["SOLVER.STEPS"] == [4, 5] and flat["MUTUALNET.GRID.WIDTHS"] == [0.25, 1.0]
+    assert flat["MODEL.RPN.HEAD_NAME"] == cfg.MODEL.RPN.HEAD_NAME
+    assert not any(isinstance(value, dict) for value in flat.values())
+    assert flattened(yaml.safe_load(cfg.dump())) == flat  # as grid.json holds it

@@ -20,6 +20,7 @@ from detectron2.utils.events import (
 
 from ..evaluation.latency import resident_memory
 from ..files import replacing
+from ..progress_log import clock
 from .sampling import FULL, NARROWEST, RANDOM
 from .timing import StepTimer
 
@@ -155,7 +156,7 @@ class ProgressPrinter(EventWriter):
         done = storage.iter + 1
         parts = [f"{done}/{self._max_iter} {done / self._max_iter:.0%}"]
         if "eta_seconds" in now:
-            parts[0] += f" {_clock(now['eta_seconds'])} left"
+            parts[0] += f" {clock(now['eta_seconds'])} left"
         losses = [
             f"{kind} {histories[f'{kind}/total_loss'].median(WRITE_PERIOD):.2f}"
             for kind in (FULL, NARROWEST, RANDOM)
@@ -173,12 +174,6 @@ class ProgressPrinter(EventWriter):
         if state:
             parts.append(", ".join(state))
         logger.info(" | ".join(parts))
-
-
-def _clock(seconds: float) -> str:
-    """Hours, however many, minutes and seconds."""
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def build_writers(output_dir: str, start: int, max_iter: int) -> list[EventWriter]:

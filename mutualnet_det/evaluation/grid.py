@@ -8,13 +8,11 @@ evaluation that was killed continues where it was.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import importlib.metadata
 import itertools
 import json
 import logging
 import platform
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,11 +29,12 @@ from ..checkpoint import (
     read_calibrations,
     write_calibrations,
 )
-from ..config import check_points, is_classification
+from ..config import check_points, flattened, is_classification
 from ..data.check import check_datasets
 from ..data.images import read_record
 from ..errors import UserError
 from ..modeling.parts import has_norms_behind_backbone
+from ..progress_log import ProgressLog
 from ..runtime.device import device_name, hardware_name
 from ..slimmable import Calibrations, OperatingPoint, UncalibratedError
 from .cost import Cost
@@ -55,8 +54,6 @@ from .workers import (
 )
 
 logger = logging.getLogger(__name__)
-
-LOG_PERIOD = 5.0  # s
 
 # How config keys begin that what a backbone and its pyramid see does not depend on.
 BEHIND_BACKBONE = (
@@ -224,25 +221,18 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 def _settings(cfg: CfgNode) -> dict[str, Any]:
     """The config keys that detections depend on, with dots in their names."""
-    settings = {
-        "INPUT.FORMAT": cfg.INPUT.FORMAT,
-        "INPUT.MAX_SIZE_TEST": cfg.INPUT.MAX_SIZE_TEST,
-        "TEST.DETECTIONS_PER_IMAGE": cfg.TEST.DETECTIONS_PER_IMAGE,
-        "DATASETS.TRAIN": list(cfg.DATASETS.TRAIN),  # what points are calibrated on
+    keys = {
+        *("INPUT.FORMAT", "INPUT.MAX_SIZE_TEST", "TEST.DETECTIONS_PER_IMAGE"),
+        "DATASETS.TRAIN",  # what points are calibrated on
     }
     if is_classification(cfg):  # what a view shows
-        settings["MUTUALNET.RESOLUTIONS"] = list(cfg.MUTUALNET.RESOLUTIONS)
-        settings["MUTUALNET.CLASSIFICATION.TEST_CROP"] = cfg.MUTUALNET.CLASSIFICATION.TEST_CROP
-    nodes = [("MODEL", cfg.MODEL), ("MUTUALNET.CALIBRATION", cfg.MUTUALNET.CALIBRATION)]
-    while nodes:
-        prefix, node = nodes.pop()
-        for key, value in node.items():
-            name = f"{prefix}.{key}"
-            if isinstance(value, CfgNode):
-                nodes.append((name, value))
-            elif name not in ("MODEL.WEIGHTS", "MODEL.DEVICE"):
-                settings[name] = value
-    return _as_json(settings)
+        keys |= {"MUTUALNET.RESOLUTIONS", "MUTUALNET.CLASSIFICATION.TEST_CROP"}
+    return {
+        name: value
+        for name, value in flattened(cfg).items()
+        if (name in keys or name.startswith(("MODEL.", "MUTUALNET.CALIBRATION.")))
+        and name not in ("MODEL.WEIGHTS", "MODEL.DEVICE")
+    }
 
 
 def _calibration_settings(cfg: CfgNode, calibrations: Calibrations) -> dict[str, Any]:
@@ -359,27 +349,23 @@ class _Log:
         self._all = sum(self._work.values()) * num_images
         self._before = sum(self._work.values()) * (num_images - len(job.images))
         self._scored: list[OperatingPoint] = []
-        self._start = self._logged = time.perf_counter()
+        self._log = ProgressLog()
 
     def update(self) -> None:
         """To be called again and again."""
-        now = time.perf_counter()
-        if now - self._logged >= LOG_PERIOD:
-            self._logged = now
-            self._log_images(now)
+        if self._log.is_due():
+            self._log_images()
         for point in self._work:
             if point not in self._scored:
                 self._log_score(point)
 
-    def _log_images(self, now: float) -> None:
+    def _log_images(self) -> None:
         counts = self._shared.counts()
         done = sum(self._work[point] * count for point, count in counts.items())
         left = self._all - self._before - done
-        if not done:
-            self._start = now  # processes take their time to start
-        if not done or not left:
+        remaining = self._log.time_left(done, left)
+        if remaining is None or not left:
             return
-        remaining = datetime.timedelta(seconds=round((now - self._start) * left / done))
         percent = 100 * (1 - left / self._all)
         logger.info(
             "Evaluating %d images at %d operating points: %.1f %% done, %s left",

@@ -8,14 +8,13 @@ image before it and pasting masks after it are left out.
 from __future__ import annotations
 
 import ctypes
-import datetime
 import gc
 import itertools
 import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from ..data.views import resized_shape
 from ..errors import UserError
 from ..modeling.classifier import MutualClassifier
 from ..modeling.parts import preprocessed
+from ..progress_log import ProgressLog
 from ..runtime import Latency
 from ..runtime.device import wait_for
 from ..slimmable import OperatingPoint
@@ -45,7 +45,6 @@ logger = logging.getLogger(__name__)
 # Images that a point is given in a row when points take turns. The forward before them does not
 # count: the first after a change of point is slower.
 IMAGES_IN_A_ROW = 3
-LOG_PERIOD = 5.0  # s
 
 
 class ProfileError(UserError, ValueError):
@@ -187,7 +186,7 @@ def model_memory(
     shapes = [image.shape[:2] for image in images]
     weights = sum(t.nbytes for t in itertools.chain(model.parameters(), model.buffers())) / 2**20
     memory: dict[OperatingPoint, float | None] = {}
-    logged = time.perf_counter()
+    log = ProgressLog()
     with inference_context(model), _collecting_only_what_is_new():
         for number, point in enumerate(points, start=1):
             image = images[_largest(cfg, shapes, point.resolution)]
@@ -196,8 +195,7 @@ def model_memory(
                 infer(model, view)  # what a switch allocates stays
                 added = peak_memory(model.device, lambda view=view: infer(model, view))
             memory[point] = None if added is None else round(weights + added, 1)
-            if time.perf_counter() - logged >= LOG_PERIOD:
-                logged = time.perf_counter()
+            if log.is_due():
                 logger.info("Measured the memory of %d of %d points", number, len(points))
     return memory
 
@@ -246,11 +244,12 @@ def profile_points(
     times: dict[OperatingPoint, list[float]] = {point: [] for point in points}
     detections = dict.fromkeys(points, 0)
     order = list(itertools.islice(itertools.cycle(range(len(images))), num_forwards))
-    log = _Log(num_forwards)
     with inference_context(model):
+        expected: dict[OperatingPoint, float] = {}
         for point in points:
             with at(point):
-                log.expect(point, timed(model, views[point.resolution][0])[1])
+                expected[point] = timed(model, views[point.resolution][0])[1]
+        log = _Log(expected, num_forwards)
         for begin in range(0, num_forwards, IMAGES_IN_A_ROW):
             row = order[begin : begin + IMAGES_IN_A_ROW]
             for point in points:
@@ -270,29 +269,22 @@ def profile_points(
 
 
 class _Log:
-    """Tells how far the timing is, and how long the rest will take, every few seconds."""
+    """Logs how far the timing is; ``expected`` are the milliseconds of a forward at each point."""
 
-    def __init__(self, num_forwards: int) -> None:
-        self._num_forwards = num_forwards
-        self._expected: dict[OperatingPoint, float] = {}
+    def __init__(self, expected: Mapping[OperatingPoint, float], num_forwards: int) -> None:
+        self._expected = expected
+        self._total = sum(expected.values()) * num_forwards
         self._done = 0.0
-        self._start = self._logged = time.perf_counter()
-
-    def expect(self, point: OperatingPoint, milliseconds: float) -> None:
-        self._expected[point] = milliseconds
-        self._start = time.perf_counter()
+        self._log = ProgressLog()
 
     def did(self, point: OperatingPoint, forwards: int) -> None:
         self._done += self._expected[point] * forwards
-        now = time.perf_counter()
-        if now - self._logged < LOG_PERIOD:
+        if not self._log.is_due():
             return
-        self._logged = now
-        share = self._done / (sum(self._expected.values()) * self._num_forwards)
-        left = datetime.timedelta(seconds=round((now - self._start) * (1 / share - 1)))
         logger.info(
             "Timing %d operating points: %.0f %% done, about %s left",
-            *(len(self._expected), 100 * share, left),
+            *(len(self._expected), 100 * self._done / self._total),
+            self._log.time_left(self._done, self._total - self._done),
         )
 
 

@@ -14,18 +14,10 @@ import os
 
 import numpy as np
 import shapely
-from iopath.common.file_io import file_lock
 
 from ..coco import register_coco
-from ..coco_check import DatasetError
-from .objects import (
-    SHAPES_SPLITS,
-    SHAPES_VARIANTS,
-    ensure_shapes,
-    read_json,
-    scene_of,
-    write_atomically,
-)
+from .making import check_claimable, make_once, read_json, source_of, write_atomically
+from .objects import SHAPES_SPLITS, SHAPES_VARIANTS, ensure_shapes, scene_of
 from .scene import SceneObject, ShapesVariant
 
 logger = logging.getLogger(__name__)
@@ -41,7 +33,7 @@ HIDDEN, VISIBLE = 1, 2
 TOLERANCE = 0.25  # px between a keypoint and what is seen of its object for it to be visible
 
 
-def register_shapes_keypoints(root: str) -> None:
+def register_keypoints(root: str) -> None:
     """
     Register a twin with keypoints of each of ``SHAPES_SPLITS``, such as ``shapes_keypoints_train``,
     with the same images; it is made under ``root`` when first asked for.
@@ -84,29 +76,20 @@ def generate_keypoints(variant: ShapesVariant, json_file: str, seed: int) -> str
     path = os.path.join(folder, name.replace("instances", "keypoints"))
     data = read_json(json_file)
     source = {**data["info"], "keypoints": VERSION}
-    if _source_of(path) == source:
-        return path
-    try:
-        with file_lock(path):
-            present = _source_of(path)
-            if present == source:
-                return path
-            if os.path.exists(path) and present.get("description") != source["description"]:
-                raise DatasetError(f"{path} is not of this project's making. Move it away.")
-            logger.info("Finding the keypoints of %d images for %s", len(data["images"]), path)
-            annotations = iter(data["annotations"])
-            for index in range(len(data["images"])):
-                for item in scene_of(variant, seed, index):
-                    keypoints = keypoints_of(variant, item)
-                    next(annotations).update(keypoints=keypoints, num_keypoints=len(KEYPOINT_NAMES))
-            for category in data["categories"]:
-                category.update(keypoints=KEYPOINT_NAMES, skeleton=[])
-            write_atomically(path, json.dumps({**data, "info": source}).encode())
-    except OSError as error:
-        raise DatasetError(
-            f"Cannot write {path}: {error}. Generated data goes where the environment variable "
-            "DETECTRON2_DATASETS points."
-        ) from error
+
+    def make() -> None:
+        check_claimable(path)
+        logger.info("Finding the keypoints of %d images for %s", len(data["images"]), path)
+        annotations = iter(data["annotations"])
+        for index in range(len(data["images"])):
+            for item in scene_of(variant, seed, index):
+                keypoints = keypoints_of(variant, item)
+                next(annotations).update(keypoints=keypoints, num_keypoints=len(KEYPOINT_NAMES))
+        for category in data["categories"]:
+            category.update(keypoints=KEYPOINT_NAMES, skeleton=[])
+        write_atomically(path, json.dumps({**data, "info": source}).encode())
+
+    make_once(path, "keypoints", lambda: source_of(path) == source, make)
     return path
 
 
@@ -133,10 +116,3 @@ def keypoints_of(variant: ShapesVariant, item: SceneObject) -> list[float]:
         for (x, y), flag in zip(np.round(points - 0.5, 2).tolist(), flags.tolist(), strict=True)
         for value in (x, y, flag)
     ]
-
-
-def _source_of(path: str) -> dict:
-    """What a file says it was made of; {} if nothing can be read."""
-    data = read_json(path)
-    info = data.get("info") if isinstance(data, dict) else None
-    return info if isinstance(info, dict) else {}

@@ -18,7 +18,7 @@ from .semantic import BACKGROUND, IGNORE_LABEL, semantic_records
 THINGS = "things"
 
 
-def register_shapes_panoptic(root: str) -> None:
+def register_panoptic(root: str) -> None:
     """
     Register a panoptic twin of each of ``SHAPES_SPLITS``, such as ``shapes_panoptic_train``, with
     the same images; it is made under ``root`` when first asked for.

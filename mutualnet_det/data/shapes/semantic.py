@@ -13,21 +13,11 @@ import os
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from iopath.common.file_io import file_lock
 from PIL import Image
 
-from ..coco_check import DatasetError
 from ..masks import decoded
-from .objects import (
-    SHAPES_SPLITS,
-    SHAPES_VARIANTS,
-    claim_folder,
-    ensure_shapes,
-    log_progress,
-    marker_of,
-    read_json,
-    write_atomically,
-)
+from .making import claim_folder, log_progress, make_once, marker_of, read_json, write_atomically
+from .objects import SHAPES_SPLITS, SHAPES_VARIANTS, ensure_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +26,7 @@ BACKGROUND = "background"
 IGNORE_LABEL = 255  # of pixels without a class: here, none
 
 
-def register_shapes_semantic(root: str) -> None:
+def register_semantic(root: str) -> None:
     """
     Register a semantic twin of each of ``SHAPES_SPLITS``, such as ``shapes_sem_train``, with the
     same images; it is made under ``root`` when first asked for.
@@ -111,29 +101,23 @@ def generate_semantic(json_file: str, folder: str, *, stuff_only: bool = False) 
     """
     data = read_json(json_file)
     source = {**data["info"], "masks": VERSION, **({"stuff_only": True} if stuff_only else {})}
-    missing = _missing(data["images"], folder, source)
-    if not missing:
-        return folder
-    try:
-        with file_lock(folder):
-            claim_folder(folder, source)
-            missing = _missing(data["images"], folder, source)
-            logger.info("Drawing %d semantic masks in %s", len(missing), folder)
-            objects: dict[int, list[dict]] = {}
-            for annotation in data["annotations"]:
-                objects.setdefault(annotation["image_id"], []).append(annotation)
-            for image in log_progress(iter(missing), len(missing)):
-                content = io.BytesIO()
-                mask = semantic_mask(image, objects.get(image["id"], []))
-                if stuff_only:
-                    mask = (mask == 0).astype(np.uint8)
-                Image.fromarray(mask).save(content, format="PNG")
-                write_atomically(os.path.join(folder, _mask_name(image)), content.getvalue())
-    except OSError as error:
-        raise DatasetError(
-            f"Cannot write semantic masks to {folder}: {error}. Generated data goes where the "
-            "environment variable DETECTRON2_DATASETS points."
-        ) from error
+
+    def make() -> None:
+        claim_folder(folder, source)
+        missing = _missing(data["images"], folder, source)
+        logger.info("Drawing %d semantic masks in %s", len(missing), folder)
+        objects: dict[int, list[dict]] = {}
+        for annotation in data["annotations"]:
+            objects.setdefault(annotation["image_id"], []).append(annotation)
+        for image in log_progress(iter(missing), len(missing)):
+            content = io.BytesIO()
+            mask = semantic_mask(image, objects.get(image["id"], []))
+            if stuff_only:
+                mask = (mask == 0).astype(np.uint8)
+            Image.fromarray(mask).save(content, format="PNG")
+            write_atomically(os.path.join(folder, _mask_name(image)), content.getvalue())
+
+    make_once(folder, "semantic masks", lambda: not _missing(data["images"], folder, source), make)
     return folder
 
 

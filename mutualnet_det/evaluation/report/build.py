@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from matplotlib.colors import to_hex
 
+from ...config import flattened
 from ...errors import UserError
 from ...runtime import QueryTableError
 from ...runtime.query_table import METRICS as COLUMNS
@@ -189,18 +190,15 @@ def _warnings(names: Sequence[str], grids: Sequence[Grid]) -> list[str]:
 
 def _differing_settings(grids: Sequence[Grid]) -> list[dict[str, Any]]:
     """The config keys in which runs differ, with the value of each run."""
-    flat = [_flat(yaml.safe_load(grid.run["config"])) for grid in grids]
+    flat = [_settings(grid) for grid in grids]
     keys = sorted({key for settings in flat for key in settings})
     rows = [{"key": key, "values": [settings.get(key, "") for settings in flat]} for key in keys]
     return [row for row in rows if len(set(row["values"])) > 1 and row["key"] not in NOT_SETTINGS]
 
 
-def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: str(value)}
-    return flat
+def _settings(grid: Grid) -> dict[str, str]:
+    config = yaml.safe_load(grid.run["config"])
+    return {key: str(value) for key, value in flattened(config).items()}
 
 
 # As the page reads it ----------------------------------------------------------------------------

@@ -6,7 +6,6 @@ A plan is checked wholly before anything runs: every training's config is built 
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -510,14 +509,3 @@ def _is_trained(point: OperatingPoint, cfg: CfgNode) -> bool:
 
 def _as_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(part) for item in options.items() for part in item)
-
-
-def flattened(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """A config's keys, with dots in their names, and values as they read back from JSON."""
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
-    return flat

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from scipy.stats import ttest_1samp
 
+from ...config import flattened
 from ...evaluation.results import Grid, GridRow
 from ...evaluation.scoring import KIND_OF, METRICS
 from ...files import replacing
 from .bootstrap import Bootstrap
 from .claims import check_claims
-from .plan import Plan, Run, Training, flattened
+from .plan import Plan, Run, Training
 from .runs import RunsError, expected_seconds, is_finished, runs_at_a_time, seconds_taken
 
 logger = logging.getLogger(__name__)

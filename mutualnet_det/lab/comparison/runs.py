@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import datetime
 import functools
 import json
 import logging
@@ -25,11 +24,12 @@ from pathlib import Path
 
 from detectron2.config import get_cfg
 
-from ...config import add_mutualnet_config
+from ...config import add_mutualnet_config, flattened
 from ...errors import UserError
 from ...files import draft_of, replacing, sha256_of
 from ...locks import FileLock, LockedError
-from .plan import PlanError, Pretraining, Training, flattened
+from ...progress_log import ProgressLog, clock
+from .plan import PlanError, Pretraining, Training
 
 logger = logging.getLogger(__name__)
 
@@ -298,7 +298,7 @@ def run_all(
     free = list(environments)
     active: list[_Active] = []
     failed: dict[Training, int] = {}
-    log = _Log(runs, pending)
+    log = _Log(runs, pending, at_a_time)
     try:
         while pending or active:
             while pending and free:
@@ -348,27 +348,40 @@ def expected_seconds(runs: Sequence[Training]) -> list[float]:
     Of each run: the mean of those like it, with any seed, that have finished.
 
     Where there are none, GFLOPs tell, at the mean speed of those where there are some. They alone
-    mislead: a step of a cheap network takes longer than its share of them.
+    mislead: a step of a cheap network takes longer than its share of them. As long as no run has
+    finished, they are told as if a GFLOP took a second.
     """
     gflops = {run: run.gflops_per_step * run.steps for run in runs}
-    found: dict[str, list[float]] = {}
+    taken: dict[str, list[float]] = {}
     for run in runs:
-        if is_finished(run) and (seconds := seconds_taken(run)):
-            found.setdefault(run.title, []).append(seconds)
-    means = {title: statistics.fmean(seconds) for title, seconds in found.items()}
+        if seconds := _known_seconds(run):
+            taken.setdefault(run.title, []).append(seconds)
+    means = {title: statistics.fmean(seconds) for title, seconds in taken.items()}
     pace = 1.0
     if known := [run for run in runs if run.title in means]:
         pace = sum(means[run.title] for run in known) / sum(gflops[run] for run in known)
     return [means.get(run.title, pace * gflops[run]) for run in runs]
 
 
-class _Log:
-    """Logs how far all runs are; work is measured in the time that it is expected to take."""
+def _known_seconds(run: Training) -> float | None:
+    return seconds_taken(run) if is_finished(run) else None
 
-    def __init__(self, runs: Sequence[Training], pending: Sequence[Training]) -> None:
+
+class _Log:
+    """
+    Logs how far all runs are; work is measured in the time that it is expected to take.
+
+    The time left comes from how long runs took, those of an earlier comparison too; as long as
+    none has finished, from the pace of this one.
+    """
+
+    def __init__(
+        self, runs: Sequence[Training], pending: Sequence[Training], at_a_time: int
+    ) -> None:
         self._runs = runs
+        self._at_a_time = at_a_time
         self._before = self._progress(())
-        self._start = self._logged = time.monotonic()
+        self._log = ProgressLog(LOG_PERIOD)
         if len(pending) < len(runs):
             logger.info("%d of %d runs are finished already", len(runs) - len(pending), len(runs))
 
@@ -381,22 +394,22 @@ class _Log:
         ]
 
     def update(self, active: Sequence[_Active], failed: dict[Training, int]) -> None:
-        now = time.monotonic()
-        if now - self._logged < LOG_PERIOD:
+        if not self._log.is_due():
             return
-        self._logged = now
         work = expected_seconds(self._runs)
-        before, done = (
-            sum(map(operator.mul, work, progress)) / sum(work)
-            for progress in (self._before, self._progress(failed))
-        )
-        left = "unknown"
-        if done > before:
-            seconds = (now - self._start) * (1 - done) / (done - before)
-            left = f"about {datetime.timedelta(seconds=round(seconds))}"
+        progress = self._progress(failed)
+        done = sum(map(operator.mul, work, progress))
+        remaining = [seconds * (1 - part) for seconds, part in zip(work, progress, strict=True)]
+        if any(map(_known_seconds, self._runs)):
+            # Runs go side by side, and none is divided.
+            left = clock(max(sum(remaining) / self._at_a_time, *remaining))
+        else:
+            before = sum(map(operator.mul, work, self._before))
+            left = self._log.time_left(done - before, sum(remaining))
         finished = sum(is_finished(run) for run in self._runs)
         logger.info(
             "%d of %d runs finished%s, %.1f %% of the work; left: %s; at work: %s",
             *(finished, len(self._runs), f", {len(failed)} failed" if failed else ""),
-            *(100 * done, left, "; ".join(map(str, active)) or "none"),
+            *(100 * done / sum(work), f"about {left}" if left else "unknown"),
+            "; ".join(map(str, active)) or "none",
         )

@@ -100,7 +100,7 @@ def small_split(tmp_path, monkeypatch):
     monkeypatch.setitem(shapes.SHAPES_VARIANTS, "shapes", SMALL)
     twins = [n for n in DatasetCatalog.list() if n.startswith("shapes") and "_keypoints_" in n]
     saved = {n: (DatasetCatalog.data.pop(n), MetadataCatalog.data.pop(n)) for n in twins}
-    shapes_keypoints.register_shapes_keypoints(str(tmp_path))
+    shapes_keypoints.register_keypoints(str(tmp_path))
     yield str(tmp_path)
     for name, (dataset, metadata) in saved.items():
         DatasetCatalog.data[name], MetadataCatalog.data[name] = dataset, metadata

@@ -345,8 +345,8 @@ def catalogs():
 def test_registered_data_sets_are_made_when_asked_for(catalogs, tmp_path, monkeypatch):
     small = {n: dataclasses.replace(s, num_images=3) for n, s in shapes.SHAPES_SPLITS.items()}
     monkeypatch.setattr(shapes, "SHAPES_SPLITS", small)
-    shapes.register_shapes(str(tmp_path))
-    shapes.register_shapes(str(tmp_path))
+    shapes.register_objects(str(tmp_path))
+    shapes.register_objects(str(tmp_path))
     assert not os.listdir(tmp_path)
     for name, part in small.items():
         metadata = MetadataCatalog.get(name)

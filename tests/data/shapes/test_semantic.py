@@ -142,7 +142,7 @@ def registered(tmp_path, monkeypatch):
         (c, n, c.data.pop(n, None)) for c in (DatasetCatalog, MetadataCatalog) for n in names
     ]
     for _ in range(2):
-        shapes_semantic.register_shapes_semantic(str(tmp_path))
+        shapes_semantic.register_semantic(str(tmp_path))
     yield names
     for catalog, name, entry in catalogs:
         catalog.data.pop(name, None)

@@ -207,13 +207,43 @@ def test_progress_counts_what_is_done(plan, carry_out, monkeypatch, caplog):
     assert runs.steps_done(run) == 2
 
 
-def test_work_is_the_time_that_runs_of_a_method_took(plan):
-    def finish(run, seconds):
-        runs.begin(run)
-        path = run.folder / "run.json"
-        told = {"finished": True, "seconds": seconds}
-        path.write_text(json.dumps(json.loads(path.read_text()) | told))
+def finish(run, seconds):
+    """Have a run be one that has finished."""
+    runs.begin(run)
+    path = run.folder / "run.json"
+    told = {"finished": True, "seconds": seconds}
+    path.write_text(json.dumps(json.loads(path.read_text()) | told))
 
+
+def time_left(the_runs, at_a_time, caplog):
+    """What the first line of a comparison says, which has just begun or been resumed."""
+    pending = [run for run in the_runs if not runs.is_finished(run)]
+    caplog.clear()
+    with caplog.at_level("INFO", logger="mutualnet_det"):
+        runs._Log(the_runs, pending, at_a_time).update([], {})
+    return re.search("left: (.*);", caplog.text)[1]
+
+
+def test_time_left_after_a_resume_is_what_runs_take(plan, monkeypatch, caplog):
+    monkeypatch.setattr(runs, "LOG_PERIOD", 0)
+    assert time_left(plan.runs, 2, caplog) == "unknown"
+    finish(plan.runs[0], 600.0)
+    # Two methods take 600 s a run, the two that have a quarter of their GFLOPs 150 s.
+    assert time_left(plan.runs, 1, caplog) == "about 0:40:00"
+    assert time_left(plan.runs, 2, caplog) == "about 0:20:00"
+    (us_net,) = (run for run in plan.runs if run.name == "us_net, seed 0")
+    runs.begin(us_net)
+    (us_net.folder / "metrics.json").write_text('{"iteration": 0}\n')
+    # One of its two steps is done, and an evaluation to come.
+    assert time_left(plan.runs, 1, caplog) == "about 0:35:45"
+    for run in plan.runs:
+        if run is not us_net:
+            finish(run, 600.0 if run.gflops_per_step == us_net.gflops_per_step else 150.0)
+    # The last one is not shared.
+    assert time_left(plan.runs, 2, caplog) == "about 0:05:45"
+
+
+def test_work_is_the_time_that_runs_of_a_method_took(plan):
     def expected():
         found = runs.expected_seconds(plan.runs)
         by_title = {run.title: s for run, s in zip(plan.runs, found, strict=True)}
