@@ -11,25 +11,23 @@ from torch import Tensor, nn
 from ..config import ConfigError
 from . import distillation
 from .backbones.base import LOGITS
-from .layers import set_norms
+from .teaching import Teaching
 
 Losses = dict[str, Tensor]
 
 
-@META_ARCH_REGISTRY.register()
-class MutualClassifier(nn.Module):
+class Classifier(nn.Module):
     """
-    A classification network that teaches its sub-networks (arXiv 1909.12978, algorithm 1).
+    A classification network.
 
     Args:
         backbone: gives "logits" (N, K), where K is the number of classes.
         pixel_mean, pixel_std: per channel, in units of 0-255.
         label_smoothing: of the ground truth, from 0 to 1 (arXiv 1512.00567).
-        temperature: of the distilled class distributions.
-        loss_weights: of a sub-network's losses, by "GROUND_TRUTH" and "CLASS".
 
     Inputs are dicts with "image" (3, H, W), all of one size, in units of 0-255, and in training
-    "label". In evaluation mode it gives {"scores": (K,)} for each, which sum to 1.
+    "label". In training mode it gives losses; in evaluation mode {"scores": (K,)} for each, which
+    sum to 1.
     """
 
     @configurable
@@ -40,14 +38,10 @@ class MutualClassifier(nn.Module):
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         label_smoothing: float = 0.0,
-        temperature: float = 1.0,
-        loss_weights: dict[str, float],
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.label_smoothing = label_smoothing
-        self.temperature = temperature
-        self.loss_weights = dict(loss_weights)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -65,14 +59,11 @@ class MutualClassifier(nn.Module):
                 f"MUTUALNET.CLASSIFICATION.DROPOUT is {dropout}; expected 0 for "
                 f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME!r}, whose classifier has none."
             )
-        set_norms(cfg, backbone)
         return {
             "backbone": backbone,
             "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
             "label_smoothing": cfg.MUTUALNET.CLASSIFICATION.LABEL_SMOOTHING,
-            "temperature": cfg.MUTUALNET.TEMPERATURE,
-            "loss_weights": dict(cfg.MUTUALNET.LOSS_WEIGHTS),
         }
 
     @property
@@ -89,9 +80,26 @@ class MutualClassifier(nn.Module):
         return self.backbone(self.preprocess_image(batched_inputs))[LOGITS]
 
     def forward(self, batched_inputs: list[dict]) -> Losses | list[dict[str, Tensor]]:
+        logits = self.logits(batched_inputs)
         if self.training:
-            return self.teach(batched_inputs)[0]
-        return [{"scores": scores} for scores in self.logits(batched_inputs).softmax(dim=1)]
+            return self.losses(logits, batched_inputs)
+        return [{"scores": scores} for scores in logits.softmax(dim=1)]
+
+    def losses(self, logits: Tensor, batched_inputs: list[dict]) -> Losses:
+        """The loss from the ground truth, ``loss_class``, of logits (N, K)."""
+        labels = torch.as_tensor([item["label"] for item in batched_inputs], device=logits.device)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return {"loss_class": loss}
+
+
+@META_ARCH_REGISTRY.register()
+class MutualClassifier(Teaching, Classifier):
+    """
+    A classification network that teaches its sub-networks (arXiv 1909.12978, algorithm 1).
+
+    Args:
+        others: as for :class:`Teaching` and :class:`Classifier`.
+    """
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, Tensor]:
         """
@@ -101,7 +109,7 @@ class MutualClassifier(nn.Module):
             its loss from the ground truth, and its detached logits (N, K).
         """
         logits = self.logits(batched_inputs)
-        return {"loss_class": self._ground_truth_loss(logits, batched_inputs)}, logits.detach()
+        return self.losses(logits, batched_inputs), logits.detach()
 
     def study(self, batched_inputs: list[dict], teacher: Tensor) -> Losses:
         """
@@ -119,16 +127,12 @@ class MutualClassifier(nn.Module):
         logits = self.logits(batched_inputs)
         losses = {}
         if weights["GROUND_TRUTH"] > 0:
-            loss = self._ground_truth_loss(logits, batched_inputs)
+            (loss,) = self.losses(logits, batched_inputs).values()
             losses["loss_class"] = weights["GROUND_TRUTH"] * loss
         if weights["CLASS"] > 0:
             loss = distillation.class_distillation(logits, teacher, self.temperature)
             losses["loss_distill_class"] = weights["CLASS"] * loss
         return losses
-
-    def _ground_truth_loss(self, logits: Tensor, batched_inputs: list[dict]) -> Tensor:
-        labels = torch.as_tensor([item["label"] for item in batched_inputs], device=logits.device)
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
 
 def network_of(model: nn.Module) -> nn.Module:

@@ -17,13 +17,13 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import ImageList, Instances
 from torch import nn
 
-from ..config import LOSS_TERMS, default_loss_weights
 from ..slimmable import Statistics, at_width, width_of
 from . import roi, rpn
-from .features import check_pyramid, detached, feature_losses
-from .layers import check_slimmable, set_norms
+from .features import detached, feature_losses
+from .layers import check_slimmable
 from .roi import Features, Losses, RoiPredictions, RoiTargets, Sizes
 from .rpn import RpnTeacher
+from .teaching import Teaching
 
 
 @dataclass
@@ -71,43 +71,26 @@ class Teacher:
 
 
 @META_ARCH_REGISTRY.register()
-class MutualRCNN(GeneralizedRCNN):
+class MutualRCNN(Teaching, GeneralizedRCNN):
     """
     Generalized R-CNN that teaches its sub-networks.
 
     Args:
         proposals: "teacher": students learn on the full network's proposals; "own": on theirs.
-        temperature: of the distilled class distributions.
-        loss_weights: of a student's losses, by "RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK",
-            "KEYPOINT", "OBJECTNESS" and "FEATURE"; by default 1 each, but 0 for the last two.
-        others: as for :class:`GeneralizedRCNN`; the ROI heads are Detectron2's standard or cascade
-            ones or slimmable.
+        others: as for :class:`Teaching` and :class:`GeneralizedRCNN`; the ROI heads are
+            Detectron2's standard or cascade ones or slimmable.
     """
 
-    # The keys of loss_weights.
-    terms = LOSS_TERMS["MutualRCNN"]
-
     @configurable
-    def __init__(
-        self,
-        *,
-        proposals: str = "teacher",
-        temperature: float = 1.0,
-        loss_weights: dict[str, float] | None = None,
-        **kwargs,
-    ) -> None:
+    def __init__(self, *, proposals: str = "teacher", **kwargs) -> None:
         super().__init__(**kwargs)
         self.student_proposals = proposals
-        self.temperature = temperature
-        self.loss_weights = dict(loss_weights or default_loss_weights(self.terms))
-        width_of(self)  # joins the handles of the parts
 
     @classmethod
     def from_config(cls, cfg):
         args = super().from_config(cfg)
         _check_teachable(args["proposal_generator"], args["roi_heads"])
         rpn.check_anchors(args["proposal_generator"], cfg.MUTUALNET.LOSS_WEIGHTS.OBJECTNESS)
-        check_pyramid(args["backbone"], cfg.MUTUALNET.LOSS_WEIGHTS.FEATURE)
         if cfg.MUTUALNET.SCOPE == "heads":
             check_slimmable(args["proposal_generator"].rpn_head, "MODEL.RPN.HEAD_NAME")
             check_slimmable(args["roi_heads"].box_head, "MODEL.ROI_BOX_HEAD.NAME")
@@ -116,11 +99,7 @@ class MutualRCNN(GeneralizedRCNN):
                 check_slimmable(args["roi_heads"].mask_head, "MODEL.ROI_MASK_HEAD.NAME")
             if args["roi_heads"].keypoint_on:
                 check_slimmable(args["roi_heads"].keypoint_head, "MODEL.ROI_KEYPOINT_HEAD.NAME")
-        args["proposals"] = cfg.MUTUALNET.PROPOSALS
-        args["temperature"] = cfg.MUTUALNET.TEMPERATURE
-        args["loss_weights"] = dict(cfg.MUTUALNET.LOSS_WEIGHTS)
-        set_norms(cfg, *args.values())
-        return args
+        return {**args, "proposals": cfg.MUTUALNET.PROPOSALS}
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, Teacher]:
         """

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import PanopticFPN
 
-from ..config import LOSS_TERMS
 from .meta_arch import MutualRCNN, Teacher
 from .roi import Losses
 from .semantic import (
@@ -37,13 +36,11 @@ class MutualPanopticFPN(MutualRCNN, PanopticFPN):
     Panoptic FPN that teaches its sub-networks.
 
     Args:
-        loss_weights: as for :class:`MutualRCNN`, and "SEGMENTATION", 1. "GROUND_TRUTH" weights the
-            ROI heads' losses and the semantic head's.
+        loss_weights: as for :class:`Teaching`. "GROUND_TRUTH" weights the ROI heads' losses and the
+            semantic head's.
         others: as for :class:`MutualRCNN` and :class:`PanopticFPN`; the semantic head is
             Detectron2's of Panoptic FPN or slimmable.
     """
-
-    terms = LOSS_TERMS["MutualPanopticFPN"]
 
     @classmethod
     def from_config(cls, cfg):

@@ -21,13 +21,13 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..config import LOSS_TERMS, default_loss_weights
 from ..data.views import scale_boxes, scale_ratio
-from ..slimmable import Channels, Width, width_of
+from ..slimmable import Channels, Width
 from .correspondence import corresponding_anchors
 from .distillation import score_distillation
-from .features import Features, check_pyramid, detached, feature_losses
-from .layers import set_norms, slimmed
+from .features import Features, detached, feature_losses
+from .layers import slimmed
+from .teaching import Teaching
 
 Losses = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -114,48 +114,27 @@ class DensePredictions:
 
 
 @META_ARCH_REGISTRY.register()
-class MutualRetinaNet(RetinaNet):
+class MutualRetinaNet(Teaching, RetinaNet):
     """
     Detectron2's RetinaNet that teaches its sub-networks.
 
     Args:
-        temperature: of the distilled scores.
-        loss_weights: of a student's losses, by "GROUND_TRUTH", "CLASS", "BOX" and "FEATURE"; by
-            default 1 each, but 0 for "FEATURE".
-        others: as for :class:`RetinaNet`.
+        others: as for :class:`Teaching` and :class:`RetinaNet`.
     """
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        temperature: float = 1.0,
-        loss_weights: dict[str, float] | None = None,
-        **kwargs,
-    ) -> None:
-        super().__init__(**kwargs)
-        if not isinstance(self.anchor_generator, DefaultAnchorGenerator):
-            raise ValueError(
-                f"MODEL.ANCHOR_GENERATOR.NAME builds a {type(self.anchor_generator).__name__}; "
-                "MutualRetinaNet takes a DefaultAnchorGenerator."
-            )
-        self.temperature = temperature
-        terms = LOSS_TERMS["MutualRetinaNet"]
-        self.loss_weights = dict(loss_weights or default_loss_weights(terms))
-        width_of(self)  # joins the handles of the parts
 
     @classmethod
     def from_config(cls, cfg):
         args = super().from_config(cfg)
-        check_pyramid(args["backbone"], cfg.MUTUALNET.LOSS_WEIGHTS.FEATURE)
+        if not isinstance(args["anchor_generator"], DefaultAnchorGenerator):
+            raise ValueError(
+                f"MODEL.ANCHOR_GENERATOR.NAME builds a {type(args['anchor_generator']).__name__}; "
+                "MutualRetinaNet takes a DefaultAnchorGenerator."
+            )
         if cfg.MUTUALNET.SCOPE == "heads":
             # RetinaNet has no registry of heads to name another one in.
             shapes = args["backbone"].output_shape()
             levels = [shapes[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
             args["head"] = SlimmableRetinaNetHead(cfg, levels)
-        args["temperature"] = cfg.MUTUALNET.TEMPERATURE
-        args["loss_weights"] = dict(cfg.MUTUALNET.LOSS_WEIGHTS)
-        set_norms(cfg, *args.values())
         return args
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, DenseTeacher]:

@@ -20,12 +20,12 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ..config import LOSS_TERMS, default_loss_weights
-from ..slimmable import Channels, Width, width_of
+from ..slimmable import Channels, Width
 from .correspondence import averaged_over_cells
-from .features import Features, check_pyramid, detached, feature_losses
-from .layers import GROUP_NORM_HINT, check_slimmable, head_arguments, set_norms, slimmed
+from .features import Features, detached, feature_losses
+from .layers import GROUP_NORM_HINT, check_slimmable, head_arguments, slimmed
 from .parts import normalised_batch
+from .teaching import Teaching
 
 Losses = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -232,40 +232,19 @@ def semantic_study(
 
 
 @META_ARCH_REGISTRY.register()
-class MutualSemanticSegmentor(SemanticSegmentor):
+class MutualSemanticSegmentor(Teaching, SemanticSegmentor):
     """
     Detectron2's semantic segmentor that teaches its sub-networks.
 
     Args:
-        temperature: of the distilled class distributions.
-        loss_weights: of a student's losses, by "GROUND_TRUTH", "SEGMENTATION" and "FEATURE"; by
-            default 1 each, but 0 for "FEATURE".
-        others: as for :class:`SemanticSegmentor`; the head is Detectron2's of Panoptic FPN or
-            slimmable.
+        others: as for :class:`Teaching` and :class:`SemanticSegmentor`; the head is Detectron2's of
+            Panoptic FPN or slimmable.
     """
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        temperature: float = 1.0,
-        loss_weights: dict[str, float] | None = None,
-        **kwargs,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.temperature = temperature
-        terms = LOSS_TERMS["MutualSemanticSegmentor"]
-        self.loss_weights = dict(loss_weights or default_loss_weights(terms))
-        width_of(self)  # joins the handles of the parts
 
     @classmethod
     def from_config(cls, cfg):
         args = super().from_config(cfg)
         check_semantic_head(args["sem_seg_head"], cfg.MUTUALNET.SCOPE)
-        check_pyramid(args["backbone"], cfg.MUTUALNET.LOSS_WEIGHTS.FEATURE)
-        args["temperature"] = cfg.MUTUALNET.TEMPERATURE
-        args["loss_weights"] = dict(cfg.MUTUALNET.LOSS_WEIGHTS)
-        set_norms(cfg, *args.values())
         return args
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
