@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from .compat import default_store, foreach_copy_
 from .config import ConfigError, flattened
 from .errors import UserError
 
@@ -72,7 +73,7 @@ def wait_for_first() -> None:
         return
     # Every process waits as often as the others.
     key = f"first_came/{next(_waits)}"
-    store = dist.distributed_c10d._get_default_store()
+    store = default_store()
     if comm.is_main_process():
         store.set(key, "")
     else:
@@ -147,7 +148,7 @@ def reduce_gradients(parameters: Sequence[Tensor], used: Sequence[bool]) -> None
             parts.append(flat.as_strided(parameter.shape, parameter.stride(), start))
             start += parameter.numel()
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in alike]
-        torch._foreach_copy_(parts, gradients)
+        foreach_copy_(parts, gradients)
         dist.all_reduce(flat)
         flat /= world_size
         for parameter, part in zip(alike, parts, strict=True):

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..compat import foreach_lerp_
+
 
 class MovingAverage:
     """
@@ -27,7 +29,7 @@ class MovingAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Take the parameters as they are now into the average."""
-        torch._foreach_lerp_(self._values, list(self._network.parameters()), 1 - self._decay)
+        foreach_lerp_(self._values, list(self._network.parameters()), 1 - self._decay)
 
     @contextmanager
     def in_force(self, normalise: Callable[[], None]) -> Iterator[None]:

@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from ..checkpoint import NotWrittenError, name_of
+from ..compat import cpu_group
 from ..distributed import together
 from ..signals import EXIT_STOPPED, handling_stop_signals
 
@@ -196,7 +197,7 @@ class StopOnSignal(HookBase):
         asked = torch.tensor(0 if self._asked is None else int(self._asked))
         if comm.get_world_size() > 1:
             # On the CPU: no GPU waits for it.
-            dist.all_reduce(asked, dist.ReduceOp.MAX, group=comm._get_global_gloo_group())
+            dist.all_reduce(asked, dist.ReduceOp.MAX, group=cpu_group())
         return int(asked)
 
 

@@ -11,6 +11,8 @@ from detectron2.solver.build import (
 )
 from torch import Tensor, nn
 
+from ..compat import foreach_clamp_, foreach_mul_, foreach_norm
+
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """
@@ -61,13 +63,12 @@ def clip(cfg: CfgNode, parameters: list[Tensor]) -> Tensor:
     """
     node = cfg.SOLVER.CLIP_GRADIENTS
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack(torch._foreach_norm(gradients))
+    norms = foreach_norm(gradients)
     if node.ENABLED and GradientClipType(node.CLIP_TYPE) is GradientClipType.VALUE:
-        torch._foreach_clamp_max_(gradients, node.CLIP_VALUE)
-        torch._foreach_clamp_min_(gradients, -node.CLIP_VALUE)
+        foreach_clamp_(gradients, -node.CLIP_VALUE, node.CLIP_VALUE)
     elif node.ENABLED:
         kind = node.NORM_TYPE
-        lengths = norms if kind == 2 else torch.stack(torch._foreach_norm(gradients, kind))
+        lengths = norms if kind == 2 else foreach_norm(gradients, kind)
         scales = (node.CLIP_VALUE / (lengths + 1e-6)).clamp(max=1)  # as torch's clip_grad_norm_
-        torch._foreach_mul_(gradients, list(scales.unbind()))
+        foreach_mul_(gradients, list(scales.unbind()))
     return norms.norm()

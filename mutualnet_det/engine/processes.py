@@ -24,6 +24,7 @@ from detectron2.utils import comm
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing import ProcessExitedException
 
+from ..compat import default_store
 from ..config import ConfigError, check_num_gpus, load_config
 from ..distributed import POLL_PERIOD, SharedError
 from ..errors import UserError, reported
@@ -99,7 +100,7 @@ def _launched(
     main: Callable[[argparse.Namespace], None], args: argparse.Namespace, threads: int
 ) -> None:
     limit_threads(threads)
-    store = dist.distributed_c10d._get_default_store()
+    store = default_store()
     with _outcome(), watched(store, comm.get_rank(), comm.get_world_size()):
         _work(main, args)
 

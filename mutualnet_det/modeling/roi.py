@@ -24,6 +24,7 @@ from detectron2.modeling.roi_heads.roi_heads import select_foreground_proposals
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ..compat import cascade_proposals, cascade_stage
 from ..config import ROI_TERMS, terms_present
 from ..data.views import scale_boxes, scale_ratio
 from . import distillation
@@ -165,8 +166,8 @@ def run_stages(
         boxes = heads.box_predictor[number - 1].predict_boxes(
             (last.class_logits, last.box_deltas), stages[-1]
         )
-        refined = heads._create_proposals_from_boxes(boxes, [x.image_size for x in proposals])
-        stages.append(heads._match_and_label_boxes(refined, number, instances))
+        sizes = [x.image_size for x in proposals]
+        stages.append(cascade_proposals(heads, boxes, sizes, number, instances))
         predictions.append(_predict_stage(heads, features, stages[-1], number))
     return stages, predictions
 
@@ -219,7 +220,7 @@ def _predict_stage(
 ) -> BoxPredictions:
     levels = [features[f] for f in heads.box_in_features]
     if isinstance(heads, CascadeROIHeads):
-        return BoxPredictions(*heads._run_stage(levels, proposals, number))
+        return BoxPredictions(*cascade_stage(heads, levels, proposals, number))
     pooled = heads.box_pooler(levels, [x.proposal_boxes for x in proposals])
     return BoxPredictions(*heads.box_predictor(heads.box_head(pooled)))
 

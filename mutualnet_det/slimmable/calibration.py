@@ -19,6 +19,9 @@ from .point import OperatingPoint
 from .versions import Version
 from .width import Statistics, at_width, width_of
 
+# Detectron2's own one for several processes is a BatchNorm2d.
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 __all__ = [
     "Calibrations",
     "NoDataError",
@@ -100,7 +103,7 @@ class Calibrations:
         for name, module in model.named_modules():
             if isinstance(module, SlimmableBatchNorm2d):
                 self._norms[name] = module
-            elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            elif isinstance(module, BATCH_NORMS):
                 raise ValueError(
                     f"{name} is a {type(module).__name__}: its statistics do not transfer between "
                     "operating points and it cannot be calibrated. Use SlimmableBatchNorm2d, group "

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..compat import foreach_add_
 from .layers import leading
 from .width import width_of
 
@@ -36,4 +37,4 @@ def gathered_gradients(model: nn.Module) -> Iterator[None]:
                 parameter.grad = torch.zeros_like(parameter)
             sums.append(parameter.grad[leading(tuple(gradient.shape))])
         if sums:  # a pass of the full network slices nothing
-            torch._foreach_add_(sums, [gradient for _, gradient in gathered])
+            foreach_add_(sums, [gradient for _, gradient in gathered])

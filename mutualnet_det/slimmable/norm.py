@@ -7,10 +7,10 @@ keeps one running pair, for the full network, and takes every other point's from
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..compat import in_backward
 from .channels import Channels
 from .joint import joint_batch_norm
 from .layers import SlimmableLayer, copy_into
@@ -73,7 +73,7 @@ class SlimmableBatchNorm2d(SlimmableNorm, nn.BatchNorm2d):
 
     def _joint(self, x: Tensor) -> Tensor:
         y, mean, variance, count = joint_batch_norm(x, *self._affine(), self.eps)
-        if self._tracks() and not _recomputes():
+        if self._tracks() and not in_backward():
             momentum = (self.momentum * (count > 0)).to(mean)  # all inputs may be empty
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(variance, momentum)
@@ -96,7 +96,7 @@ class SlimmableBatchNorm2d(SlimmableNorm, nn.BatchNorm2d):
             return self._batch_norm(x, *shared.statistics[self], batch=False)
         if self.training and not self._tracks():
             return self._batch_norm(x, None, None, batch=True)
-        if self.training and _recomputes():
+        if self.training and in_backward():
             # Copies: as many tensors as the first time, which updated what they are copies of.
             mean, variance = self.running_mean.clone(), self.running_var.clone()
             return self._batch_norm(x, mean, variance, batch=True)
@@ -122,11 +122,6 @@ class SlimmableBatchNorm2d(SlimmableNorm, nn.BatchNorm2d):
             running_var=variance,
             num_batches_tracked=self.num_batches_tracked,
         )
-
-
-def _recomputes() -> bool:
-    """Whether this forward runs inside a backward pass, for activations that were not kept."""
-    return torch._C._current_graph_task_id() != -1
 
 
 def share_statistics(model: nn.Module) -> None:
