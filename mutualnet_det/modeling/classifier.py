@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from ..config import ConfigError
 from . import distillation
 from .backbones.base import LOGITS
+from .features import Losses
 from .teaching import Teaching
-
-Losses = dict[str, Tensor]
 
 
 class Classifier(nn.Module):

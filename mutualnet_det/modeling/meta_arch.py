@@ -19,9 +19,9 @@ from torch import nn
 
 from ..slimmable import Statistics, at_width, width_of
 from . import roi, rpn
-from .features import detached, feature_losses
+from .features import Features, Losses, Sizes, detached, feature_losses
 from .layers import check_slimmable
-from .roi import Features, Losses, RoiPredictions, RoiTargets, Sizes
+from .roi import RoiPredictions, RoiTargets
 from .rpn import RpnTeacher
 from .teaching import Teaching
 

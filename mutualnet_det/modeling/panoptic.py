@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import PanopticFPN
 
+from .features import Losses
 from .meta_arch import MutualRCNN, Teacher
-from .roi import Losses
 from .semantic import (
     SemanticTeacher,
     check_semantic_head,

@@ -25,12 +25,9 @@ from ..data.views import scale_boxes, scale_ratio
 from ..slimmable import Channels, Width
 from .correspondence import corresponding_anchors
 from .distillation import score_distillation
-from .features import Features, detached, feature_losses
+from .features import Features, Losses, Sizes, detached, feature_losses
 from .layers import slimmed
 from .teaching import Teaching
-
-Losses = dict[str, Tensor]
-Sizes = list[tuple[int, int]]
 
 
 class SlimmableRetinaNetHead(RetinaNetHead):

@@ -28,10 +28,8 @@ from ..compat import cascade_proposals, cascade_stage
 from ..config import ROI_TERMS, terms_present
 from ..data.views import scale_boxes, scale_ratio
 from . import distillation
-from .features import Features
+from .features import Features, Losses, Sizes
 
-Losses = dict[str, Tensor]
-Sizes = list[tuple[int, int]]
 Stage = list[Instances]  # the proposals of a stage of the box head, per image
 
 

@@ -18,10 +18,7 @@ from torch import Tensor
 from ..config import ConfigError
 from .correspondence import corresponding_anchors
 from .distillation import score_distillation
-from .features import Features
-
-Losses = dict[str, Tensor]
-Sizes = list[tuple[int, int]]
+from .features import Features, Losses, Sizes
 
 
 @dataclass

@@ -22,13 +22,10 @@ from torch import Tensor, nn
 
 from ..slimmable import Channels, Width
 from .correspondence import averaged_over_cells
-from .features import Features, detached, feature_losses
+from .features import Features, Losses, Sizes, detached, feature_losses
 from .layers import GROUP_NORM_HINT, check_slimmable, head_arguments, slimmed
 from .parts import normalised_batch
 from .teaching import Teaching
-
-Losses = dict[str, Tensor]
-Sizes = list[tuple[int, int]]
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
