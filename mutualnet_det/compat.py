@@ -42,33 +42,33 @@ NAMES = {
 # longer than what it computes.
 
 
-def foreach_add_(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+def foreach_add_(tensors: list[Tensor], others: list[Tensor]) -> None:
     """Add to each tensor, in place, the other one in its position."""
     torch._foreach_add_(tensors, others)
 
 
-def foreach_clamp_(tensors: Sequence[Tensor], low: float, high: float) -> None:
+def foreach_clamp_(tensors: list[Tensor], low: float, high: float) -> None:
     """Clamp each tensor in place."""
     torch._foreach_clamp_max_(tensors, high)
     torch._foreach_clamp_min_(tensors, low)
 
 
-def foreach_copy_(tensors: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+def foreach_copy_(tensors: list[Tensor], sources: list[Tensor]) -> None:
     """Copy to each tensor the source in its position."""
     torch._foreach_copy_(tensors, sources)
 
 
-def foreach_lerp_(tensors: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
+def foreach_lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
     """Move each tensor in place towards the end in its position, by ``weight`` of the way."""
     torch._foreach_lerp_(tensors, ends, weight)
 
 
-def foreach_mul_(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+def foreach_mul_(tensors: list[Tensor], factors: list[Tensor]) -> None:
     """Multiply each tensor in place by the factor, a scalar, in its position."""
     torch._foreach_mul_(tensors, factors)
 
 
-def foreach_norm(tensors: Sequence[Tensor], order: float = 2) -> Tensor:
+def foreach_norm(tensors: list[Tensor], order: float = 2) -> Tensor:
     """The norm of each of T tensors, (T,)."""
     return torch.stack(torch._foreach_norm(tensors, order))
 
@@ -87,7 +87,8 @@ def cpu_group() -> distributed.ProcessGroup:
     """A group of all processes for tensors on the CPU; Detectron2 makes it once and keeps it."""
     from detectron2.utils import comm
 
-    return comm._get_global_gloo_group()
+    group: distributed.ProcessGroup = comm._get_global_gloo_group()
+    return group
 
 
 # Stages of a cascade of box heads: Detectron2 runs them all in one go, and students need each.

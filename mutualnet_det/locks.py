@@ -11,7 +11,7 @@ from typing import Any
 try:
     import fcntl
 except ImportError:  # Windows, see _try_lock
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 POLL_PERIOD = 0.1  # s
 
@@ -55,7 +55,7 @@ class FileLock:
 
     def _acquire(self, path: Path, deadline: float, on_wait: Callable[[], object]) -> None:
         waits = False
-        while not _try_lock(self._descriptor):
+        while not _try_lock(self.fileno()):
             if time.monotonic() > deadline:
                 raise LockedError(f"Another process holds {path}.")
             if not waits:
