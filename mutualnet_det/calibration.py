@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -15,13 +16,14 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.utils import comm
 from torch import nn
 
-from .config import ConfigError, is_classification
+from .config import ConfigError
 from .data.coco import DatasetError
-from .data.images import evaluation_view, read_record
-from .data.loader import training_records
+from .data.images import VIEWS, evaluation_view, read_record
+from .data.records import training_records
 from .distributed import broadcast_weights, together
-from .modeling.classifier import MutualClassifier
-from .modeling.parts import has_norms_behind_backbone, preprocessed
+from .family import family
+from .modeling.inference import backbone_features, infer_batch
+from .modeling.parts import has_norms_behind_backbone
 from .seeding import stream
 from .slimmable import Calibrations, NoDataError, OperatingPoint, SingleValueError
 
@@ -51,7 +53,7 @@ def calibration_images(cfg: CfgNode) -> list[np.ndarray]:
             logger.warning("Calibration takes another image. %s", error)
     if not images:
         raise DatasetError(f"None of the {len(records)} training images can be read.")
-    if is_classification(cfg):  # square crops: nothing is padded
+    if VIEWS[family(cfg)].is_square:  # nothing is padded
         return images
     return sorted(images, key=lambda image: image.shape[0] / image.shape[1])
 
@@ -158,7 +160,9 @@ def _calibrate(
 def _calibrate_point(
     model: nn.Module, calibrations: Calibrations, point: OperatingPoint, batches: list[list[dict]]
 ) -> None:
-    forward = _forward(model)
+    # The heads only if they hold norms too.
+    run = infer_batch if has_norms_behind_backbone(model) else backbone_features
+    forward = functools.partial(run, model)
     try:
         calibrations.calibrate(point, batches, forward)
     except NoDataError:
@@ -178,14 +182,3 @@ def _objects_of_any_score(model: nn.Module) -> Iterator[None]:
     finally:
         for predictor, threshold in zip(predictors, thresholds, strict=True):
             predictor.test_score_thresh = threshold
-
-
-def _forward(model: nn.Module):
-    """What to run: the backbone, and the heads only if they hold norms too."""
-    if isinstance(model, MutualClassifier):
-        return model.logits
-    if not has_norms_behind_backbone(model):
-        return lambda batch: model.backbone(preprocessed(model, batch).tensor)
-    if not hasattr(model, "inference"):  # dense models: they have nothing to leave out
-        return model
-    return lambda batch: model.inference(batch, do_postprocess=False)

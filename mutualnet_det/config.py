@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .errors import UserError
+from .family import Family, family
 from .slimmable import OperatingPoint
 
 # Of these, the ones that train the largest width alone.
@@ -210,21 +211,6 @@ def _check_order(key: str, values: Sequence[Any], *, ascending: bool) -> None:
         _fail(key, values, f"{order} values without repeats")
 
 
-def is_classification(cfg: CfgNode) -> bool:
-    """Whether the config trains a classification network instead of a detector."""
-    return bool(cfg.MODEL.META_ARCHITECTURE == "MutualClassifier")
-
-
-def is_semantic(cfg: CfgNode) -> bool:
-    """Whether the config's network segments pixels by class and finds no objects."""
-    return cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "MutualSemanticSegmentor")
-
-
-def has_semantic_head(cfg: CfgNode) -> bool:
-    """Whether the config's network learns a class for every pixel: alone, or beside objects."""
-    return is_semantic(cfg) or cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "MutualPanopticFPN")
-
-
 def default_loss_weights(terms: Sequence[str]) -> dict[str, float]:
     """The default weights of these keys of ``LOSS_WEIGHTS``."""
     return {term: 0.0 if term in ("OBJECTNESS", "FEATURE") else 1.0 for term in terms}
@@ -291,15 +277,7 @@ def check_config(cfg: CfgNode) -> None:
         check_points([eval_point(cfg)], cfg)
     except ValueError as error:
         raise ConfigError(f"MUTUALNET.TEST_POINT is {node.TEST_POINT!r}. {error}") from None
-    if is_classification(cfg):
-        _check_classification(cfg)
-    elif tuple(cfg.INPUT.MIN_SIZE_TRAIN) != (node.RESOLUTIONS[0],):
-        _fail(
-            "INPUT.MIN_SIZE_TRAIN",
-            tuple(cfg.INPUT.MIN_SIZE_TRAIN),
-            f"({node.RESOLUTIONS[0]},), the largest of MUTUALNET.RESOLUTIONS: every pass of an "
-            "iteration sees one image, which is made at that size",
-        )
+    _CHECKS[family(cfg)](cfg)
     for key, value in node.LOSS_WEIGHTS.items():
         if not 0 <= value < math.inf:
             _fail(f"MUTUALNET.LOSS_WEIGHTS.{key}", value, "a weight of at least 0")
@@ -370,6 +348,27 @@ def _check_classification(cfg: CfgNode) -> None:
         _fail(f"{key}.TEST_CROP", node.TEST_CROP, "a fraction above 0, up to 1")
     if node.TEST_BATCH_SIZE < 1:
         _fail(f"{key}.TEST_BATCH_SIZE", node.TEST_BATCH_SIZE, "at least 1")
+
+
+def _check_training_size(cfg: CfgNode) -> None:
+    largest = cfg.MUTUALNET.RESOLUTIONS[0]
+    if tuple(cfg.INPUT.MIN_SIZE_TRAIN) != (largest,):
+        _fail(
+            "INPUT.MIN_SIZE_TRAIN",
+            tuple(cfg.INPUT.MIN_SIZE_TRAIN),
+            f"({largest},), the largest of MUTUALNET.RESOLUTIONS: every pass of an iteration sees "
+            "one image, which is made at that size",
+        )
+
+
+# What counts for networks of one kind alone.
+_CHECKS: dict[Family, Callable[[CfgNode], None]] = {
+    Family.CLASSIFIER: _check_classification,
+    Family.SEMANTIC: _check_training_size,
+    Family.PANOPTIC: _check_training_size,
+    Family.RCNN: _check_training_size,
+    Family.DENSE: _check_training_size,
+}
 
 
 def full_point(cfg: CfgNode) -> OperatingPoint:

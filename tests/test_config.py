@@ -15,8 +15,6 @@ from mutualnet_det.config import (
     flattened,
     full_point,
     grid_points,
-    has_semantic_head,
-    is_semantic,
 )
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -78,20 +76,6 @@ def test_listed_grid():
         QUICKSTART, ["MUTUALNET.GRID.WIDTHS", "(0.5,)", "MUTUALNET.GRID.RESOLUTIONS", "(128, 64)"]
     )
     assert grid_points(cfg) == [OperatingPoint(0.5, 64), OperatingPoint(0.5, 128)]
-
-
-@pytest.mark.parametrize(
-    ("name", "alone", "head"),
-    [
-        ("mutual_semantic_fpn_mbv2", True, True),
-        ("mutual_panoptic_fpn_mbv2", False, True),
-        ("mutual_maskrcnn_mbv2", False, False),
-        ("pretrain_mbv2", False, False),
-    ],
-)
-def test_what_learns_a_class_for_every_pixel(name, alone, head):
-    cfg = load_config(str(CONFIGS / f"{name}.yaml"))
-    assert (is_semantic(cfg), has_semantic_head(cfg)) == (alone, head)
 
 
 def test_empty_test_point_is_the_full_network():

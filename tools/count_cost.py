@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from tabulate import tabulate
-
-from mutualnet_det.config import is_classification, load_config
+from mutualnet_det.config import load_config
 from mutualnet_det.errors import reported
-from mutualnet_det.evaluation.scopes import grid_costs, scope_spans
+from mutualnet_det.evaluation.scopes import cost_report
 
 
 def main() -> None:
@@ -32,27 +30,7 @@ def main() -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     args = parser.parse_args()
     cfg = load_config(args.config_file, args.opts)
-    size = tuple(args.image_size)
-    costs = grid_costs(cfg, size)
-    if is_classification(cfg):
-        rows = [(p, 1e3 * c.total(0), sum(c.parameters.values())) for p, c in costs.items()]
-        print(tabulate(rows, ("point", "MFLOPs", "parameters"), floatfmt=".1f"))
-        return
-    rows = [
-        (point, cost.total(args.detections), *cost.by_part(args.detections).values())
-        for point, cost in costs.items()
-    ]
-    first = next(iter(costs.values()))
-    counted = f"GFLOPs at scope {cfg.MUTUALNET.SCOPE!r}"
-    if first.num_proposals:
-        counted += f", {first.num_proposals} proposals"
-    if first.gflops_per_detection:
-        counted += f", {args.detections:g} detections"
-    print(f"{counted}, on an image of {size[1]} x {size[0]} px\n")
-    print(tabulate(rows, ("point", "total", *first.by_part(0)), floatfmt=".3f"))
-    print("\nWhat each scope spans over this grid:")
-    for span in scope_spans(cfg, size, args.detections):
-        print(span)
+    print(cost_report(cfg, tuple(args.image_size), args.detections))
 
 
 if __name__ == "__main__":

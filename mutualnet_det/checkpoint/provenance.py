@@ -7,7 +7,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..config import is_classification, trained_widths
+from ..config import trained_widths
+from ..family import HAS_SCOPE, family
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def provenance(cfg: CfgNode) -> dict[str, Any]:
     architecture: dict[str, Any] = {key: builder}
     if builder == RESNET_BUILDER:
         architecture["MODEL.RESNETS.DEPTH"] = cfg.MODEL.RESNETS.DEPTH
-    if not is_classification(cfg):
+    if HAS_SCOPE[family(cfg)]:
         architecture["MUTUALNET.SCOPE"] = cfg.MUTUALNET.SCOPE
     resolutions = cfg.MUTUALNET.RESOLUTIONS
     if cfg.MUTUALNET.METHOD in ("us_net", "independent"):

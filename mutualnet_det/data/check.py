@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from detectron2.config import CfgNode
 
-from ..config import is_classification
+from ..family import Family, family
 from . import coco
 from .classification import check_classification_datasets
+
+CHECKS: dict[Family, Callable[[CfgNode], None]] = {
+    Family.CLASSIFIER: check_classification_datasets,
+    Family.SEMANTIC: coco.check_datasets,
+    Family.PANOPTIC: coco.check_datasets,
+    Family.RCNN: coco.check_datasets,
+    Family.DENSE: coco.check_datasets,
+}
 
 
 def check_datasets(cfg: CfgNode) -> None:
@@ -16,7 +26,4 @@ def check_datasets(cfg: CfgNode) -> None:
     Raises:
         DatasetError: see :func:`coco.check_datasets` and :func:`check_classification_datasets`.
     """
-    if is_classification(cfg):
-        check_classification_datasets(cfg)
-    else:
-        coco.check_datasets(cfg)
+    CHECKS[family(cfg)](cfg)

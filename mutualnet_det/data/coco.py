@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from pycocotools import mask as mask_util
 
-from ..config import has_semantic_head, is_semantic
+from ..family import OBJECT_HEADS, family, outputs
 from .coco_check import CheckedCoco, DatasetError, check_coco_format, shortened
 from .keypoints import check_keypoints
 from .masks import run_lengths
@@ -135,16 +135,15 @@ def check_datasets(cfg: CfgNode) -> None:
         for name in cfg.DATASETS[key]:
             _check_known(name, f"DATASETS.{key}")
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
-        if has_semantic_head(cfg):
+        if "semantic" in outputs(cfg):
             check_semantic(cfg, name)
-        if is_semantic(cfg) or not _is_coco(name):
+        if "box" not in outputs(cfg) or not _is_coco(name):
             continue
         json_file, image_root = _files(name)
         training = name in cfg.DATASETS.TRAIN
         checked = _check(name, json_file, image_root, need_instances=training, **_demands(cfg))
         classes = checked.class_names
-        dense = cfg.MODEL.META_ARCHITECTURE in ("RetinaNet", "MutualRetinaNet")
-        head = "RETINANET" if dense else "ROI_HEADS"
+        head = OBJECT_HEADS[family(cfg)]
         expected = cfg.MODEL[head].NUM_CLASSES
         if len(classes) != expected:
             raise DatasetError(

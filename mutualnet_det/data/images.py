@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -9,7 +12,7 @@ from detectron2.data.detection_utils import check_image_size
 from detectron2.data.transforms import ResizeTransform
 from torch import Tensor
 
-from ..config import is_classification
+from ..family import Family, family
 from .classification import evaluation_images, read_classification_image
 from .coco_check import DatasetError
 from .views import resized_shape
@@ -45,9 +48,41 @@ def resize_shortest_edge(image: np.ndarray, resolution: int, max_size: int) -> T
     return torch.as_tensor(np.ascontiguousarray(resized))
 
 
+def _middle(cfg: CfgNode, image: np.ndarray, resolution: int) -> Tensor:
+    (view,) = evaluation_images(cfg, [image], resolution)
+    return view
+
+
+def _whole(cfg: CfgNode, image: np.ndarray, resolution: int) -> Tensor:
+    return resize_shortest_edge(image, resolution, cfg.INPUT.MAX_SIZE_TEST)
+
+
+class View(NamedTuple):
+    """
+    What a network sees of an image.
+
+    Attributes:
+        make: of a config, an image (H, W, 3) and a resolution, the view (3, H', W').
+        is_square: whether those of all images have one size.
+        keys: of the config, that it depends on beside ``INPUT``.
+    """
+
+    make: Callable[[CfgNode, np.ndarray, int], Tensor]
+    is_square: bool
+    keys: tuple[str, ...] = ()
+
+
+VIEWS = {
+    Family.CLASSIFIER: View(
+        _middle, True, ("MUTUALNET.RESOLUTIONS", "MUTUALNET.CLASSIFICATION.TEST_CROP")
+    ),
+    Family.SEMANTIC: View(_whole, False),
+    Family.PANOPTIC: View(_whole, False),
+    Family.RCNN: View(_whole, False),
+    Family.DENSE: View(_whole, False),
+}
+
+
 def evaluation_view(cfg: CfgNode, image: np.ndarray, resolution: int) -> Tensor:
     """What the config's model sees of an image (H, W, 3) at a resolution, as (3, H', W')."""
-    if is_classification(cfg):
-        (view,) = evaluation_images(cfg, [image], resolution)
-        return view
-    return resize_shortest_edge(image, resolution, cfg.INPUT.MAX_SIZE_TEST)
+    return VIEWS[family(cfg)].make(cfg, image, resolution)

@@ -6,27 +6,24 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
-from detectron2.data.build import (
-    filter_images_with_few_keypoints,
-    filter_images_with_only_crowd_annotations,
-    trivial_batch_collator,
-)
+from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from ..config import has_semantic_head, is_classification, is_semantic
 from ..errors import UserError
+from ..family import Family, family
 from ..signals import leave_stop_signals
-from .classification import ClassificationMapper, load_classification_records
-from .coco import DatasetError, load_records
+from .classification import ClassificationMapper
+from .coco import DatasetError
 from .pixels import check_file
+from .records import training_records
 from .sampler import TrainingBatchSampler
 from .semantic import SemanticMapper
 
@@ -136,34 +133,42 @@ class TrainingImages(Dataset):
         )
 
 
-def training_records(cfg: CfgNode) -> list[dict]:
-    """The records of ``DATASETS.TRAIN``, without empty images if the config filters them."""
-    if is_classification(cfg):
-        records = [r for name in cfg.DATASETS.TRAIN for r in load_classification_records(cfg, name)]
-        if not records:
-            raise DatasetError("DATASETS.TRAIN is empty.")
-        return records
-    records = [record for name in cfg.DATASETS.TRAIN for record in load_records(cfg, name)]
-    if not is_semantic(cfg):
-        records = _with_instances(cfg, records)
-    if not records:
-        raise DatasetError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN} holds no image to learn from.")
-    return records
+def _objects_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
+    return CheckedMapper(cfg, is_train=True)
 
 
-def _with_instances(cfg: CfgNode, records: list[dict]) -> list[dict]:
-    for record in records:
-        if "annotations" not in record:
-            raise DatasetError(
-                f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {record['file_name']} comes without "
-                f"annotations of objects, and a {cfg.MODEL.META_ARCHITECTURE} learns from them."
-            )
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        records = filter_images_with_only_crowd_annotations(records)
-    if cfg.MODEL.KEYPOINT_ON and cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE > 0:
-        least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-        records = filter_images_with_few_keypoints(records, least)
-    return records
+def _pixels_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return SemanticMapper(_objects_mapper(cfg), head.NUM_CLASSES, head.IGNORE_VALUE)
+
+
+def _stack(items: list) -> tuple[torch.Tensor, list[dict[str, Any]]] | list:
+    """All images as one tensor: each tensor that a worker sends takes an open file."""
+    if any(isinstance(item, DatasetError) for item in items):
+        return items
+    return torch.stack([item.pop("image") for item in items]), items
+
+
+class Inputs(NamedTuple):
+    """
+    How training inputs are made.
+
+    Attributes:
+        mapper: of a config, what makes an input of a record.
+        collate: makes a batch of inputs, or of the DatasetErrors in their place.
+    """
+
+    mapper: Callable[[CfgNode], Callable[[dict], dict]]
+    collate: Callable[[list], Any]
+
+
+INPUTS = {
+    Family.CLASSIFIER: Inputs(ClassificationMapper, _stack),
+    Family.SEMANTIC: Inputs(_pixels_mapper, trivial_batch_collator),
+    Family.PANOPTIC: Inputs(_pixels_mapper, trivial_batch_collator),
+    Family.RCNN: Inputs(_objects_mapper, trivial_batch_collator),
+    Family.DENSE: Inputs(_objects_mapper, trivial_batch_collator),
+}
 
 
 def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[dict[str, Any]]]:
@@ -185,30 +190,19 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
         comm.get_rank(),
         comm.get_world_size(),
     )
-    classifies = is_classification(cfg)
-    mapper = ClassificationMapper(cfg) if classifies else CheckedMapper(cfg, is_train=True)
-    if has_semantic_head(cfg):
-        head = cfg.MODEL.SEM_SEG_HEAD
-        mapper = SemanticMapper(mapper, head.NUM_CLASSES, head.IGNORE_VALUE)
+    inputs = INPUTS[family(cfg)]
     loader = DataLoader(
         TrainingImages(
             DatasetFromList(records, copy=False),
-            SeededMapper(mapper),
+            SeededMapper(inputs.mapper(cfg)),
             skips=cfg.MUTUALNET.BAD_RECORDS == "skip",
         ),
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_stack if classifies else trivial_batch_collator,
+        collate_fn=inputs.collate,
         worker_init_fn=leave_stop_signals,
     )
     return _raising(loader)
-
-
-def _stack(items: list) -> tuple[torch.Tensor, list[dict[str, Any]]] | list:
-    """All images as one tensor: each tensor that a worker sends takes an open file."""
-    if any(isinstance(item, DatasetError) for item in items):
-        return items
-    return torch.stack([item.pop("image") for item in items]), items
 
 
 def _raising(batches: Iterable) -> Iterator[list[dict[str, Any]]]:

@@ -39,7 +39,6 @@ from ..config import (
     eval_point,
     full_point,
     grid_points,
-    is_classification,
     trained_widths,
 )
 from ..data.loader import build_training_loader, explaining_worker_deaths
@@ -52,6 +51,7 @@ from ..distributed import (
     wait_for_first,
 )
 from ..evaluation import KINDS, evaluate_grid
+from ..family import Family, family
 from ..modeling.backbones import SlimmableBackbone
 from ..modeling.build import build_network
 from ..modeling.classifier import network_of
@@ -165,7 +165,7 @@ class MutualTrainer(TrainerBase):
     def _start_average(self) -> None:
         """Average the weights from what they are now, if the config asks for it."""
         decay = self.cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY
-        if is_classification(self.cfg) and decay > 0:
+        if family(self.cfg) is Family.CLASSIFIER and decay > 0:
             self._average = MovingAverage(self.network, decay)
 
     def train(self) -> None:

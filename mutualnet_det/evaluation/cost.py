@@ -13,10 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import SemanticSegmentor, StandardROIHeads
+from detectron2.modeling import (
+    GeneralizedRCNN,
+    PanopticFPN,
+    SemanticSegmentor,
+    StandardROIHeads,
+)
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList
 from fvcore.nn import FlopCountAnalysis
@@ -129,13 +135,11 @@ class CostCounter:
     @torch.no_grad()
     def __init__(self, model: nn.Module) -> None:
         heads = getattr(model, "roi_heads", None)
-        if heads is None:
-            if not isinstance(model, DenseDetector | SemanticSegmentor):
-                raise ValueError(f"A {type(model).__name__} is no model whose cost is counted.")
-        elif not isinstance(heads, StandardROIHeads):
+        if heads is not None and not isinstance(heads, StandardROIHeads):
             raise ValueError(
                 f"A cost is counted for Detectron2's StandardROIHeads, got {type(heads).__name__}."
             )
+        heads_on_maps(model)  # before anything is copied
         plain = plain_copy(model)
         self._dense = _DenseCounter(plain)
         self._roi = {} if heads is None else _count_roi_heads(plain)
@@ -225,34 +229,79 @@ def multiply_adds(module: nn.Module, *inputs: Tensor) -> Counter[str]:
     return analysis.tracer_warnings("none").by_module()
 
 
+class MapHead(NamedTuple):
+    """
+    A head that runs on whole maps.
+
+    Attributes:
+        layers: the module.
+        in_features: the levels that it takes, as a list; None: it takes all, by name.
+    """
+
+    layers: nn.Module
+    in_features: Sequence[str] | None
+
+
+@functools.singledispatch
+def heads_on_maps(model: nn.Module) -> dict[str, MapHead]:
+    """
+    The heads of ``model`` that run on every image whatever is in it, by part.
+
+    ValueError for a model whose cost is not counted.
+    """
+    raise ValueError(f"A {type(model).__name__} is no model whose cost is counted.")
+
+
+@heads_on_maps.register(GeneralizedRCNN)
+def _(model: GeneralizedRCNN) -> dict[str, MapHead]:
+    rpn = model.proposal_generator
+    return {"rpn": MapHead(rpn.rpn_head, rpn.in_features)}
+
+
+@heads_on_maps.register(PanopticFPN)
+def _(model: PanopticFPN) -> dict[str, MapHead]:
+    rpn = model.proposal_generator
+    return {
+        "rpn": MapHead(rpn.rpn_head, rpn.in_features),
+        "semantic_head": MapHead(_Layers(model.sem_seg_head), None),
+    }
+
+
+@heads_on_maps.register(DenseDetector)
+def _(model: DenseDetector) -> dict[str, MapHead]:
+    return {"dense_head": MapHead(model.head, model.head_in_features)}
+
+
+@heads_on_maps.register(SemanticSegmentor)
+def _(model: SemanticSegmentor) -> dict[str, MapHead]:
+    return {"semantic_head": MapHead(_Layers(model.sem_seg_head), None)}
+
+
 class _DenseNetwork(nn.Module):
     """What runs on every image whatever is in it: backbone, neck and the heads on whole maps."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        heads = heads_on_maps(model)
         self.backbone = model.backbone
-        # By part: the head and the levels that it takes as a list.
-        self.heads = nn.ModuleDict()
-        self.in_features: dict[str, Sequence[str]] = {}
-        if hasattr(model, "proposal_generator"):
-            self.heads["rpn"] = model.proposal_generator.rpn_head
-            self.in_features["rpn"] = model.proposal_generator.in_features
-        elif isinstance(model, DenseDetector):
-            self.heads["dense_head"] = model.head
-            self.in_features["dense_head"] = model.head_in_features
-        if hasattr(model, "sem_seg_head"):
-            self.heads["semantic_head"] = _Layers(model.sem_seg_head)
+        self.heads = nn.ModuleDict({part: head.layers for part, head in heads.items()})
+        self.in_features = {part: head.in_features for part, head in heads.items()}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         features = self.backbone(images)
         outputs = []
         for part, head in self.heads.items():
-            if part in self.in_features:
-                logits, deltas = head([features[name] for name in self.in_features[part]])
-                outputs += [*logits, *deltas]
-            else:
+            if (names := self.in_features[part]) is None:
                 outputs.append(head(features))
+            else:
+                logits, deltas = head([features[name] for name in names])
+                outputs += [*logits, *deltas]
         return tuple(outputs)
+
+
+def _has_neck(backbone: nn.Module) -> bool:
+    """Whether there is one behind ``backbone.bottom_up``, as in Detectron2's FPN."""
+    return hasattr(backbone, "bottom_up")
 
 
 class _DenseCounter:
@@ -290,7 +339,7 @@ class _DenseCounter:
     def _count_parts(self, size: Size) -> tuple[int, ...]:
         counts = multiply_adds(self._network, torch.zeros(1, 3, *size))
         backbone = counts["backbone"]
-        if hasattr(self._network.backbone, "bottom_up"):
+        if _has_neck(self._network.backbone):
             backbone = counts["backbone.bottom_up"]
         heads = (counts[f"heads.{part}"] for part in self._network.heads)
         return backbone, counts["backbone"] - backbone, *heads
@@ -356,7 +405,7 @@ def _stages(head: nn.Module) -> Sequence[nn.Module]:
 
 
 def _count_parameters(model: nn.Module, parts: Sequence[str]) -> dict[str, int]:
-    neck = "neck" if hasattr(model.backbone, "bottom_up") else "backbone"
+    neck = "neck" if _has_neck(model.backbone) else "backbone"
     prefixes = {
         "backbone.bottom_up.": "backbone",
         "backbone.": neck,

@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import PanopticFPN
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from torch import nn
 
 from ..data.coco import DatasetError, load_records, renumbered_ground_truth
+from ..family import outputs
 from ..runtime import Latency
 from ..runtime.device import device_name
 from ..slimmable import OperatingPoint
@@ -54,11 +53,7 @@ class DetectionTask:
             raise DatasetError(f"The data set {dataset!r} of DATASETS.TEST is in no COCO format.")
         self._cfg = cfg
         self._model = model
-        self._iou_types = ["bbox"]
-        if cfg.MODEL.MASK_ON and not isinstance(model, DenseDetector):
-            self._iou_types.append("segm")
-        if cfg.MODEL.KEYPOINT_ON and not isinstance(model, DenseDetector):
-            self._iou_types.append("keypoints")
+        self._iou_types = [name for name, kind in KIND_OF.items() if kind in outputs(cfg)]
         self.records = load_records(cfg, dataset)
         self._ground_truth = renumbered_ground_truth(
             metadata.json_file,
@@ -74,7 +69,7 @@ class DetectionTask:
         digest = hashlib.sha256(json.dumps(self._ground_truth, sort_keys=True).encode())
         self.identity = {"ground truth": digest.hexdigest()}
         self._semantic = self._panoptic = None
-        if isinstance(model, PanopticFPN):
+        if "semantic" in outputs(cfg):
             self._semantic = SemanticScorer(cfg, dataset)
             ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
             self._panoptic = PanopticScorer(model, dataset, ignored)

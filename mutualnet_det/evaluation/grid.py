@@ -29,10 +29,11 @@ from ..checkpoint import (
     read_calibrations,
     write_calibrations,
 )
-from ..config import check_points, flattened, is_classification
+from ..config import check_points, flattened
 from ..data.check import check_datasets
-from ..data.images import read_record
+from ..data.images import VIEWS, read_record
 from ..errors import UserError
+from ..family import family
 from ..modeling.parts import has_norms_behind_backbone
 from ..progress_log import ProgressLog
 from ..runtime.device import device_name, hardware_name
@@ -81,7 +82,7 @@ def evaluate_grid(
     Evaluate ``model`` on ``DATASETS.TEST`` at ``points`` and write everything to ``output_dir``.
 
     Args:
-        model: a detector or a classifier, as ``cfg`` says.
+        model: what ``cfg`` describes.
         calibrations: of ``model``; those of points that lack are added, as far as an evaluation
             with the same weights and settings has left them in ``output_dir``.
         calibrate: whether the rest is calibrated, on images of ``DATASETS.TRAIN``, which are
@@ -114,7 +115,7 @@ def evaluate_grid(
     output = Path(output_dir)
     if all(point in calibrations for point in points):
         cfg = _without_training_data(cfg)
-    kept = _reuse_calibrations(cfg, calibrations, output)
+    kept = _reuse_calibrations(cfg, model, calibrations, output)
     missing = [point for point in points if point not in calibrations]
     if missing and not calibrate:
         raise UncalibratedPointError(
@@ -225,8 +226,7 @@ def _settings(cfg: CfgNode) -> dict[str, Any]:
         *("INPUT.FORMAT", "INPUT.MAX_SIZE_TEST", "TEST.DETECTIONS_PER_IMAGE"),
         "DATASETS.TRAIN",  # what points are calibrated on
     }
-    if is_classification(cfg):  # what a view shows
-        keys |= {"MUTUALNET.RESOLUTIONS", "MUTUALNET.CLASSIFICATION.TEST_CROP"}
+    keys |= set(VIEWS[family(cfg)].keys)
     return {
         name: value
         for name, value in flattened(cfg).items()
@@ -235,7 +235,7 @@ def _settings(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _calibration_settings(cfg: CfgNode, calibrations: Calibrations) -> dict[str, Any]:
+def _calibration_settings(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     """
     The config keys that statistics depend on: by what images there are, or what layers see of them.
     """
@@ -244,7 +244,7 @@ def _calibration_settings(cfg: CfgNode, calibrations: Calibrations) -> dict[str,
         "MUTUALNET.BAD_RECORDS": cfg.MUTUALNET.BAD_RECORDS,
         **_settings(cfg),
     }
-    if is_classification(cfg) or has_norms_behind_backbone(calibrations.model):
+    if has_norms_behind_backbone(model):
         return settings
     return {name: v for name, v in settings.items() if not name.startswith(BEHIND_BACKBONE)}
 
@@ -267,7 +267,7 @@ def _without_training_data(cfg: CfgNode) -> CfgNode:
 
 
 def _reuse_calibrations(
-    cfg: CfgNode, calibrations: Calibrations, output: Path
+    cfg: CfgNode, model: nn.Module, calibrations: Calibrations, output: Path
 ) -> list[OperatingPoint]:
     """
     Add what ``calibrations`` lacks of those that an evaluation with the same weights and settings
@@ -284,7 +284,7 @@ def _reuse_calibrations(
         return []
     try:
         state, settings = read_calibrations(str(path))
-        wanted = _calibration_settings(cfg, calibrations)
+        wanted = _calibration_settings(cfg, model)
         if state["fingerprint"] != calibrations.fingerprint() or settings != wanted:
             return []
         add_calibrations(calibrations, str(path))
@@ -320,7 +320,7 @@ def _calibrate(
         calibrate_points(cfg, model, calibrations, group, images)
         done += len(group)
         kept += group
-        settings = _calibration_settings(cfg, calibrations)
+        settings = _calibration_settings(cfg, model)
         write_calibrations(str(path), calibrations, kept, settings)
 
 

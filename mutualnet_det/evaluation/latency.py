@@ -24,16 +24,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation.evaluator import inference_context
-from detectron2.modeling import PanopticFPN, SemanticSegmentor
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..data.images import evaluation_view
 from ..data.views import resized_shape
 from ..errors import UserError
-from ..modeling.classifier import MutualClassifier
-from ..modeling.parts import preprocessed
+from ..modeling.inference import Output, infer_batch
 from ..progress_log import ProgressLog
 from ..runtime import Latency
 from ..runtime.device import wait_for
@@ -54,40 +51,19 @@ class ProfileError(UserError, ValueError):
 # One forward -------------------------------------------------------------------------------------
 
 
-def infer(model: nn.Module, image: Tensor) -> tuple[Instances | None, Tensor | None]:
-    """
-    One image (3, H, W) through any of the models, in a batch of its own.
-
-    Returns:
-        the detections at the network's scale, if the model makes any, and its logits: of a Panoptic
-        FPN and of a SemanticSegmentor of the pixels (K, H, W), of a classifier (K,).
-    """
-    inputs = [{"image": image}]
-    if isinstance(model, MutualClassifier):
-        return None, model.logits(inputs)[0]
-    if isinstance(model, PanopticFPN):
-        (instances,), (logits,) = model.inference(inputs, do_postprocess=False)
-        return instances, logits
-    if isinstance(model, SemanticSegmentor):
-        images = preprocessed(model, inputs)
-        logits, _ = model.sem_seg_head(model.backbone(images.tensor))
-        return None, logits[0]
-    if isinstance(model, DenseDetector):
-        images = model.preprocess_image(inputs)
-        maps = model.backbone(images.tensor)
-        features = [maps[name] for name in model.head_in_features]
-        predictions = model.head(features)
-        return model.forward_inference(images, features, predictions)[0], None
-    return model.inference(inputs, do_postprocess=False)[0], None
+def infer(model: nn.Module, image: Tensor) -> Output:
+    """What any of the models gives for one image (3, H, W), in a batch of its own."""
+    (output,) = infer_batch(model, [{"image": image}])
+    return output
 
 
-def timed(model: nn.Module, image: Tensor) -> tuple[tuple[Instances | None, Tensor | None], float]:
-    """What :func:`infer` finds, and the ms it takes."""
+def timed(model: nn.Module, image: Tensor) -> tuple[Output, float]:
+    """What :func:`infer` gives, and the ms it takes."""
     wait_for(model.device)
     start = time.perf_counter()
-    found = infer(model, image)
+    output = infer(model, image)
     wait_for(model.device)
-    return found, round((time.perf_counter() - start) * 1000, 3)
+    return output, round((time.perf_counter() - start) * 1000, 3)
 
 
 def largest_records(

@@ -14,10 +14,10 @@ from tabulate import tabulate
 
 from ..calibration import calibrate_points
 from ..checkpoint import load_detector
-from ..config import check_output_dir, grid_points, is_classification
-from ..data.classification import load_classification_records
-from ..data.coco import DatasetError, load_records
+from ..config import check_output_dir, grid_points
+from ..data.coco import DatasetError
 from ..data.images import read_record
+from ..data.records import dataset_records
 from ..evenly import evenly
 from ..modeling.build import build_network
 from ..modeling.classifier import network_of
@@ -27,9 +27,8 @@ from ..runtime.images import read_image
 from ..runtime.pretrained import check_weights, load_pretrained
 from ..runtime.sources import ImageFiles
 from ..slimmable import Calibrations, OperatingPoint
-from .classification_cost import classification_costs
-from .cost import count_points
 from .latency import PointProfile, ProfileError, equal_detections, profile_points
+from .point_costs import point_costs
 from .results import Grid, write_query_table
 from .task import dataset_name
 
@@ -90,9 +89,8 @@ def profiling_images(cfg: CfgNode, folder: str | None, count: int) -> list[np.nd
     if folder is not None:
         images = (read_image(path) for path in evenly(ImageFiles([folder]).paths, count))
         return [x if order == cfg.INPUT.FORMAT else x[..., ::-1] for x, order in images]
-    load = load_classification_records if is_classification(cfg) else load_records
     try:
-        records = load(cfg, dataset_name(cfg))
+        records = dataset_records(cfg, dataset_name(cfg))
         return [read_record(record, cfg.INPUT.FORMAT) for record in evenly(records, count)]
     except DatasetError as error:
         raise ProfileError(
@@ -205,11 +203,8 @@ def profile_config(
         missing = [point for point in points if point not in calibrations]
         if missing:
             calibrate_points(cfg, model, calibrations, missing, images)
-        if is_classification(cfg):
-            costs = classification_costs(model.backbone, points)
-        else:
-            sizes = [image.shape[:2] for image in images]
-            costs = count_points(cfg, model, points, sizes, calibrations.at)
+        sizes = [image.shape[:2] for image in images]
+        costs = point_costs(model, cfg, points, sizes, calibrations.at)
         found = profile_points(cfg, model, points, calibrations.at, images, num_forwards)
     gflops = {point: cost.total(found[point].detections_per_image) for point, cost in costs.items()}
     return Profile(device_name(model.device), gflops, found)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from detectron2.config import CfgNode
-from detectron2.modeling import PanopticFPN, SemanticSegmentor
 from torch import nn
 
-from ..config import is_classification
 from ..data.coco import DatasetError
+from ..family import Family, family
 from ..slimmable import OperatingPoint
 from .classification import ClassificationTask
 from .cost import Cost
@@ -72,11 +71,15 @@ def dataset_name(cfg: CfgNode) -> str:
     return name
 
 
+TASKS: dict[Family, Callable[[CfgNode, nn.Module, str], Task]] = {
+    Family.CLASSIFIER: ClassificationTask,
+    Family.SEMANTIC: SemanticTask,
+    Family.PANOPTIC: DetectionTask,
+    Family.RCNN: DetectionTask,
+    Family.DENSE: DetectionTask,
+}
+
+
 def build_task(cfg: CfgNode, model: nn.Module) -> Task:
     """The task of a model that ``cfg`` describes."""
-    make = DetectionTask
-    if is_classification(cfg):
-        make = ClassificationTask
-    elif isinstance(model, SemanticSegmentor) and not isinstance(model, PanopticFPN):
-        make = SemanticTask
-    return make(cfg, model, dataset_name(cfg))
+    return TASKS[family(cfg)](cfg, model, dataset_name(cfg))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -134,9 +136,15 @@ class MutualClassifier(Teaching, Classifier):
         return losses
 
 
+@functools.singledispatch
 def network_of(model: nn.Module) -> nn.Module:
     """
     The module whose weights a checkpoint of ``model`` holds: the model itself, but of a classifier
     its backbone, so that the names are torchvision's and a detector can take the weights over.
     """
-    return model.backbone if isinstance(model, MutualClassifier) else model
+    return model
+
+
+@network_of.register(MutualClassifier)
+def _(model: MutualClassifier) -> nn.Module:
+    return model.backbone

@@ -8,15 +8,8 @@ from torch import nn
 from ..slimmable import SlimmableBatchNorm2d
 
 
-def preprocessed(model: nn.Module, batched_inputs: list[dict]) -> ImageList:
-    """The images normalised, padded and batched, as the model does it."""
-    if hasattr(model, "preprocess_image"):
-        return model.preprocess_image(batched_inputs)
-    return normalised_batch(model, batched_inputs)
-
-
 def normalised_batch(model: nn.Module, batched_inputs: list[dict]) -> ImageList:
-    """The same for a SemanticSegmentor, which does it in passing and has no method for it."""
+    """The images normalised, padded and batched, as a SemanticSegmentor does it in passing."""
     images = [x["image"].to(model.device) for x in batched_inputs]
     return ImageList.from_tensors(
         [(x - model.pixel_mean) / model.pixel_std for x in images],

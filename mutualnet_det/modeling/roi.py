@@ -210,14 +210,18 @@ def predict_instances(
 
 def num_stages(heads: StandardROIHeads) -> int:
     """Of the box head: 1 unless it is a cascade."""
-    return heads.num_cascade_stages if isinstance(heads, CascadeROIHeads) else 1
+    return heads.num_cascade_stages if _is_cascade(heads) else 1
+
+
+def _is_cascade(heads: StandardROIHeads) -> bool:
+    return isinstance(heads, CascadeROIHeads)
 
 
 def _predict_stage(
     heads: StandardROIHeads, features: Features, proposals: Stage, number: int
 ) -> BoxPredictions:
     levels = [features[f] for f in heads.box_in_features]
-    if isinstance(heads, CascadeROIHeads):
+    if _is_cascade(heads):
         return BoxPredictions(*cascade_stage(heads, levels, proposals, number))
     pooled = heads.box_pooler(levels, [x.proposal_boxes for x in proposals])
     return BoxPredictions(*heads.box_predictor(heads.box_head(pooled)))
@@ -300,7 +304,7 @@ def taught_terms(heads: StandardROIHeads, weights: Mapping[str, float]) -> list[
 
 def _of_stage(heads: StandardROIHeads, name: str, number: int) -> str:
     """A loss's name as Detectron2 has it: with the stage's number in a cascade."""
-    return f"{name}_stage{number}" if isinstance(heads, CascadeROIHeads) else name
+    return f"{name}_stage{number}" if _is_cascade(heads) else name
 
 
 # What can be taught ------------------------------------------------------------------------------

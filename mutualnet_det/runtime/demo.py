@@ -10,8 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from ..config import is_classification, is_semantic
 from ..evenly import evenly
+from ..family import outputs
 from ..slimmable import OperatingPoint
 from .device import wait_for
 from .predictor import BudgetPredictor, Prediction
@@ -21,7 +21,7 @@ from .sources import is_image_name
 
 def check_finds_objects(cfg: CfgNode) -> None:
     """PredictorError for the config of a model that finds no objects, which are all we draw."""
-    if is_classification(cfg) or is_semantic(cfg):
+    if "box" not in outputs(cfg):
         raise PredictorError(
             f"The model, a {cfg.MODEL.META_ARCHITECTURE}, finds no objects, and detections are all "
             "that is drawn."

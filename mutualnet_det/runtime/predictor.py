@@ -106,7 +106,7 @@ class BudgetPredictor:
                 "the checkpoint lacks some."
             )
         self.cfg = cfg
-        self.max_pixels = max_pixels(cfg, model)
+        self.max_pixels = max_pixels(cfg)
         self._model = model
         self._calibrations = calibrations
         self._entries = {entry.point: entry for entry in table.entries}

@@ -13,6 +13,7 @@ from torch import nn
 from ..checkpoint import CALIBRATIONS_FILE, add_calibrations, load_detector
 from ..config import ConfigError, check_points, load_config
 from ..errors import UserError
+from ..family import outputs
 from ..slimmable import Calibrations, OperatingPoint, StaleCalibrationError
 from .query_table import QueryTable
 
@@ -92,17 +93,17 @@ def load_pretrained(folder: str | Path, device: str | torch.device | None = None
     return Pretrained(cfg, model, calibrations, table, table_file)
 
 
-def max_pixels(cfg: CfgNode, model: nn.Module) -> float:
+def max_pixels(cfg: CfgNode) -> float:
     """
-    The most pixels that an image may have, so that all that can be found there fits in MAX_OUTPUT.
+    The most pixels of an image, so that all that a config's network may find fits in MAX_OUTPUT.
 
     At the scale of the image a mask takes one byte for each pixel, and the scores of a semantic
     head four for each class. A model without either takes images of any size.
     """
     bytes_per_pixel = 0
-    if getattr(getattr(model, "roi_heads", None), "mask_on", False):
+    if "mask" in outputs(cfg):
         bytes_per_pixel += max(cfg.TEST.DETECTIONS_PER_IMAGE, 0)
-    if hasattr(model, "sem_seg_head"):
+    if "semantic" in outputs(cfg):
         bytes_per_pixel += 4 * cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     return MAX_OUTPUT / bytes_per_pixel if bytes_per_pixel else math.inf
 

@@ -23,7 +23,8 @@ from mutualnet_det.data.classification import (
     register_image_folder,
 )
 from mutualnet_det.data.coco import DatasetError
-from mutualnet_det.data.loader import SeededMapper, build_training_loader, training_records
+from mutualnet_det.data.loader import SeededMapper, build_training_loader
+from mutualnet_det.data.records import training_records
 from mutualnet_det.data.shapes.classes import VARIANT, generate_classes
 
 

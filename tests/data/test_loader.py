@@ -19,8 +19,8 @@ from mutualnet_det.data.loader import (
     TrainingImages,
     build_training_loader,
     explaining_worker_deaths,
-    training_records,
 )
+from mutualnet_det.data.records import training_records
 
 
 @pytest.fixture

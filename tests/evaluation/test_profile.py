@@ -203,10 +203,10 @@ def test_a_point_that_is_not_calibrated_is_refused(folder, not_measured):
 
 
 def test_a_data_set_that_is_not_there_is_refused(folder, not_measured, monkeypatch):
-    def load_records(cfg, name):
+    def dataset_records(cfg, name):
         raise DatasetError("There is no val.json.")
 
-    monkeypatch.setattr(profile_module, "load_records", load_records)
+    monkeypatch.setattr(profile_module, "dataset_records", dataset_records)
     with pytest.raises(ProfileError, match=r"no val\.json\. To measure on other .*--image-folder"):
         profile_folder(folder, num_images=1)
 

@@ -2,7 +2,6 @@
 
 import io
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,8 +217,10 @@ def test_the_predictor_takes_images_whose_masks_fit_into_memory(
         with pytest.raises(ImageError, match=f"^{name} has 70 x 40 px; at most 0.0028 million"):
             small(image)
     assert len(small(pixels[1:]).instances) > 0
-    model = SimpleNamespace(roi_heads=SimpleNamespace(mask_on=False))
-    assert pretrained.max_pixels(predictor.cfg, model) == math.inf
+    cfg = predictor.cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.MASK_ON = False
+    assert pretrained.max_pixels(cfg) == math.inf
     # Four bytes for each score of a class.
-    model.sem_seg_head = None
-    assert pretrained.max_pixels(predictor.cfg, model) == 100 * 2799 / (4 * 54)
+    cfg.MODEL.META_ARCHITECTURE = "MutualPanopticFPN"
+    assert pretrained.max_pixels(cfg) == 100 * 2799 / (4 * 54)

@@ -30,7 +30,6 @@ from detectron2.data import (
 )
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
-from detectron2.modeling import PanopticFPN
 from detectron2.modeling.postprocessing import detector_postprocess
 from torch import Tensor, nn
 
@@ -40,14 +39,14 @@ from ...data.images import evaluation_view, read_record
 from ...errors import UserError
 from ...evaluation.coco_evaluators import EVALUATORS, default_evaluator
 from ...evaluation.cost import Cost
-from ...evaluation.detection import DetectionTask
 from ...evaluation.forward import IMAGES_AT_ONCE, Found
 from ...evaluation.latency import timed
 from ...evaluation.progress import Progress
 from ...evaluation.scoring import KIND_OF, load_ground_truth, score
-from ...evaluation.task import build_task, dataset_name
+from ...evaluation.task import Task, build_task, dataset_name
 from ...evaluation.workers import by_resolution, evaluating
 from ...evenly import evenly
+from ...family import finds_only_objects
 from ...runtime import BudgetPredictor
 from ...runtime.device import wait_for
 from ...runtime.export import FORMATS, ExportError, export_point
@@ -83,9 +82,7 @@ def some_images(found: Pretrained, count: int) -> Iterator[CfgNode]:
     cfg.DATASETS.TRAIN = ()
     check_datasets(cfg)
     source = MetadataCatalog.get(dataset_name(cfg))
-    if isinstance(found.model, PanopticFPN) or not isinstance(
-        build_task(cfg, found.model), DetectionTask
-    ):
+    if not finds_only_objects(cfg):
         raise BenchmarkError(
             f"A {type(found.model).__name__} cannot be compared with Detectron2's COCOEvaluator. "
             "Give the folder of a model that finds objects, and nothing else."
@@ -199,7 +196,7 @@ class _GridRound:
         self,
         cfg: CfgNode,
         found: Pretrained,
-        task: DetectionTask,
+        task: Task,
         points: Sequence[OperatingPoint],
     ) -> None:
         self._cfg = cfg

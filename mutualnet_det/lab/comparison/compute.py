@@ -15,7 +15,7 @@ import torch
 from detectron2.config import CfgNode
 
 from ...config import ROI_TERMS, terms_present
-from ...data.loader import training_records
+from ...data.records import training_records
 from ...engine.sampling import FULL
 from ...engine.trainer import build_sampler
 from ...evaluation.cost import Cost, CostCounter, padded_sizes

@@ -19,13 +19,12 @@ from detectron2.config import CfgNode
 from ...config import (
     ConfigError,
     check_points,
-    has_semantic_head,
-    is_classification,
     load_config,
     trained_widths,
 )
 from ...engine.trainer import check_weights
 from ...errors import UserError
+from ...family import Family, family, outputs
 from ...slimmable import OperatingPoint
 from .compute import ComputeCounter
 
@@ -226,7 +225,7 @@ class _Reader:
         options = {**self._options("pretrain.options", given.get("options")), **own}
         base = given["base"]
         cfg = self._load("pretrain", base, options)
-        if not is_classification(cfg):
+        if family(cfg) is not Family.CLASSIFIER:
             raise PlanError(
                 f"{self._path}: pretrain.base {base} trains no classification network, which is "
                 "what backbones are pretrained as."
@@ -367,7 +366,7 @@ class _Reader:
 
     def _load_detector(self, method: Method, base: str, options: Mapping[str, Any]) -> CfgNode:
         cfg = self._load(f"method {method.name}", base, options)
-        if is_classification(cfg) or has_semantic_head(cfg) or cfg.MODEL.KEYPOINT_ON:
+        if not set(outputs(cfg)) <= {"box", "mask"}:
             raise PlanError(
                 f"{self._path}: method {method.name} trains a {cfg.MODEL.META_ARCHITECTURE}"
                 f"{' with keypoints' if cfg.MODEL.KEYPOINT_ON else ''}, from {base}; expected a "

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ...checkpoint.layouts import DETECTRON2, LAYOUTS
 from ...config import add_mutualnet_config
+from ...family import outputs
 from ...modeling.backbones import ResNet
 from ...slimmable import Channels, OperatingPoint
 from .card import Format, normalisation, resizing
@@ -47,9 +48,9 @@ STOCK_NAMES = {
 }
 
 
-def check(model: nn.Module) -> None:
+def check(cfg: CfgNode, model: nn.Module) -> None:
     """ExportError for a model that cannot be written in this format."""
-    check_finds_objects(model)
+    check_finds_objects(cfg)
 
 
 def write(plain: nn.Module, cfg: CfgNode, point: OperatingPoint, folder: Path) -> None:
@@ -83,11 +84,8 @@ def load(folder: Path) -> Runner:
 def describe(plain: nn.Module, cfg: CfgNode, point: OperatingPoint, folder: Path) -> Format:
     """What a card says of a network in a folder."""
     stock = is_stock(folder)
-    fields = ["pred_boxes", "scores", "pred_classes"]
-    if cfg.MODEL.MASK_ON and isinstance(plain, GeneralizedRCNN):
-        fields.append("pred_masks")
-    if cfg.MODEL.KEYPOINT_ON and isinstance(plain, GeneralizedRCNN):
-        fields.append("pred_keypoints")
+    beside = [f"pred_{name}s" for name in ("mask", "keypoint") if name in outputs(cfg)]
+    fields = ["pred_boxes", "scores", "pred_classes", *beside]
     lines = [
         "from detectron2.config import get_cfg",
         "from detectron2.data.detection_utils import read_image",

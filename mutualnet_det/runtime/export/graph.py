@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from detectron2.layers import ROIAlign, shapes_to_tensor
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -26,9 +27,9 @@ from .plain import check_finds_objects
 OUTPUTS = ("boxes", "scores", "classes", "masks")
 
 
-def check_has_graph(model: nn.Module) -> None:
+def check_has_graph(cfg: CfgNode, model: nn.Module) -> None:
     """ExportError, saying what is supported, for a network that is not made of known parts."""
-    check_finds_objects(model)
+    check_finds_objects(cfg)
     if not isinstance(model, GeneralizedRCNN):
         found = f"a {type(model).__name__}"
     elif isinstance(model.roi_heads, CascadeROIHeads):

@@ -41,7 +41,7 @@ def network_input(
     ImageError for a file that cannot be used.
     """
     cfg = pretrained.cfg
-    pixels = rgb_pixels(file, max_pixels=max_pixels(cfg, pretrained.model))
+    pixels = rgb_pixels(file, max_pixels=max_pixels(cfg))
     if cfg.INPUT.FORMAT == "BGR":
         pixels = pixels[..., ::-1]
     return evaluation_view(cfg, pixels, resolution), pixels.shape[:2]

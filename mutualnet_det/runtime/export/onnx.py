@@ -24,9 +24,9 @@ TAKES_BATCHES = False
 OPSET = 16
 
 
-def check(model: nn.Module) -> None:
+def check(cfg: CfgNode, model: nn.Module) -> None:
     """ExportError for a model that cannot be written in this format, or a package that lacks."""
-    check_has_graph(model)
+    check_has_graph(cfg, model)
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(

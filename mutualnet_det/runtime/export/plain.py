@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ...config import eval_point
+from ...family import finds_only_objects
+from ...modeling.inference import infer_batch
 from ...slimmable import OperatingPoint, SlimmableBatchNorm2d, at_width, sliced
 from ..pretrained import Pretrained, check_point
 from .errors import ExportError
@@ -25,12 +26,12 @@ Runner = Callable[[list[Tensor]], list[Instances]]
 PLAIN_PREFIX = "Plain"
 
 
-def check_finds_objects(model: nn.Module) -> None:
+def check_finds_objects(cfg: CfgNode) -> None:
     """ExportError, saying what is supported, for a model that gives more or other than objects."""
-    if isinstance(model, PanopticFPN) or not isinstance(model, GeneralizedRCNN | DenseDetector):
+    if not finds_only_objects(cfg):
         raise ExportError(
-            f"The model is a {type(model).__name__}; what finds objects alone can be exported: "
-            "Faster, Mask, Cascade and Keypoint R-CNN and RetinaNet."
+            f"The model is a {cfg.MODEL.META_ARCHITECTURE}; what finds objects alone can be "
+            "exported: Faster, Mask, Cascade and Keypoint R-CNN and RetinaNet."
         )
 
 
@@ -76,11 +77,9 @@ for _name in ("MutualRCNN", "MutualRetinaNet"):
 
 def run(model: nn.Module, images: list[Tensor]) -> list[Instances]:
     """A model of Detectron2's, as a :data:`Runner`."""
-    inputs = [{"image": image} for image in images]
     with torch.no_grad():
-        if isinstance(model, GeneralizedRCNN):
-            return model.inference(inputs, do_postprocess=False)
-        return [output["instances"] for output in model(inputs)]
+        outputs = infer_batch(model, [{"image": image} for image in images])
+    return [output.instances for output in outputs]
 
 
 def as_instances(image: Tensor, found: dict[str, Tensor]) -> Instances:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-
+from ...family import OBJECT_HEADS, family
 from ...slimmable import OperatingPoint
 from ..pretrained import Pretrained
 from ..query_table import QueryEntry
@@ -73,7 +72,7 @@ def export_point(
     """
     check_target(output)
     form = FORMATS[format]
-    form.check(pretrained.model)
+    form.check(pretrained.cfg, pretrained.model)
     plain = plain_network(pretrained, point)
     if entry is None:
         entry = next((x for x in pretrained.table.entries if x.point == point), None)
@@ -106,9 +105,7 @@ def _verify(
 ) -> Agreement:
     """How well a network in a folder agrees with its source; ExportError if it does not."""
     cfg = pretrained.cfg
-    head = cfg.MODEL.ROI_HEADS
-    if isinstance(pretrained.model, DenseDetector):
-        head = cfg.MODEL.RETINANET
+    head = cfg.MODEL[OBJECT_HEADS[family(cfg)]]
     limits = head.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
     export = form.load(folder)
 

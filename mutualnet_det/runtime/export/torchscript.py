@@ -21,9 +21,9 @@ FILE = "model.ts"
 TAKES_BATCHES = True
 
 
-def check(model: nn.Module) -> None:
+def check(cfg: CfgNode, model: nn.Module) -> None:
     """ExportError for a model that cannot be written in this format."""
-    check_has_graph(model)
+    check_has_graph(cfg, model)
 
 
 @torch.no_grad()

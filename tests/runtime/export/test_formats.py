@@ -240,4 +240,4 @@ def test_models_that_segment_pixels_are_refused(name, kind):
         ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.FPN.OUT_CHANNELS", "32"],
     )
     with pytest.raises(ExportError, match=f"The model is a {kind}; .*R-CNN"):
-        FORMATS[name].check(build_model(cfg))
+        FORMATS[name].check(cfg, build_model(cfg))
