@@ -77,16 +77,16 @@ def some_images(found: Pretrained, count: int) -> Iterator[CfgNode]:
     Raises:
         BenchmarkError: for a model that is no detector, or makes more than detections.
     """
+    if not finds_only_objects(found.cfg):
+        raise BenchmarkError(
+            f"A {found.cfg.MODEL.META_ARCHITECTURE} cannot be compared with Detectron2's "
+            "COCOEvaluator. Give the folder of a model that finds objects, and nothing else."
+        )
     cfg = found.cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TRAIN = ()
     check_datasets(cfg)
     source = MetadataCatalog.get(dataset_name(cfg))
-    if not finds_only_objects(cfg):
-        raise BenchmarkError(
-            f"A {type(found.model).__name__} cannot be compared with Detectron2's COCOEvaluator. "
-            "Give the folder of a model that finds objects, and nothing else."
-        )
     content = json.loads(Path(source.json_file).read_text(encoding="utf-8"))
     content["images"] = evenly(content["images"], min(count, IMAGES_AT_ONCE))
     kept = {image["id"] for image in content["images"]}

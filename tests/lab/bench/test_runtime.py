@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import PanopticFPN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 
@@ -68,11 +67,14 @@ def test_some_of_the_test_images(found, tiny_shapes):
     assert found.cfg.DATASETS.TEST == (tiny_shapes[0],)
 
 
-def test_what_detectron2_does_not_evaluate_alike_is_refused(found):
-    panoptic = found._replace(model=object.__new__(PanopticFPN))
+@pytest.mark.parametrize("name", ["PanopticFPN", "MutualSemanticSegmentor", "MutualClassifier"])
+def test_what_detectron2_does_not_evaluate_alike_is_refused(found, name):
+    cfg = found.cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE = name
     with (
-        pytest.raises(BenchmarkError, match="A PanopticFPN cannot be compared"),
-        runtime.some_images(panoptic, 3),
+        pytest.raises(BenchmarkError, match=f"A {name} cannot be compared"),
+        runtime.some_images(found._replace(cfg=cfg), 3),
     ):
         pass
 
