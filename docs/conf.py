@@ -19,14 +19,14 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 
-exclude_patterns = ["compare_*", "study_*", "scaling.md"]
-
 # Pages --------------------------------------------------------------------------------------------
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 # Notebooks keep the outputs of a real run: the site shows them and runs nothing.
 nb_execution_mode = "off"
 nb_merge_streams = True
+# Options such as --resume are no dashes.
+smartquotes = False
 
 # API ----------------------------------------------------------------------------------------------
 autodoc_member_order = "bysource"

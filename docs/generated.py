@@ -13,7 +13,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import mutualnet
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,6 +113,8 @@ def _config_entry(keys: Keys) -> str:
 
 def commands_page() -> str:
     """Write every command of ``mutualnet`` with its options, from the parsers."""
+    import mutualnet
+
     parts = []
     for title, group in mutualnet.COMMANDS.items():
         parts.append(f"## {title}")
