@@ -1,12 +1,9 @@
 """Widths told from channel counts, and the statistics that a checkpoint lists for them."""
 
-import doctest
-
 import pytest
 import torch
 from torchvision.models._utils import _make_divisible
 
-from mutualnet_det.checkpoint import listed_widths
 from mutualnet_det.checkpoint.listed_widths import infer_width, split_listed, was_updated
 from mutualnet_det.slimmable import Channels
 
@@ -45,10 +42,6 @@ def test_dimensions_that_do_not_slim_tell_nothing():
     dims = {"a": Channels(320), "b": Channels.fixed(1280)}
     assert infer_width({"a": 224, "b": 1280}, dims) == 0.7
     assert infer_width({"b": 1280}, dims) is None
-
-
-def test_examples():
-    assert doctest.testmod(listed_widths).failed == 0
 
 
 @pytest.mark.parametrize("found", [{"a": 24, "b": 320}, {"a": 23, "b": 224}, {"a": 0, "b": 0}, {}])

@@ -1,14 +1,8 @@
 """Operating points and their names."""
 
-import doctest
-
 import pytest
 
-from mutualnet_det.slimmable import OperatingPoint, point
-
-
-def test_documented_examples():
-    assert doctest.testmod(point).failed == 0
+from mutualnet_det.slimmable import OperatingPoint
 
 
 def test_is_a_named_tuple():
