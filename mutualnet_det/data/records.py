@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data.build import (
@@ -14,7 +15,7 @@ from ..family import Family, family, outputs
 from .classification import load_classification_records
 from .coco import DatasetError, load_records
 
-LOADERS: dict[Family, Callable[[CfgNode, str], list[dict]]] = {
+LOADERS: dict[Family, Callable[[CfgNode, str], list[dict[str, Any]]]] = {
     Family.CLASSIFIER: load_classification_records,
     Family.SEMANTIC: load_records,
     Family.PANOPTIC: load_records,
@@ -23,12 +24,12 @@ LOADERS: dict[Family, Callable[[CfgNode, str], list[dict]]] = {
 }
 
 
-def dataset_records(cfg: CfgNode, name: str) -> list[dict]:
+def dataset_records(cfg: CfgNode, name: str) -> list[dict[str, Any]]:
     """The records of a data set; UserError if it is not one that the config's network can use."""
     return LOADERS[family(cfg)](cfg, name)
 
 
-def training_records(cfg: CfgNode) -> list[dict]:
+def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
     """The records of ``DATASETS.TRAIN``, without empty images if the config filters them."""
     records = [record for name in cfg.DATASETS.TRAIN for record in dataset_records(cfg, name)]
     if "box" in outputs(cfg):
@@ -38,7 +39,7 @@ def training_records(cfg: CfgNode) -> list[dict]:
     return records
 
 
-def _with_instances(cfg: CfgNode, records: list[dict]) -> list[dict]:
+def _with_instances(cfg: CfgNode, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         if "annotations" not in record:
             raise DatasetError(

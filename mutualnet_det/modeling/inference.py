@@ -33,24 +33,24 @@ class Output(NamedTuple):
 
 
 @functools.singledispatch
-def infer_batch(model: nn.Module, batched_inputs: list[dict]) -> list[Output]:
+def infer_batch(model: nn.Module, batched_inputs: list[dict[str, Any]]) -> list[Output]:
     """The outputs of ``model``, in evaluation mode, at the width in force."""
     raise TypeError(f"A {type(model).__name__} is no kind of network that is known here.")
 
 
 @infer_batch.register(GeneralizedRCNN)
-def _(model: GeneralizedRCNN, batched_inputs: list[dict]) -> list[Output]:
+def _(model: GeneralizedRCNN, batched_inputs: list[dict[str, Any]]) -> list[Output]:
     found = model.inference(batched_inputs, do_postprocess=False)
     return [Output(instances, None) for instances in found]
 
 
 @infer_batch.register(PanopticFPN)
-def _(model: PanopticFPN, batched_inputs: list[dict]) -> list[Output]:
+def _(model: PanopticFPN, batched_inputs: list[dict[str, Any]]) -> list[Output]:
     return list(map(Output, *model.inference(batched_inputs, do_postprocess=False)))
 
 
 @infer_batch.register(DenseDetector)
-def _(model: DenseDetector, batched_inputs: list[dict]) -> list[Output]:
+def _(model: DenseDetector, batched_inputs: list[dict[str, Any]]) -> list[Output]:
     images = model.preprocess_image(batched_inputs)
     maps = model.backbone(images.tensor)
     features = [maps[name] for name in model.head_in_features]
@@ -60,27 +60,27 @@ def _(model: DenseDetector, batched_inputs: list[dict]) -> list[Output]:
 
 
 @infer_batch.register(SemanticSegmentor)
-def _(model: SemanticSegmentor, batched_inputs: list[dict]) -> list[Output]:
+def _(model: SemanticSegmentor, batched_inputs: list[dict[str, Any]]) -> list[Output]:
     logits, _ = model.sem_seg_head(backbone_features(model, batched_inputs))
     return [Output(None, each) for each in logits]
 
 
 @infer_batch.register(MutualClassifier)
-def _(model: MutualClassifier, batched_inputs: list[dict]) -> list[Output]:
+def _(model: MutualClassifier, batched_inputs: list[dict[str, Any]]) -> list[Output]:
     return [Output(None, each) for each in model.logits(batched_inputs)]
 
 
 @functools.singledispatch
-def backbone_features(model: nn.Module, batched_inputs: list[dict]) -> Any:
+def backbone_features(model: nn.Module, batched_inputs: list[dict[str, Any]]) -> Any:
     """What the backbone of ``model`` gives, of the images as the model preprocesses them."""
     return model.backbone(model.preprocess_image(batched_inputs).tensor)
 
 
 @backbone_features.register(SemanticSegmentor)
-def _(model: SemanticSegmentor, batched_inputs: list[dict]) -> Any:
+def _(model: SemanticSegmentor, batched_inputs: list[dict[str, Any]]) -> Any:
     return model.backbone(normalised_batch(model, batched_inputs).tensor)
 
 
 @backbone_features.register(MutualClassifier)
-def _(model: MutualClassifier, batched_inputs: list[dict]) -> Any:
+def _(model: MutualClassifier, batched_inputs: list[dict[str, Any]]) -> Any:
     return model.backbone(model.preprocess_image(batched_inputs))
