@@ -12,6 +12,7 @@ from .runs import (
     run_all,
     tool_commands,
 )
+from .summary import effects_table, promises_table
 
 __all__ = [
     "Plan",
@@ -21,9 +22,11 @@ __all__ = [
     "Training",
     "check_folder",
     "collect",
+    "effects_table",
     "failure",
     "is_finished",
     "locked",
+    "promises_table",
     "read_plan",
     "run_all",
     "tool_commands",

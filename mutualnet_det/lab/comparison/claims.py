@@ -27,7 +27,8 @@ def check_claims(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[di
 
     Returns:
         for box and mask AP each, three claims with ``claim``, ``kind``, ``holds`` (None where
-        scores are missing) and ``detail``, which gives margins in AP.
+        scores are missing), ``detail``, which gives margins in AP, and what these are of: mutual
+        training less ``against``, a method, at ``points``.
     """
     if not roles:
         return []
@@ -44,20 +45,38 @@ def check_claims(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[di
             }
             for role in ("mutual", "us_net", "independent")
         )
-        for claim, (holds, detail) in {
-            "mutual is above US-Net at every resolution below the largest, at "
-            f"{NUM_WIDTHS} widths or more": _above_below(mutual, us_net),
-            "mutual is not below US-Net at the largest resolution, within US-Net's spread over "
-            "seeds": _not_below(mutual, us_net),
-            "mutual's full network is at least as good as the independent one": _full(
-                mutual, independent
+        for claim, role, (holds, points, detail) in (
+            (
+                "mutual is above US-Net at every resolution below the largest, at "
+                f"{NUM_WIDTHS} widths or more",
+                "us_net",
+                _above_below(mutual, us_net),
             ),
-        }.items():
-            found.append({"claim": claim, "kind": kind, "holds": holds, "detail": detail})
+            (
+                "mutual is not below US-Net at the largest resolution, within US-Net's spread over "
+                "seeds",
+                "us_net",
+                _not_below(mutual, us_net),
+            ),
+            (
+                "mutual's full network is at least as good as the independent one",
+                "independent",
+                _full(mutual, independent),
+            ),
+        ):
+            found.append(
+                {
+                    **{"claim": claim, "kind": kind, "holds": holds, "detail": detail},
+                    **{"against": roles[role], "points": [str(point) for point in points]},
+                }
+            )
     return found
 
 
-def _above_below(mutual: _Scores, us_net: _Scores) -> tuple[bool | None, str]:
+_Verdict = tuple[bool | None, list[OperatingPoint], str]
+
+
+def _above_below(mutual: _Scores, us_net: _Scores) -> _Verdict:
     shared = sorted(mutual.keys() & us_net.keys())
     largest = max((point.resolution for point in shared), default=0)
     margins: dict[float, list[tuple[float, OperatingPoint]]] = {}
@@ -66,41 +85,42 @@ def _above_below(mutual: _Scores, us_net: _Scores) -> tuple[bool | None, str]:
             margin = _margin(mutual, us_net, point)
             margins.setdefault(point.width, []).append((margin, point))
     if len(margins) < NUM_WIDTHS:
-        return None, f"{len(margins)} widths have scores of both at two resolutions or more"
+        return None, [], f"{len(margins)} widths have scores of both at two resolutions or more"
+    points = [point for found in margins.values() for _, point in found]
     least = [min(found) for found in margins.values()]
     good = sum(margin > 0 for margin, _ in least)
     shown = ", ".join(f"{margin:+.1f} at {point}" for margin, point in least)
-    return good >= NUM_WIDTHS, f"{good} of {len(least)} widths; least margin of each: {shown}"
+    detail = f"{good} of {len(least)} widths; least margin of each: {shown}"
+    return good >= NUM_WIDTHS, points, detail
 
 
-def _not_below(mutual: _Scores, us_net: _Scores) -> tuple[bool | None, str]:
+def _not_below(mutual: _Scores, us_net: _Scores) -> _Verdict:
     shared = sorted(mutual.keys() & us_net.keys())
     if not shared:
-        return None, "no scores of both"
+        return None, [], "no scores of both"
     largest = max(point.resolution for point in shared)
+    points = [point for point in shared if point.resolution == largest]
     holds, shown = True, []
-    for point in shared:
-        if point.resolution < largest:
-            continue
+    for point in points:
         margin = _margin(mutual, us_net, point)
         # That of mutual training does not count: what is unstable would be excused by it.
         spread = us_net[point]["spread"]
         holds = holds and margin >= -(spread or 0.0)
         known = "one seed" if spread is None else f"spread {spread:.1f}"
         shown.append(f"{margin:+.1f} ({known}) at {point}")
-    return holds, ", ".join(shown)
+    return holds, points, ", ".join(shown)
 
 
-def _full(mutual: _Scores, independent: _Scores) -> tuple[bool | None, str]:
+def _full(mutual: _Scores, independent: _Scores) -> _Verdict:
     point = max(mutual, key=lambda p: (p.width, p.resolution), default=None)
     if point is None or point not in independent:
-        return None, f"no scores of both{f' at {point}' if point else ''}"
+        return None, [], f"no scores of both{f' at {point}' if point else ''}"
     margin = _margin(mutual, independent, point)
     values = [
         f"{found[point]['mean']:.1f}" + plus_minus(found[point]["spread"])
         for found in (mutual, independent)
     ]
-    return margin >= 0, f"{margin:+.1f} at {point}: {values[0]} against {values[1]}"
+    return margin >= 0, [point], f"{margin:+.1f} at {point}: {values[0]} against {values[1]}"
 
 
 def _margin(scores: _Scores, others: _Scores, point: OperatingPoint) -> float:

@@ -16,7 +16,7 @@ from .claims import claims_text, over_seeds, plus_minus
 
 _NAMES = {"box": "Box AP", "mask": "Mask AP"}
 # Differences with a p-value below this are marked.
-_LEVEL = 0.05
+LEVEL = 0.05
 _CSV_COLUMNS = (
     *("method", "label", "study", "point", "width", "resolution", "gflops", "kind", "mean"),
     *("spread", "by_seed", "reference", "difference", "difference_spread", "p_value"),
@@ -184,14 +184,14 @@ def _score(cell: dict[str, Any] | None) -> str:
 def _legend(record: Mapping, markdown: bool) -> str:
     if all(difference["p_value"] is None for difference in record["differences"]):
         return ""
-    return f"; {'bold' if markdown else '*'}: p < {_LEVEL} in a paired t-test over seeds"
+    return f"; {'bold' if markdown else '*'}: p < {LEVEL} in a paired t-test over seeds"
 
 
 def _difference(cell: dict[str, Any] | None, markdown: bool) -> str:
     if cell is None:
         return "-"
     found = f"{cell['mean']:+.1f}{plus_minus(cell['spread'])}"
-    if cell["p_value"] is not None and cell["p_value"] < _LEVEL:
+    if cell["p_value"] is not None and cell["p_value"] < LEVEL:
         found = f"**{found}**" if markdown else f"* {found}"
     return f"{found} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
 

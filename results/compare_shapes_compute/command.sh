@@ -1,0 +1,1 @@
+mutualnet compare configs/lab/compare_shapes_compute.yaml

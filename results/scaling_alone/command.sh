@@ -1,0 +1,2 @@
+OMP_NUM_THREADS=1 mutualnet benchmark-scaling --config-file quickstart_shapes \
+    --processes 1 2 --steps 10 SOLVER.IMS_PER_BATCH 1 MUTUALNET.SYNC_STATISTICS False

@@ -1,0 +1,1 @@
+mutualnet cost --config-file mutual_maskrcnn_mbv2

@@ -1,0 +1,1 @@
+mutualnet compare configs/lab/study_learning_rate.yaml
