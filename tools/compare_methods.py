@@ -118,12 +118,12 @@ def quoted(word: str) -> str:
     return shlex.quote(word)
 
 
-def pretrain(plan: Plan) -> None:
+def pretrain(pretraining: Training, environment: dict[str, str]) -> None:
     """Train the backbone that all runs start from, alone on the machine, unless it is there."""
     # Another plan's comparison may be at it.
-    with locked(plan.pretraining.folder, patient=True) as lock:
-        alone = environments(plan, 1)
-        for run, status in run_all([plan.pretraining], tool_commands(TOOLS), alone, lock).items():
+    with locked(pretraining.folder, patient=True) as lock:
+        failed = run_all([pretraining], tool_commands(TOOLS), [environment], lock)
+        for run, status in failed.items():
             raise RunsError(f"{failure(run, status)}\nWithout it, nothing else was begun.")
 
 
@@ -170,9 +170,9 @@ def main() -> None:
     num_processes = args.num_processes or default_processes(plan)
     with locked(plan.output) as lock:
         # Finished, its folder may be one that nobody can write.
-        done = plan.pretraining is None or is_finished(plan.pretraining)
-        if not done and not all(map(is_finished, plan.runs)):
-            pretrain(plan)
+        first = plan.pretraining
+        if first and not is_finished(first) and not all(map(is_finished, plan.runs)):
+            pretrain(first, *environments(plan, 1))
         failed = run_all(plan.runs, tool_commands(TOOLS), environments(plan, num_processes), lock)
         print(write_comparison(collect(plan, num_processes), plan.output))
     print(f"Everything is in {plan.output}. A page with the runs of one seed:")

@@ -100,7 +100,7 @@ class GridRow:
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> GridRow:
         """The reverse of :meth:`to_dict`."""
-        latency = latency_from_dict(row)
+        latency = latency_from_dict(row["latency"])
         if not latency:
             raise QueryTableError("latency must be on at least one device, got none")
         per_detection = row["gflops_per_detection"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
@@ -12,8 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from ..errors import UserError
+from ..records import Record, first_mistake
 from ..slimmable import OperatingPoint
 
 SCHEMA_VERSION = 2
@@ -308,36 +309,11 @@ class QueryTable:
             QueryTableError: naming the file and the field that is missing or wrong.
         """
         try:
-            return cls._from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise QueryTableError(f"{path}: not JSON: {error}") from None
+            return _TableRecord.model_validate_json(Path(path).read_bytes()).table()
+        except ValidationError as error:
+            raise QueryTableError(f"{path}: {first_mistake(error)}") from None
         except QueryTableError as error:
             raise QueryTableError(f"{path}: {error}") from None
-
-    @classmethod
-    def _from_json(cls, table: Any) -> QueryTable:
-        if not isinstance(table, dict):
-            raise QueryTableError(f"expected an object, got {type(table).__name__}")
-        schema = _field(table, "schema", int)
-        if schema != SCHEMA_VERSION:
-            raise QueryTableError(
-                f"schema is {schema}, this version reads {SCHEMA_VERSION}. "
-                + (
-                    "Update mutualnet_det."
-                    if schema > SCHEMA_VERSION
-                    else "Evaluate the grid again to write a new table."
-                )
-            )
-        metric = _field(table, "metric", str)
-        rows = _field(table, "entries", list)
-        entries = tuple(_entry(row, metric, f"entries[{index}]") for index, row in enumerate(rows))
-        names = (_field(table, name, str) for name in ("metric", "model", "dataset"))
-        # Tables that were written before classes had names in them are as good as ever.
-        classes = _field({"classes": [], **table}, "classes", list)
-        for index, name in enumerate(classes):
-            if not isinstance(name, str):
-                raise QueryTableError(f"classes[{index}] must be a text, got {name!r}")
-        return cls(entries, *names, tuple(classes))
 
     def __str__(self) -> str:
         names = self._columns()
@@ -402,87 +378,86 @@ def _listed(names: Iterable[str]) -> str:
 # Reading -----------------------------------------------------------------------------------------
 
 
+class _LatencyRecord(Record):
+    p50: PositiveFloat
+    p95: PositiveFloat
+    memory: PositiveFloat | None
+
+    @model_validator(mode="after")
+    def _check_order(self) -> _LatencyRecord:
+        if self.p95 < self.p50:
+            raise ValueError(f"p95 must be at least the p50 of {self.p50:g}, got {self.p95:g}")
+        return self
+
+
+class _Timed(Record):
+    latency: dict[str, _LatencyRecord]
+
+    def by_device(self) -> dict[str, Latency]:
+        return {device: Latency(**dict(record)) for device, record in self.latency.items()}
+
+
+class _EntryRecord(_Timed):
+    width: PositiveFloat
+    resolution: PositiveInt
+    gflops: PositiveFloat
+    panoptic_pq: float | None = None
+    box_ap: float | None = None
+    mask_ap: float | None = None
+    keypoint_ap: float | None = None
+    semantic_miou: float | None = None
+    top1: float | None = None
+    top5: float | None = None
+
+    def entry(self) -> QueryEntry:
+        point = OperatingPoint(self.width, self.resolution)
+        scores = {name: getattr(self, name) for name in METRICS}
+        return QueryEntry(point, self.gflops, self.by_device(), **scores)
+
+
+class _TableRecord(Record):
+    version: int = Field(alias="schema")
+    metric: str
+    model: str
+    dataset: str
+    # Tables that were written before classes had names in them are as good as ever.
+    classes: list[str] = []
+    entries: list[_EntryRecord]
+
+    # Before all else: the keys of another schema are not to be complained about.
+    @model_validator(mode="before")
+    @classmethod
+    def _check_schema(cls, table: Any) -> Any:
+        schema = table.get("schema") if isinstance(table, dict) else None
+        if type(schema) is int and schema != SCHEMA_VERSION:
+            advice = (
+                "Update mutualnet_det" if schema > SCHEMA_VERSION else "Evaluate the grid again"
+            )
+            raise ValueError(f"schema is {schema}, this version reads {SCHEMA_VERSION}. {advice}.")
+        return table
+
+    def table(self) -> QueryTable:
+        for index, entry in enumerate(self.entries):
+            for name in DETECTION_METRICS:
+                if self.metric in DETECTION_METRICS and name not in entry.model_fields_set:
+                    raise QueryTableError(f"entries[{index}].{name} is missing")
+        entries = tuple(entry.entry() for entry in self.entries)
+        return QueryTable(entries, self.metric, self.model, self.dataset, tuple(self.classes))
+
+
 def latency_to_dict(latency: dict[str, Latency]) -> dict[str, dict[str, float | None]]:
-    """As ``query_table.json`` and ``grid.json`` hold it."""
-    return {device: asdict(found) for device, found in latency.items()}
+    """The latencies as ``query_table.json`` and ``grid.json`` hold them."""
+    return {device: asdict(times) for device, times in latency.items()}
 
 
-def latency_from_dict(record: dict[str, Any], where: str = "") -> dict[str, Latency]:
+def latency_from_dict(latency: Any) -> dict[str, Latency]:
     """
-    The "latency" of a record, the reverse of :func:`latency_to_dict`.
-
-    Args:
-        where: stands before the field in errors.
+    The reverse of :func:`latency_to_dict`.
 
     Raises:
         QueryTableError: naming the field that is missing or wrong.
     """
-    latency = {}
-    for device, row in _field(record, "latency", dict, where).items():
-        inside = f"{where}latency[{device!r}]"
-        if not isinstance(row, dict):
-            raise QueryTableError(f"{inside} must be an object, got {row!r}")
-        inside += "."
-        p50 = _number(row, "p50", inside, positive=True)
-        p95 = _number(row, "p95", inside, positive=True)
-        if p95 < p50:
-            raise QueryTableError(f"{inside}p95 must be at least the p50 of {p50:g}, got {p95:g}")
-        memory = _number(row, "memory", inside, positive=True, null=True)
-        latency[device] = Latency(p50, p95, memory)
-    return latency
-
-
-def _entry(row: Any, metric: str, name: str) -> QueryEntry:
-    if not isinstance(row, dict):
-        raise QueryTableError(f"{name} must be an object, got {row!r}")
-    where = f"{name}."
-    needed = set(DETECTION_METRICS if metric in DETECTION_METRICS else (metric,))
-    point = OperatingPoint(
-        _number(row, "width", where, positive=True), _field(row, "resolution", int, where)
-    )
-    if point.resolution <= 0:
-        raise QueryTableError(
-            f"{where}resolution must be a positive number of pixels, got {point.resolution}"
-        )
-    known = {"width", "resolution", "gflops", "latency", *METRICS}
-    for field_name in row:
-        if field_name not in known:
-            raise QueryTableError(
-                f"{where}{field_name} is no field of an entry; they are {', '.join(sorted(known))}"
-            )
-    return QueryEntry(
-        point,
-        gflops=_number(row, "gflops", where, positive=True),
-        latency=latency_from_dict(row, where),
-        **{n: _number(row, n, where, null=True) for n in METRICS if n in needed | set(row)},
-    )
-
-
-_KINDS = {int: "a whole number", str: "a text", list: "a list", dict: "an object"}
-
-
-def _field(record: dict, name: str, kind: type, where: str = "") -> Any:
-    if name not in record:
-        raise QueryTableError(f"{where}{name} is missing")
-    value = record[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise QueryTableError(f"{where}{name} must be {_KINDS[kind]}, got {value!r}")
-    return value
-
-
-def _number(
-    record: dict, name: str, where: str, *, positive: bool = False, null: bool = False
-) -> Any:
-    if name not in record:
-        raise QueryTableError(f"{where}{name} is missing")
-    value = record[name]
-    if value is None and null:
-        return None
-    number = math.nan
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # JSON has integers of any size
-            number = float(value)
-    if not math.isfinite(number) or (positive and number <= 0):
-        kind = "a positive number" if positive else "a number"
-        raise QueryTableError(f"{where}{name} must be {kind}, got {value!r}")
-    return number
+    try:
+        return _Timed.model_validate({"latency": latency}).by_device()
+    except ValidationError as error:
+        raise QueryTableError(first_mistake(error)) from None

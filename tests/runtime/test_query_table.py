@@ -191,6 +191,14 @@ def test_json_round_trip(tmp_path):
     assert QueryTable.load(path) == make_table()
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_comes_back(tmp_path, metric):
+    entry = QueryEntry(OperatingPoint(0.25, 240), 0.5, on_cpu(10.0), **{metric: 12.5})
+    table = make_table(entries=(entry,), metric=metric)
+    (tmp_path / "query_table.json").write_text(table.to_json())
+    assert QueryTable.load(tmp_path / "query_table.json") == table
+
+
 def test_a_table_without_class_names_is_read(tmp_path):
     """As tables were before they had them."""
     table = json.loads(make_table().to_json())
@@ -228,26 +236,36 @@ def test_prints_values_under_their_labels(metrics):
 @pytest.mark.parametrize(
     "edit, message",
     [
-        (lambda t: t.update(schema=99), "schema is 99.*Update"),
-        (lambda t: t.update(schema=1), "schema is 1, .*Evaluate the grid again"),
+        (lambda t: t.update(schema=99), "schema is 99, this version reads 2. Update"),
+        (lambda t: t.update(schema=1, device="CPU"), "schema is 1, .*Evaluate the grid again"),
         (lambda t: t.pop("schema"), "schema is missing"),
+        (lambda t: t.update(schema=True), "schema must be a valid integer, got True"),
         (
             lambda t: t.update(metric="ap"),
             "metric must be one of .*box_ap, mask_ap, .*top5, got 'ap'",
         ),
-        (lambda t: t.update(entries={}), "entries must be a list"),
+        (lambda t: t.update(entries={}), "entries must be a valid array, got {}"),
         (lambda t: t.update(entries=[]), "entries must hold at least one"),
-        (lambda t: t.update(model=3), "model must be a text, got 3"),
-        (lambda t: t.update(classes="dog"), "classes must be a list, got 'dog'"),
-        (lambda t: t.update(classes=["dog", 7]), r"classes\[1\] must be a text, got 7"),
+        (lambda t: t.update(model=3), "model must be a valid string, got 3"),
+        (lambda t: t.update(classes="dog"), "classes must be a valid array, got 'dog'"),
+        (lambda t: t.update(classes=["dog", 7]), r"classes\[1\] must be a valid string, got 7"),
         (lambda t: t["entries"].insert(0, 7), r"entries\[0\] must be an object"),
         (lambda t: t["entries"][1].pop("width"), r"entries\[1\]\.width is missing"),
         (lambda t: t["entries"][1].update(width="wide"), r"entries\[1\]\.width .*got 'wide'"),
         (lambda t: t["entries"][1].update(resolution=36.5), r"entries\[1\]\.resolution .*36\.5"),
         (lambda t: t["entries"][1].update(resolution=-1), r"entries\[1\]\.resolution .*-1"),
-        (lambda t: t["entries"][1].update(gflops=0), r"entries\[1\]\.gflops must be a positive"),
-        (lambda t: t["entries"][1].update(gflops=True), r"entries\[1\]\.gflops must be a positive"),
-        (lambda t: t["entries"][1].update(gflops=10**400), r"entries\[1\]\.gflops must be a pos"),
+        (
+            lambda t: t["entries"][1].update(gflops=0),
+            r"entries\[1\]\.gflops .* greater than 0, got 0",
+        ),
+        (
+            lambda t: t["entries"][1].update(gflops=True),
+            r"entries\[1\]\.gflops .* number, got True",
+        ),
+        (
+            lambda t: t["entries"][1].update(gflops=10**400),
+            r"entries\[1\]\.gflops .* number, got 1000",
+        ),
         (lambda t: t["entries"].reverse(), r"entries\[1\]\.gflops must be at least the 9\.5"),
         (
             lambda t: t["entries"][1].update(box_ap=31),
@@ -257,7 +275,10 @@ def test_prints_values_under_their_labels(metrics):
             lambda t: t["entries"][1].update(width=0.25, resolution=240),
             r"entries\[1\] is 0\.25x240, as entries\[0\] is",
         ),
-        (lambda t: t["entries"][1].update(mask_Ap=3), r"entries\[1\]\.mask_Ap is no field"),
+        (
+            lambda t: t["entries"][1].update(mask_Ap=3),
+            r"entries\[1\]: there is no key 'mask_Ap'; known are box_",
+        ),
         (lambda t: t["entries"][1].pop("latency"), r"entries\[1\]\.latency is missing"),
         (lambda t: t["entries"][1].update(latency=20), r"entries\[1\]\.latency must be an object"),
         (
@@ -270,27 +291,35 @@ def test_prints_values_under_their_labels(metrics):
         ),
         (
             lambda t: t["entries"][1]["latency"].update(CPU=3),
-            r"entries\[1\]\.latency\['CPU'\] must be an object, got 3",
+            r"entries\[1\]\.latency\.CPU must be an object, got 3",
         ),
         *(
             (
                 lambda t, field=field, value=value: t["entries"][1]["latency"]["CPU"].update(
                     {field: value}
                 ),
-                rf"entries\[1\]\.latency\['CPU'\]\.{field} must be {message}",
+                rf"entries\[1\]\.latency\.CPU\.{field} must be {message}",
             )
             for field, value, message in (
-                ("p50", -1, "a positive number, got -1"),
-                ("p50", "20 ms", "a positive number, got '20 ms'"),
-                ("p50", None, "a positive number, got None"),
-                ("p95", 19.9, "at least the p50 of 20, got 19.9"),
-                ("p95", float("nan"), "a positive number, got nan"),
-                ("memory", 0, "a positive number, got 0"),
+                ("p50", -1, "greater than 0, got -1"),
+                ("p50", "20 ms", "a valid number, got '20 ms'"),
+                ("p50", None, "a valid number, got None"),
+                ("p95", float("nan"), "a finite number, got nan"),
+                ("memory", 0, "greater than 0, got 0"),
             )
         ),
         (
+            lambda t: t["entries"][1]["latency"]["CPU"].update(p95=19.9),
+            r"entries\[1\]\.latency\.CPU: p95 must be at least the p50 of 20, got 19\.9",
+        ),
+        (
+            lambda t: t["entries"][1]["latency"].update({"a phone": 3}),
+            r"entries\[1\]\.latency\['a phone'\] must be an object, got 3",
+        ),
+        (lambda t: t.update(clases=["dog"]), "there is no key 'clases'; known are classes, "),
+        (
             lambda t: t["entries"][1]["latency"]["CPU"].pop("memory"),
-            r"entries\[1\]\.latency\['CPU'\]\.memory is missing",
+            r"entries\[1\]\.latency\.CPU\.memory is missing",
         ),
         (lambda t: t["entries"][1].update(box_ap=None), r"entries\[1\]\.box_ap must be a number"),
         (lambda t: t["entries"][0].pop("mask_ap"), r"entries\[0\]\.mask_ap is missing"),
@@ -307,7 +336,7 @@ def test_a_wrong_file_is_refused_with_the_field_named(tmp_path, edit, message):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("{", "not JSON"), ("[" * 100_000, "not JSON"), ("[]", "expected an object")],
+    [("{", "not JSON"), ("[" * 100_000, "not JSON"), ("[]", "must be an object")],
     ids=["cut off", "deep", "a list"],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path, text, message):

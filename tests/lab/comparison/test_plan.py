@@ -113,11 +113,11 @@ def test_one_backbone_for_all_runs(write_plan, pretrain, counted, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, "pretrain.seed is no key of a plan; known are base, options, output, steps"),
-        ({"output": None}, "pretrain.output: expected a path"),
-        ({"steps": 0}, "pretrain.steps is 0; expected at least 1"),
-        ({"options": {"SEED": 1}}, "pretrain.options.SEED is 1; expected no SEED"),
-        ({"options": {"SOLVER.BSE_LR": 1}}, "plan.yaml, pretrain: .*BSE_LR"),
+        ({"seed": 1}, "pretrain: there is no key 'seed'; known are base, options, output, steps"),
+        ({"output": None}, "pretrain.output is missing"),
+        ({"steps": 0}, "pretrain.steps must be greater than 0, got 0"),
+        ({"options": {"SEED": 1}}, "pretrain.options.SEED: each run has its own; leave it out"),
+        ({"options": {"SOLVER.BSE_LR": 1}}, "plan.yaml: pretrain: .*BSE_LR"),
         ({"options": {"MUTUALNET.NORM": "GN"}}, "mutual: expected MUTUALNET.NORM GN, the pretra"),
         ({"base": "base.yaml"}, "pretrain.base .*base.yaml trains no classification network"),
     ],
@@ -131,7 +131,7 @@ def test_mistakes_in_pretraining_are_named(write_plan, pretrain, counted, change
 def test_weights_beside_pretraining_are_named(write_plan, pretrain, counted, where):
     options = {"options": {"MODEL.WEIGHTS": "a.pth"}}
     given = options if where == "options" else {"methods": {"mutual": options}, "claims": None}
-    with pytest.raises(PlanError, match=r"plan.yaml: pretrain is .*; expected no MODEL.WEIGHTS"):
+    with pytest.raises(PlanError, match="plan.yaml: beside pretrain, .* MODEL.WEIGHTS out"):
         read_plan(write_plan(pretrain=pretrain, **given))
 
 
@@ -142,36 +142,41 @@ def one_method(**given):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sedes": [1]}, "sedes is no key of a plan; known are .*seeds"),
-        ({"seeds": None}, "seeds: expected a value"),
-        ({"base": ["base.yaml"]}, r"base is \['.*base.yaml'\]; expected a path"),
-        ({"resamples": True}, "resamples is True; expected at least 1"),
+        ({"sedes": [1]}, "there is no key 'sedes'; known are .*seeds"),
+        ({"seeds": None}, "seeds is missing"),
+        ({"base": ["base.yaml"]}, r"base must be a valid string, got \['base.yaml'\]"),
+        ({"resamples": True}, "resamples must be a valid integer, got True"),
         (
             {
                 "methods": {
                     "mutual": None,
                     "other": {"options": {"DATASETS.TEST": ["coco_2017_val"]}},
-                }
+                },
+                "claims": None,
             },
             r"other: expected DATASETS.TEST \(.* of all",
         ),
-        ({"seeds": [0, 0]}, r"seeds is \[0, 0\]; expected a list of different integers"),
-        ({"widths": [0]}, "widths is .*; expected a list of different numbers above 0"),
-        ({"widths": [1, 1.0]}, "widths is .*; expected a list of different numbers"),
+        ({"seeds": [0, 0]}, "seeds: 0 is given twice"),
+        ({"widths": [0]}, r"widths\[0\] must be greater than 0, got 0"),
+        ({"widths": [1, 1.0]}, "widths: 1.0 is given twice"),
         ({"widths": [3.0]}, "mutual: expected one of the points in its range"),
         (
             {"resolutions": [True]},
-            "resolutions is .*; expected a list of different integers above 0",
+            r"resolutions\[0\] must be a valid integer, got True",
         ),
-        ({"steps": 0}, "steps is 0; expected at least 1"),
+        ({"steps": 0}, "steps must be greater than 0, got 0"),
         ({"compute": {"as": "mutual", "steps": 1}}, "either steps or compute"),
         (
             {"steps": None, "compute": {"as": "mutal", "steps": 1}},
             "compute.as is 'mutal'; expected one of mutual",
         ),
-        ({"claims": ["mutual"]}, "claims is .*; expected a mapping of roles to methods"),
-        ({"claims": {"mutual": "mutual"}}, "claims.us_net: expected one of mutual, us_net"),
-        (one_method(option={}), "methods.mutual.option is no key"),
+        ({"claims": ["mutual"]}, r"claims must be a valid dictionary, got \['mutual'\]"),
+        ({"claims": {"mutual": "mutual"}}, "claims.us_net is None; expected one of mutual, us_net"),
+        ({"claims": {"mutal": "mutual"}}, "claims.mutal must be 'mutual', .*, got 'mutal'"),
+        ({"seeds": []}, r"seeds .*at least 1 item.*, got \[\]"),
+        ({"methods": {}, "claims": None}, "methods .*at least 1 item"),
+        ({"methods": ["mutual"]}, r"methods must be a valid dictionary, got \['mutual'\]"),
+        (one_method(option={}), "methods.mutual: there is no key 'option'"),
         (one_method(options={"MUTUALNET.METHDO": "us_net"}), "method mutual: .*METHDO"),
         (one_method(options={"MUTUALNET.METHOD": "us-net"}), "method mutual: MUTUALNET.METHOD is"),
         (one_method(options={"SEED": 3}), "methods.mutual.options.SEED"),
@@ -180,22 +185,25 @@ def one_method(**given):
             "method mutual trains a MutualRCNN with keypoints, from .*; expected a",
         ),
         (one_method(options={"MODEL.BACKBONE.FREEZE_AT": 2}), "mutual: .*FREEZE_AT is 2 and"),
-        (one_method(networks=["wide"]), "methods.mutual.networks: 'wide' is neither a width nor"),
+        (
+            one_method(networks=["wide"]),
+            r"methods.mutual.networks\[0\]: 'wide' is neither a width nor",
+        ),
         (
             one_method(networks=["1.0", "1.0x64"]),
             "mutual 1.00x64: .*no other network has, .*1.00x64",
         ),
         (one_method(networks=["0.5x48"]), "mutual 0.50x48: .*points in its range"),
-        ({"methods": {"a/b": None}}, "methods.a/b: expected letters"),
+        ({"methods": {"a/b": None}}, r"methods\['a/b'\]: expected letters"),
         ({"_BASE_": "plan.yaml"}, "plan.yaml takes itself over"),
         (
             {"studies": {"Passes": {"one": {"label": "mutual"}}}},
-            "studies.Passes is .*; expected different labels in one table, 'mutual' is twice",
+            "studies.Passes: the label 'mutual' is twice in a table",
         ),
         (one_method(options={"MODEL.WEIGHTS": "none.pth"}), "mutual: .*none.pth.*no such file"),
         (
             {"studies": {"Passes": {"mutual": {"label": "again"}}}},
-            "mutual: expected a name of its own: it is given twice",
+            "the name 'mutual' is given to two methods",
         ),
     ],
 )
