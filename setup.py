@@ -40,6 +40,7 @@ setup(
         "torch>=2.1",
         "torchvision>=0.16",
         "numpy>=1.23",
+        "pydantic>=2.5",
         "pycocotools>=2.0.6",
         "pillow>=9.0",
         "matplotlib>=3.6",

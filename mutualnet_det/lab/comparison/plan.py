@@ -198,13 +198,13 @@ class _Reader:
 
     def _draft(self, method: Method, network: str) -> Run:
         """The run of a network, still without its steps and seed."""
-        options = {**self._file.options, **method.options, **_network_options(network)}
-        if self.pretraining is not None:
-            options["MODEL.WEIGHTS"] = str(self.pretraining.weights)
+        first = self.pretraining
+        start = {"MODEL.WEIGHTS": str(first.weights)} if first is not None else {}
+        options = {**self._file.options, **start, **method.options, **_network_options(network)}
         arguments = _as_arguments(options)
         cfg = _load_detector(f"method {method.name}", self._file.base, arguments)
         name, label = (" ".join(filter(None, (w, network))) for w in (method.name, method.label))
-        _check_start(name, cfg, self.pretraining)
+        _check_start(name, cfg, first)
         return Run(
             name=name,
             title=": ".join(filter(None, (method.study, label))),
