@@ -27,7 +27,7 @@ help:
 
 setup: $(READY)
 
-$(READY): requirements.txt setup.py pyproject.toml tools/install_detectron2.py
+$(READY): requirements.txt setup.py pyproject.toml mutualnet.py tools/install_detectron2.py
 	@rm -f $@
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); Python 3.10 or newer is needed" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

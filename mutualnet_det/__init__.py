@@ -7,6 +7,14 @@ Detectron2.
 
 import os
 
+try:
+    import detectron2  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "mutualnet_det needs Detectron2, which no package index carries: run "
+        "`mutualnet install-detectron2`."
+    ) from error
+
 from . import modeling  # noqa: F401  (registers)
 from .config import add_mutualnet_config, load_config
 from .data.classification import register_builtin

@@ -7,6 +7,34 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from detectron2.engine import default_argument_parser
+
+TRAINING_EXAMPLES = """Examples:
+
+On one machine with 8 GPUs:
+    $ {prog} --config-file cfg.yaml --num-gpus 8
+
+With some keys of the config changed:
+    $ {prog} --config-file cfg.yaml MODEL.WEIGHTS weights.pth SOLVER.BASE_LR 0.001
+
+On several machines:
+    (machine 0) $ {prog} --machine-rank 0 --num-machines 2 --dist-url URL --config-file cfg.yaml
+    (machine 1) $ {prog} --machine-rank 1 --num-machines 2 --dist-url URL --config-file cfg.yaml
+"""
+
+
+def training_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """
+    Build the parser of a training: Detectron2's options under the project's name.
+
+    Args:
+        prog: the command, such as "mutualnet train".
+        description: what it does.
+    """
+    parser = default_argument_parser(TRAINING_EXAMPLES.format(prog=prog))
+    parser.prog, parser.description = prog, description
+    return parser
+
 
 def parse_list_option(
     parser: argparse.ArgumentParser,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,10 @@ from detectron2.config import CfgNode, get_cfg
 from .errors import UserError
 from .family import Family, family
 from .slimmable import OperatingPoint
+
+# The project's configs: part of an installed package, beside the package in a clone.
+_PACKAGE = Path(__file__).resolve().parent
+CONFIGS = next(filter(Path.is_dir, (_PACKAGE / "configs", _PACKAGE.parent / "configs")), _PACKAGE)
 
 # Of these, the ones that train the largest width alone.
 ALONE = ("independent", "independent_multi_scale")
@@ -123,7 +129,7 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.CALIBRATION.REFRESH_PERIOD = 500
 
     # Operating points that are calibrated at the end of training and evaluated by
-    # tools/eval_grid.py: widths in ascending order (empty: 4, evenly over what METHOD trains of
+    # `mutualnet evaluate`: widths in ascending order (empty: 4, evenly over what METHOD trains of
     # WIDTH_RANGE) and short sides in pixels, descending (empty: RESOLUTIONS).
     cfg.MUTUALNET.GRID = CfgNode()
     cfg.MUTUALNET.GRID.WIDTHS = ()
@@ -417,17 +423,44 @@ def check_points(points: Sequence[OperatingPoint], cfg: CfgNode) -> None:
             raise ConfigError(f"Operating point {point} is given twice.")
 
 
+def find_config(name: str, folder: str = "") -> str:
+    """
+    Find a config by its path, or one that comes with the project by its name.
+
+    Args:
+        name: a path that exists, or a name such as "quickstart_shapes", with ".yaml" or without.
+        folder: of the project's configs that the name is of; "lab" for plans.
+
+    Raises:
+        ConfigError: if there is neither; the message lists names that are close.
+    """
+    if os.path.isfile(name):
+        return name
+    configs = {path.stem: str(path) for path in sorted((CONFIGS / folder).glob("*.yaml"))}
+    stem = name.removesuffix(".yaml")
+    if stem in configs:
+        return configs[stem]
+    close = difflib.get_close_matches(os.path.basename(stem), configs) or configs
+    raise ConfigError(
+        f"There is no file {name}, nor does a config of this name come with the project. "
+        f"{'Close are' if close is not configs else 'There are'} {', '.join(close)}."
+    )
+
+
 def load_config(config_file: str, opts: Sequence[str] | None = None) -> CfgNode:
     """
     A config from a YAML file and ``KEY VALUE`` overrides, checked.
 
     A ``MODEL.DEVICE`` of "cuda", Detectron2's default, becomes "cpu" where there is no GPU.
 
+    Args:
+        config_file: a path, or the name of one of the project's: see :func:`find_config`. "": none.
+
     Raises:
         ConfigError: for a missing file, an unknown key or a value that cannot be used.
     """
-    if config_file and not os.path.isfile(config_file):
-        raise ConfigError(f"There is no config file {config_file}.")
+    if config_file:
+        config_file = find_config(config_file)
     cfg = get_cfg()
     add_mutualnet_config(cfg)
     opts = list(opts or [])

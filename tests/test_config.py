@@ -12,6 +12,7 @@ from mutualnet_det.config import (
     check_output_dir,
     check_points,
     eval_point,
+    find_config,
     flattened,
     full_point,
     grid_points,
@@ -213,8 +214,20 @@ def test_bad_file_is_named(tmp_path, content, expected):
 
 
 def test_missing_file_is_named():
-    with pytest.raises(ConfigError, match="no config file nowhere/my.yaml"):
+    with pytest.raises(ConfigError, match=r"no file nowhere/my\.yaml, .* There are base_class"):
         load_config("nowhere/my.yaml")
+
+
+@pytest.mark.parametrize("name", ["quickstart_shapes", "quickstart_shapes.yaml"])
+def test_a_config_of_the_project_is_found_by_its_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name).MODEL.META_ARCHITECTURE == "MutualRCNN"
+    assert find_config("compare_shapes", folder="lab").endswith("lab/compare_shapes.yaml")
+    with pytest.raises(ConfigError, match=r"Close are quickstart_shapes"):
+        find_config("configs/quickstart_shape.yaml")
+    # A file that is there comes first.
+    (tmp_path / name).write_text("MODEL:\n  META_ARCHITECTURE: MutualRetinaNet\n")
+    assert find_config(name) == name
 
 
 def test_cuda_becomes_cpu_where_there_is_none(monkeypatch):

@@ -3,22 +3,33 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+
 import torch
 
 from mutualnet_det.errors import reported
-from mutualnet_det.lab.bench.arguments import parse_benchmark_arguments
+from mutualnet_det.lab.bench.arguments import benchmark_config, benchmark_parser, parse_benchmark
 from mutualnet_det.lab.bench.layers import compare_inference, compare_switching
 from mutualnet_det.lab.bench.pairs import comparison_table
 from mutualnet_det.runtime.device import device_name
 
 
-def main() -> None:
-    cfg, rounds = parse_benchmark_arguments(__doc__)
-    found = [*compare_inference(cfg, rounds), *compare_switching(cfg, rounds)]
-    print(f"Medians of {rounds} rounds on {device_name(torch.device(cfg.MODEL.DEVICE))}")
-    print(comparison_table(found))
+def build_parser() -> argparse.ArgumentParser:
+    return benchmark_parser("mutualnet benchmark", __doc__)
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return parse_benchmark(build_parser(), arguments)
+
+
+def main(args: argparse.Namespace) -> None:
+    cfg = benchmark_config(args)
+    comparisons = [*compare_inference(cfg, args.rounds), *compare_switching(cfg, args.rounds)]
+    print(f"Medians of {args.rounds} rounds on {device_name(torch.device(cfg.MODEL.DEVICE))}")
+    print(comparison_table(comparisons))
 
 
 if __name__ == "__main__":
     with reported():
-        main()
+        main(parse_args())

@@ -25,9 +25,8 @@ from mutualnet_det.runtime.device import device_name
 from mutualnet_det.runtime.pretrained import load_pretrained
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Arguments of the tool."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mutualnet benchmark-runtime", description=__doc__)
     parser.add_argument("folder", help="OUTPUT_DIR of a training that was evaluated")
     parser.add_argument("--points", type=int, default=12, help="of the grid (default: 12)")
     parser.add_argument("--images", type=int, default=16, help="of the test data (default: 16)")
@@ -36,6 +35,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--calls", type=int, default=50, help="of predictor and exports (default: 50)"
     )
     parser.add_argument("--device", help="default: the config's")
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser()
     args = parser.parse_args(arguments)
     for name in ("points", "images", "rounds", "calls"):
         if getattr(args, name) < 1:

@@ -2,8 +2,8 @@
 """
 How training scales: measured with some processes on this machine, predicted for more GPUs.
 
-    $ tools/benchmark_scaling.py --config-file configs/quickstart_shapes.yaml --processes 1 2 4
-    $ tools/benchmark_scaling.py --config-file configs/mutual_maskrcnn_r50.yaml --step-ms 400 \\
+    $ mutualnet benchmark-scaling --config-file quickstart_shapes --processes 1 2 4
+    $ mutualnet benchmark-scaling --config-file mutual_maskrcnn_r50 --step-ms 400 \\
           --gpus 8 --machines 1 8
 """
 
@@ -21,10 +21,11 @@ from mutualnet_det.lab.bench.scaling import Cluster, Link, Messages, measure, pr
 from mutualnet_det.runtime.device import hardware_name
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Arguments of the tool."""
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="mutualnet benchmark-scaling",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--processes", nargs="+", help="to measure here")
@@ -43,6 +44,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--overhead-us", type=float, default=20.0, help="of each reduction; default: 20"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser()
     args = parser.parse_args(arguments)
     for name in ("processes", "machines"):
         parse_list_option(parser, args, name, int)

@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from mutualnet_det.config import ConfigError, check_output_dir
+from mutualnet_det.config import check_output_dir
 from mutualnet_det.data.check import check_datasets
 from mutualnet_det.errors import reported
 from mutualnet_det.lab.comparison import (
@@ -37,8 +37,6 @@ from mutualnet_det.lab.comparison import (
     tool_commands,
     write_comparison,
 )
-
-TOOLS = Path(__file__).resolve().parent
 
 
 def uses_gpus(plan: Plan) -> bool:
@@ -106,8 +104,8 @@ def describe(plan: Plan) -> str:
 
 def command_lines(run: Training) -> list[str]:
     return [
-        "    " + " ".join(map(quoted, ["python", os.path.relpath(tool), *arguments]))
-        for _, tool, *arguments in tool_commands(TOOLS)(run)
+        "    " + " ".join(map(quoted, arguments))
+        for _, _, *arguments in tool_commands(run)  # without `python -m`
     ]
 
 
@@ -122,7 +120,7 @@ def pretrain(pretraining: Training, environment: dict[str, str]) -> None:
     """Train the backbone that all runs start from, alone on the machine, unless it is there."""
     # Another plan's comparison may be at it.
     with locked(pretraining.folder, patient=True) as lock:
-        failed = run_all([pretraining], tool_commands(TOOLS), [environment], lock)
+        failed = run_all([pretraining], tool_commands, [environment], lock)
         for run, status in failed.items():
             raise RunsError(f"{failure(run, status)}\nWithout it, nothing else was begun.")
 
@@ -133,15 +131,17 @@ def report_command(plan: Plan) -> str:
     names = [run.title for run in runs]
     folders = [str(run.folder) for run in runs]
     output = str(plan.output / "report.html")
-    command = ["python", "tools/report.py", *folders, "--names", *names, "--output", output]
+    command = ["mutualnet", "report", *folders, "--names", *names, "--output", output]
     return shlex.join(command)
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="mutualnet compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("plan", metavar="PLAN", help="such as configs/lab/compare_shapes.yaml")
+    parser.add_argument("plan", metavar="PLAN", help="such as compare_shapes; or your own YAML")
     parser.add_argument("--output", metavar="FOLDER", help="in place of the plan's own")
     parser.add_argument(
         "--num-processes",
@@ -152,10 +152,18 @@ def main() -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check the plan and print its runs and commands"
     )
-    args = parser.parse_args()
-    if args.num_processes is not None and args.num_processes < 1:
-        raise ConfigError(f"--num-processes is {args.num_processes}; expected at least 1.")
+    return parser
 
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.num_processes is not None and args.num_processes < 1:
+        parser.error(f"--num-processes must be at least 1, got {args.num_processes}")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
     plan = read_plan(args.plan, args.output)
     if args.dry_run:
         print(describe(plan))
@@ -173,7 +181,7 @@ def main() -> None:
         first = plan.pretraining
         if first and not is_finished(first) and not all(map(is_finished, plan.runs)):
             pretrain(first, *environments(plan, 1))
-        failed = run_all(plan.runs, tool_commands(TOOLS), environments(plan, num_processes), lock)
+        failed = run_all(plan.runs, tool_commands, environments(plan, num_processes), lock)
         print(write_comparison(collect(plan, num_processes), plan.output))
     print(f"Everything is in {plan.output}. A page with the runs of one seed:")
     print(report_command(plan))
@@ -187,4 +195,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     with reported():
-        main()
+        main(parse_args())

@@ -7,14 +7,15 @@ MFLOPs. Needs no data.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from mutualnet_det.config import load_config
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation.scopes import cost_report
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mutualnet cost", description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument(
         "--image-size",
@@ -28,11 +29,18 @@ def main() -> None:
         "--detections", type=float, default=10, help="per image, for the mask head (default: 10)"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
-    args = parser.parse_args()
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return build_parser().parse_args(arguments)
+
+
+def main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     print(cost_report(cfg, tuple(args.image_size), args.detections))
 
 
 if __name__ == "__main__":
     with reported():
-        main()
+        main(parse_args())

@@ -29,17 +29,20 @@ from mutualnet_det.runtime.sources import (
 )
 
 EXAMPLES = """examples:
-  tools/demo.py output/quickstart datasets/shapes/val --gflops 0.1 --output output/demo
-  tools/demo.py output/quickstart street.mp4 --period 0.04 --output street_found.mp4
-  tools/demo.py output/quickstart 0 --period 0.1          camera 0, until Ctrl-C
+  mutualnet demo output/quickstart datasets/shapes/val --gflops 0.1 --output output/demo
+  mutualnet demo output/quickstart street.mp4 --period 0.04 --output street_found.mp4
+  mutualnet demo output/quickstart 0 --period 0.1          camera 0, until Ctrl-C
 """
 # Frames per second of a video from a camera without --period.
 CAMERA_RATE = 10.0
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+        prog="mutualnet demo",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("folder", metavar="FOLDER", help="OUTPUT_DIR of an evaluated training")
     parser.add_argument(
@@ -73,6 +76,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--latency-device", metavar="NAME", help="of the query table; default: the one it runs on"
     )
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser()
     args = parser.parse_args(arguments)
     if args.clamp and args.gflops is None and args.milliseconds is None:
         parser.error("--clamp needs --gflops or --milliseconds")

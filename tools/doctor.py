@@ -1,13 +1,15 @@
-"""Prints what is installed, what fits and what does not, with what to do about the rest.
-
-    python tools/doctor.py
-
-Exits with 1 if something that is required does not fit. Every check imports what it looks at
-itself, so that the table comes out whatever is missing.
+#!/usr/bin/env python3
 """
+Print what is installed, what fits and what does not, with what to do about the rest.
+
+The exit status is 1 if something that is required does not fit.
+"""
+
+# Every check imports what it looks at itself, so that the table comes out whatever is missing.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
 import importlib.util
@@ -15,7 +17,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -45,10 +47,10 @@ LIBRARIES = {
 # What single tools need: by module, the distribution, what it is for and the extra of setup.py.
 OPTIONAL = {
     "hotcoco": ("hotcoco", "scoring in seconds", "eval"),
-    "cv2": ("opencv-python-headless", "tools/demo.py with videos and cameras", "demo"),
-    "onnx": ("onnx", "tools/export_point.py --format onnx", "export"),
-    "onnxruntime": ("onnxruntime", "tools/export_point.py --format onnx", "export"),
-    "gradio": ("gradio", "tools/serve.py", "serve"),
+    "cv2": ("opencv-python-headless", "mutualnet demo with videos and cameras", "demo"),
+    "onnx": ("onnx", "mutualnet export --format onnx", "export"),
+    "onnxruntime": ("onnxruntime", "mutualnet export --format onnx", "export"),
+    "gradio": ("gradio", "mutualnet serve", "serve"),
 }
 
 
@@ -191,7 +193,7 @@ def check_detectron2() -> Finding:
         load("detectron2.modeling")  # most of what it needs is imported from here
         version = package.__version__
     except (Unusable, AttributeError) as error:  # a mere folder of that name has no version
-        advice = "python tools/install_detectron2.py"
+        advice = "mutualnet install-detectron2"
         return Finding(name, first_line(error), FAIL, advice)
     return Finding(name, f"{version} at {Path(package.__file__).parent}")
 
@@ -307,7 +309,15 @@ def table(findings: Iterable[Finding]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def build_parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog="mutualnet doctor", description=__doc__)
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return build_parser().parse_args(arguments)
+
+
+def main(args: argparse.Namespace) -> int:
     findings = [check() for check in CHECKS]
     print(table(findings))
     failed = [finding.name for finding in findings if finding.status == FAIL]
@@ -319,4 +329,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(parse_args()))

@@ -32,21 +32,23 @@ from mutualnet_det.slimmable import OperatingPoint
 EXAMPLES = """Examples:
 
 The grid of the config, of the weights in its OUTPUT_DIR:
-    $ tools/eval_grid.py --config-file configs/quickstart_shapes.yaml
+    $ mutualnet evaluate --config-file quickstart_shapes
 
 Two operating points of other weights:
-    $ tools/eval_grid.py --config-file cfg.yaml --points 0.25x240 1.0x600 MODEL.WEIGHTS model.pth
+    $ mutualnet evaluate --config-file cfg.yaml --points 0.25x240 1.0x600 MODEL.WEIGHTS model.pth
 
 Images and points divided among 8 GPUs; among 4 processes on the CPU, each with its share of cores:
-    $ tools/eval_grid.py --config-file cfg.yaml --num-gpus 8
-    $ tools/eval_grid.py --config-file cfg.yaml --num-processes 4 MODEL.DEVICE cpu
+    $ mutualnet evaluate --config-file cfg.yaml --num-gpus 8
+    $ mutualnet evaluate --config-file cfg.yaml --num-processes 4 MODEL.DEVICE cpu
 """
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Arguments of the tool; ``points``, ``widths`` and ``resolutions`` are None if not given."""
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="mutualnet evaluate",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="of the training")
     parser.add_argument(
@@ -74,6 +76,12 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(option, nargs="+", metavar=option[2:-1].upper(), help=meaning)
     parser.add_argument("--output", metavar="FOLDER", help="default: OUTPUT_DIR/grid")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Arguments of the tool; ``points``, ``widths`` and ``resolutions`` are None if not given."""
+    parser = build_parser()
     args = parser.parse_args(arguments)
     misplaced = [option for option in args.opts if option.startswith("--")]
     if misplaced:

@@ -7,6 +7,7 @@ how it is used. It is kept only if it finds on real images what the model finds.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from mutualnet_det.errors import reported
@@ -34,8 +35,8 @@ def grid_entry(folder: str, pretrained: Pretrained, point: OperatingPoint) -> Qu
     return next((row.entry() for row in grid.rows if row.point == point), None)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mutualnet export", description=__doc__)
     parser.add_argument("folder", metavar="FOLDER", help="the OUTPUT_DIR of a training")
     parser.add_argument("--point", required=True, type=OperatingPoint.parse, help="such as 0.5x360")
     parser.add_argument("--format", required=True, choices=FORMATS)
@@ -46,9 +47,18 @@ def main() -> None:
     parser.add_argument(
         "--images", type=int, default=8, metavar="N", help="how many at most (default: 8)"
     )
-    args = parser.parse_args()
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser()
+    args = parser.parse_args(arguments)
     if args.images < 1:
         parser.error("--images must be at least 1")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
     check_target(args.output)
     pretrained = load_pretrained(args.folder, device="cpu")
     images = (
@@ -63,4 +73,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     with reported():
-        main()
+        main(parse_args())

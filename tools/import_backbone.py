@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 
 from mutualnet_det.checkpoint import import_backbone
 from mutualnet_det.errors import reported
@@ -30,9 +31,11 @@ def pixels(text: str) -> int:
     return int(text)
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="mutualnet import",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help="the file to read")
     parser.add_argument("output", metavar="OUT", help="the file to write, such as backbone.pth")
@@ -57,7 +60,14 @@ def main() -> None:
         metavar="PX",
         help="that the statistics in the file were made at (default: the largest)",
     )
-    args = parser.parse_args()
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return build_parser().parse_args(arguments)
+
+
+def main(args: argparse.Namespace) -> None:
     print(
         import_backbone(
             args.source,
@@ -72,4 +82,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     with reported():
-        main()
+        main(parse_args())

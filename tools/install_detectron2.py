@@ -1,13 +1,10 @@
-"""Installs Detectron2, which no package index carries, unless one is importable already.
+#!/usr/bin/env python3
+"""
+Install Detectron2, which no package index carries, unless one is importable already.
 
-By default the pure-Python copy that the wheel of LabGym 3.1.2 carries becomes a wheel named
-``detectron2``, which pip lists and can remove. Nothing is compiled: ROIAlign and NMS come from
-torchvision. ``--upstream`` builds the official repository instead.
-
-    python tools/install_detectron2.py                    # keep what is there, or install the copy
-    python tools/install_detectron2.py --wheel FILE       # no download: use this LabGym wheel
-    python tools/install_detectron2.py --wheel-dir DIR    # only write the detectron2 wheel to DIR
-    python tools/install_detectron2.py --upstream         # compile the official repository
+The pure-Python copy that the wheel of LabGym 3.1.2 carries becomes a wheel named detectron2, which
+pip lists and can remove. Nothing is compiled: ROIAlign and NMS come from torchvision. What
+Detectron2 itself needs is installed where it is missing; what is there and fits stays as it is.
 """
 
 from __future__ import annotations
@@ -15,15 +12,24 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import importlib.metadata
 import io
 import re
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
-LICENSE = Path(__file__).resolve().parent.parent / "LICENSE"  # Detectron2 has the same one
+EXAMPLES = """Examples:
+
+Keep what is there, or install the copy:
+    $ mutualnet install-detectron2
+
+Without a download, from a LabGym wheel that is here:
+    $ mutualnet install-detectron2 --wheel FILE
+"""
 
 DONOR = "LabGym==3.1.2"
 DONOR_SHA256 = "a2900cff8a3fb508e1975f19b5f9abd9f261966db87b0c332697fb4138c1cb2b"
@@ -35,7 +41,8 @@ UPSTREAM = "git+https://github.com/facebookresearch/detectron2.git"
 VERSION = "0.6+labgym.3.1.2"
 WHEEL_NAME = f"detectron2-{VERSION}-py3-none-any.whl"
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
-# What the copy imports when it trains and evaluates. `black` and OpenCV are left out: it imports
+# What the copy imports when it trains and evaluates: of this, what the project itself does not need
+# is its extra `detectron2`, in pyproject.toml. `black` and OpenCV are left out: it imports
 # them only to dump lazy configs and to draw, and then says so itself.
 REQUIRES = (
     "torch>=1.8",
@@ -74,6 +81,10 @@ class InstallError(Exception):
     """Something the user has to act on; the message says what."""
 
 
+class LackingError(InstallError):
+    """Detectron2 is installed, but something that it imports is not."""
+
+
 def pip(*arguments: str, hint: str) -> None:
     """Runs pip of this very Python; its own messages stay visible, ``hint`` says what to do."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
@@ -103,11 +114,13 @@ def find_detectron2() -> str | None:
     if missing is None:
         print(f"The Detectron2 that is installed cannot be imported; replacing it: {reason}")
     elif missing[1].split(".")[0] != "detectron2":
-        raise InstallError(
-            f"Detectron2 is installed but cannot be imported: {reason}. "
-            "Install what it needs first: `pip install -r requirements.txt`."
-        )
+        raise LackingError(f"Detectron2 is installed but cannot be imported: {reason}.")
     return None
+
+
+def install_requirements() -> None:
+    """Installs what Detectron2 needs and lacks; pip leaves alone whatever is there and fits."""
+    pip("install", "--quiet", *REQUIRES, hint="pip's message above says why.")
 
 
 def download_donor(folder: Path) -> Path:
@@ -168,10 +181,18 @@ def metadata() -> bytes:
     return ("\n".join(fields) + "\n\n" + DESCRIPTION).encode()
 
 
+def license_text() -> str:
+    """The project's own licence: Detectron2 has the same one."""
+    of_clone = Path(__file__).resolve().parent.parent / "LICENSE"
+    if of_clone.is_file():
+        return of_clone.read_text(encoding="utf-8")
+    return importlib.metadata.distribution("mutualnet_det").read_text("licenses/LICENSE")
+
+
 def write_wheel(files: dict[str, bytes], folder: Path) -> Path:
     """Writes ``files`` as a wheel into ``folder``; the same files give the same bytes."""
     files = dict(sorted(files.items()))
-    files[f"{DIST_INFO}/licenses/LICENSE"] = LICENSE.read_bytes()
+    files[f"{DIST_INFO}/licenses/LICENSE"] = license_text().encode()
     files[f"{DIST_INFO}/METADATA"] = metadata()
     files[f"{DIST_INFO}/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: install_detectron2.py\n"
@@ -214,8 +235,8 @@ def install_copy(wheel: Path | None) -> None:
 def install_upstream() -> None:
     """Compiles the official repository against the torch that is installed."""
     pip(
-        # Its set-up imports torch, which an isolated build would not see. Its dependencies are in
-        # requirements.txt; left to pip they might move versions the user has chosen.
+        # Its set-up imports torch, which an isolated build would not see. Its own list of what it
+        # needs might move versions the user has chosen.
         *("install", "--no-build-isolation", "--no-deps", "--force-reinstall", UPSTREAM),
         hint="It needs git, the network, a C++ compiler, setuptools and torch installed first; "
         "without --upstream a pure-Python copy is installed that needs no compiler.",
@@ -228,33 +249,51 @@ def run(arguments: argparse.Namespace) -> None:
             files = read_donor(arguments.wheel or download_donor(Path(temporary)))
         print(f"Wrote {write_wheel(files, arguments.wheel_dir)}")
         return
-    found = find_detectron2()
-    if found is not None:
-        print(f"Keeping Detectron2 {found}")
+    try:
+        place = find_detectron2()
+    except LackingError as error:
+        print(f"{error} Installing what it needs.")
+        install_requirements()
+        place = find_detectron2()
+    if place is not None:
+        print(f"Keeping Detectron2 {place}")
         return
     if arguments.upstream:
         install_upstream()
     else:
         install_copy(arguments.wheel)
-    found = find_detectron2()
-    if found is None:
+    install_requirements()
+    place = find_detectron2()
+    if place is None:
         raise InstallError("Detectron2 was installed but cannot be found: is this Python writable?")
-    print(f"Installed Detectron2 {found}")
+    print(f"Installed Detectron2 {place}")
 
 
-def main(argv: list[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="mutualnet install-detectron2",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--wheel", type=Path, metavar="FILE", help="a downloaded LabGym wheel")
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument("--wheel-dir", type=Path, metavar="DIR", help="only write the wheel there")
-    goal.add_argument("--upstream", action="store_true", help="build the official repository")
-    arguments = parser.parse_args(argv)
-    if arguments.upstream and arguments.wheel is not None:
+    goal.add_argument("--upstream", action="store_true", help="compile the official repository")
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.upstream and args.wheel is not None:
         parser.error("--wheel is a copy of Detectron2, --upstream builds it: give one of them")
+    return args
+
+
+def main(args: argparse.Namespace) -> int:
     try:
-        run(arguments)
+        run(args)
     except InstallError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -262,4 +301,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(parse_args()))

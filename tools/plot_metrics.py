@@ -8,13 +8,14 @@ another. A training may still be running.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from mutualnet_det.engine.curves import FORMATS, write_curves
 from mutualnet_det.errors import reported
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mutualnet plot", description=__doc__)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="OUTPUT_DIR of a training")
     parser.add_argument(
         "--output",
@@ -25,11 +26,18 @@ def main() -> None:
     parser.add_argument(
         "--names", nargs="+", metavar="NAME", help="of the runs (default: those of the folders)"
     )
-    args = parser.parse_args()
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return build_parser().parse_args(arguments)
+
+
+def main(args: argparse.Namespace) -> None:
     write_curves(args.folders, args.output, args.names)
     print(f"Written to {args.output}.")
 
 
 if __name__ == "__main__":
     with reported():
-        main()
+        main(parse_args())

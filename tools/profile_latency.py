@@ -21,18 +21,20 @@ from mutualnet_det.runtime.pretrained import check_device
 EXAMPLES = """Examples:
 
 Add this machine's CPU to a model that was evaluated elsewhere:
-    $ tools/profile_latency.py output/quickstart --device cpu
+    $ mutualnet profile output/quickstart --device cpu
 
 What a config's points take with 20 detections each, whatever the weights find:
-    $ tools/profile_latency.py --config-file configs/mutual_maskrcnn_mbv2.yaml \\
+    $ mutualnet profile --config-file mutual_maskrcnn_mbv2 \\
         --image-folder photos --detections 20
 """
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Arguments of the tool; either ``folder`` or ``config_file`` is given."""
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="mutualnet profile",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "words",
@@ -63,6 +65,12 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="of a config: give the heads behind the boxes exactly N detections at every point",
     )
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Arguments of the tool; either ``folder`` or ``config_file`` is given."""
+    parser = build_parser()
     args = parser.parse_args(arguments)
     args.folder, args.opts = None, args.words
     if args.config_file:

@@ -19,8 +19,8 @@ from mutualnet_det.runtime.sources import ImageFiles
 NUM_EXAMPLES = 6
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mutualnet serve", description=__doc__)
     parser.add_argument("folder", metavar="FOLDER", help="OUTPUT_DIR of an evaluated training")
     parser.add_argument(
         "--host", default="127.0.0.1", help="default: %(default)s, this machine alone"
@@ -39,7 +39,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--latency-device", metavar="NAME", help="of the query table; default: the one it runs on"
     )
-    return parser.parse_args(arguments)
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    return build_parser().parse_args(arguments)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -69,7 +69,7 @@ def add_calibrations(calibrations: Calibrations, path: str) -> None:
     except StaleCalibrationError as error:
         raise CheckpointError(
             f"{path} was made with other weights than the model's: take the one of its own "
-            f"evaluation, or evaluate the model anew with tools/eval_grid.py. ({error})"
+            f"evaluation, or evaluate the model anew with `mutualnet evaluate`. ({error})"
         ) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit the model: {error}") from error

@@ -214,7 +214,7 @@ def _hint(state: dict[str, Any], model: nn.Module, path: str) -> str:
         layout, _, _ = recognise_state(state, path)
     except CheckpointError:
         return ""
-    return f" It is {layout}: convert it with tools/import_backbone.py first."
+    return f" It is {layout}: convert it with `mutualnet import` first."
 
 
 def find_weights(cfg: CfgNode, resume: bool = False) -> str:

@@ -57,7 +57,7 @@ def _layout_of(architecture: dict[str, Any], names: str, path: str) -> Layout:
     if builder is None:
         raise CheckpointError(
             f"{path} is no classification checkpoint of this project; expected one of "
-            "tools/pretrain_backbone.py or tools/import_backbone.py."
+            "mutualnet pretrain or `mutualnet import`."
         )
     for layout in EXPORTS[names]:
         if (layout.architecture.builder, layout.architecture.depth) == (builder, depth):

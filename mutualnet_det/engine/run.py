@@ -6,7 +6,6 @@ import argparse
 import os
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from ..checkpoint import find_weights, load_detector
@@ -55,6 +54,11 @@ def _check_starts(cfg: CfgNode, starts: list[int]) -> None:
             )
 
 
-def run() -> None:
-    """Read the command line and start the processes: see :func:`run_in_processes`."""
-    run_in_processes(main, default_argument_parser().parse_args())
+def run(args: argparse.Namespace) -> None:
+    """
+    Start the processes of a training: see :func:`run_in_processes`.
+
+    Args:
+        args: of :func:`~mutualnet_det.arguments.training_parser`.
+    """
+    run_in_processes(main, args)

@@ -9,7 +9,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..config import ConfigError, check_output_dir, load_config
+from ..config import ConfigError, check_output_dir, find_config, load_config
 from ..data.check import check_datasets
 from ..data.coco import DatasetError
 from ..data.sampler import check_share
@@ -27,6 +27,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: before anything is written.
     """
+    if args.config_file:
+        args.config_file = find_config(args.config_file)  # Detectron2 opens it too
     cfg = load_config(args.config_file, args.opts)
     if not cfg.SOLVER.REFERENCE_WORLD_SIZE:  # with one, the batch follows the processes
         check_share(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())

@@ -120,7 +120,7 @@ def evaluate_grid(
     if missing and not calibrate:
         raise UncalibratedPointError(
             f"Operating points without calibration: {', '.join(map(str, missing))}. Calibrated are "
-            f"{', '.join(map(str, sorted(calibrations))) or 'none'}. tools/eval_grid.py --points "
+            f"{', '.join(map(str, sorted(calibrations))) or 'none'}. `mutualnet evaluate --points` "
             "calibrates any point, on training images."
         )
     check_datasets(cfg if missing else _without_training_data(cfg))

@@ -141,7 +141,7 @@ def profile_folder(
     if missing:
         raise ProfileError(
             f"{', '.join(missing)} cannot be run: there is no calibration of it. Take "
-            "calibrations.pth along, which tools/eval_grid.py writes beside the grid."
+            "calibrations.pth along, which `mutualnet evaluate` writes beside the grid."
         )
     check_output_dir(str(table_file.parent))
     images = profiling_images(cfg, image_folder, num_images)

@@ -102,7 +102,7 @@ class BudgetPredictor:
             raise PredictorError(
                 f"The query table lists {', '.join(missing)}, which there is no calibration of; "
                 f"calibrated are {', '.join(map(str, self.points)) or 'none'}. Take "
-                "calibrations.pth along, which tools/eval_grid.py writes beside the table where "
+                "calibrations.pth along, which `mutualnet evaluate` writes beside the table where "
                 "the checkpoint lacks some."
             )
         self.cfg = cfg

@@ -17,7 +17,7 @@ from ..family import outputs
 from ..slimmable import Calibrations, OperatingPoint, StaleCalibrationError
 from .query_table import QueryTable
 
-# What a folder holds, as training and tools/eval_grid.py leave it in OUTPUT_DIR.
+# What a folder holds, as training and `mutualnet evaluate` leave it in OUTPUT_DIR.
 WEIGHTS = "model_final.pth"
 CONFIG = "config.yaml"
 TABLES = ("query_table.json", "grid/query_table.json")
@@ -129,7 +129,7 @@ def check_weights(fingerprint: str, calibrations: Calibrations, what: str) -> No
     if fingerprint != weights:
         raise PredictorError(
             f"{what} is of other weights (fingerprint {fingerprint[:12]}, the model has "
-            f"{weights[:12]}). Evaluate these, with tools/eval_grid.py."
+            f"{weights[:12]}). Evaluate these, with `mutualnet evaluate`."
         )
 
 
@@ -142,20 +142,20 @@ def _files(folder: Path) -> tuple[Path, Path, Path]:
     config, weights = folder / CONFIG, folder / WEIGHTS
     if not config.is_file():
         raise PredictorError(
-            f"{folder} has no {CONFIG}, which tools/train_net.py writes to OUTPUT_DIR when it "
+            f"{folder} has no {CONFIG}, which `mutualnet train` writes to OUTPUT_DIR when it "
             "begins."
         )
     if not weights.is_file():
         raise PredictorError(
-            f"{folder} has no {WEIGHTS}, which ends a training: tools/train_net.py --config-file "
-            f"{config} --resume goes on with one."
+            f"{folder} has no {WEIGHTS}, which ends a training: `mutualnet train --config-file "
+            f"{config} --resume` goes on with one."
         )
     for name in TABLES:
         if (folder / name).is_file():
             return weights, config, folder / name
     raise PredictorError(
         f"{folder} has neither {' nor '.join(TABLES)}, which an evaluation writes: "
-        f"tools/eval_grid.py --config-file {config} MODEL.WEIGHTS {weights} OUTPUT_DIR {folder}."
+        f"`mutualnet evaluate --config-file {config} MODEL.WEIGHTS {weights} OUTPUT_DIR {folder}`."
     )
 
 

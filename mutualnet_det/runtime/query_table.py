@@ -198,7 +198,7 @@ class QueryTable:
         if not self.devices:
             raise BudgetError(
                 "The query table has no latencies to look milliseconds up in. Add a device with "
-                "tools/profile_latency.py, or give the budget in gflops."
+                "`mutualnet profile`, or give the budget in gflops."
             )
         known = _listed(self.devices)
         if name is None and len(self.devices) > 1:
@@ -208,7 +208,7 @@ class QueryTable:
         if name not in (None, *self.devices):
             raise BudgetError(
                 f"The query table has no latency of the device {name!r}; it has: {known}. Add it "
-                "with tools/profile_latency.py on that device, choose one of these as the latency "
+                "with `mutualnet profile` on that device, choose one of these as the latency "
                 "device, or give the budget in gflops."
             )
         return name or self.devices[0]

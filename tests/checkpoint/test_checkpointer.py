@@ -420,7 +420,7 @@ def test_backbone_in_other_names(tiny_cfg, folder, public_mobilenet_v1):
         backbone_cfg(tiny_cfg, "mobilenet_v1"),
         folder / "a.pt",
         "It is MobileNetV1 of the public MutualNet and US-Net code",
-        "tools/import_backbone.py",
+        "mutualnet import",
     )
 
 

@@ -400,11 +400,11 @@ def test_a_config_of_half_precision_loads_on_the_cpu(folder):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("config.yaml", r"has no config\.yaml, which tools/train_net\.py writes"),
+        ("config.yaml", r"has no config\.yaml, which `mutualnet train` writes"),
         ("model_final.pth", r"has no model_final\.pth.* --resume goes on"),
         (
             "grid/query_table.json",
-            r"neither query_table\.json nor grid/query_table\.json.*tools/eval_grid\.py --config-f",
+            r"neither query_table\.json nor grid/query_table\.json.*`mutualnet evaluate --config-f",
         ),
     ],
 )

@@ -111,10 +111,10 @@ def test_lookup_by_time_on_one_of_several_devices(device, width):
 @pytest.mark.parametrize(
     "devices, asked, message",
     [
-        ({}, None, "has no latencies .* Add a device with tools/profile_latency.py, or .* gflops"),
+        ({}, None, "has no latencies .* Add a device with `mutualnet profile`, or .* gflops"),
         ({}, "a", "has no latencies"),
         ({"a": (1, 2, 3), "b": (1, 2, 3)}, None, "of several devices: 'a', 'b'. Say which"),
-        ({"a": (1, 2, 3)}, "b", "the device 'b'; it has: 'a'. Add it with tools/profile_latency"),
+        ({"a": (1, 2, 3)}, "b", "the device 'b'; it has: 'a'. Add it with `mutualnet profile"),
     ],
 )
 def test_lookup_by_time_needs_a_device_of_the_table(devices, asked, message):

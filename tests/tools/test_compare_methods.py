@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from mutualnet_det.config import ConfigError, load_config
+from mutualnet_det.config import load_config
 from mutualnet_det.lab.comparison import PlanError
 from mutualnet_det.lab.comparison.compute import ComputeCounter
 from mutualnet_det.lab.comparison.runs import locked
@@ -45,27 +45,26 @@ def plan_file(make_training_cfg, tmp_path):
     return path
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["compare_methods.py", *map(str, arguments)])
-    tool.main()
+def run(*arguments):
+    tool.main(tool.parse_args(list(map(str, arguments))))
 
 
 def test_dry_run_prints_the_commands(plan_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ComputeCounter, "step_gflops", lambda self, cfg: 4.0)
-    run(monkeypatch, plan_file, "--dry-run", "--output", tmp_path / "elsewhere")
+    run(plan_file, "--dry-run", "--output", tmp_path / "elsewhere")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"4 runs, 2 for each of the seeds 0, 1, into {tmp_path / 'elsewhere'}:"
     assert lines[4].split() == ["mutual", "2", "4.00", "0.01", "2"]
     assert lines[5].split() == ["independent", "1.00x64", "2", "4.00", "0.01", "1"]
     assert "seed 1" not in "".join(lines[6:])
     place = lines.index("independent 1.00x64, seed 0")
-    python, train, *arguments = shlex.split(lines[place + 1])
-    assert python == "python" and Path(train).resolve() == ROOT / "tools" / "train_net.py"
+    program, name, *arguments = shlex.split(lines[place + 1])
+    assert (program, name) == ("mutualnet", "train")
     assert arguments[:3] == ["--config-file", str(tmp_path / "base.yaml"), "--resume"]
     cfg = load_config(arguments[1], arguments[3:])
     assert cfg.OUTPUT_DIR == str(tmp_path / "elsewhere" / "independent" / "1.00x64" / "seed0")
     evaluate = shlex.split(lines[place + 2])
-    assert Path(evaluate[1]).resolve() == ROOT / "tools" / "eval_grid.py"
+    assert evaluate[:2] == ["mutualnet", "evaluate"]
     assert "--resume" in evaluate and evaluate[evaluate.index("--points") + 1] == "1.00x64"
     assert evaluate[-2:] == ["MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/model_final.pth"]
     assert not (tmp_path / "elsewhere").exists()
@@ -77,21 +76,21 @@ def test_a_pretraining_comes_first(plan_file, tmp_path, monkeypatch, capsys):
     content = yaml.safe_load(plan_file.read_text())
     content["pretrain"] = {"base": str(base), "output": str(folder), "steps": 5}
     plan_file.write_text(yaml.safe_dump(content))
-    run(monkeypatch, plan_file, "--dry-run")
+    run(plan_file, "--dry-run")
     first, command, _, second, *_ = capsys.readouterr().out.splitlines()
     assert first == f"First, unless {folder} has it, 5 steps of pretraining:"
     assert second.startswith("4 runs")
-    _, program, *arguments = shlex.split(command)
-    assert Path(program).resolve() == ROOT / "tools" / "pretrain_backbone.py"
+    program, name, *arguments = shlex.split(command)
+    assert (program, name) == ("mutualnet", "pretrain")
     assert load_config(arguments[1], arguments[3:]).SOLVER.MAX_ITER == 5
 
     # It fails: nothing else is begun.
     monkeypatch.setattr(tool, "check_datasets", lambda cfg: None)
-    monkeypatch.setattr(tool, "tool_commands", lambda tools: lambda run: [["false"]])
+    monkeypatch.setattr(tool, "tool_commands", lambda run: [["false"]])
     with pytest.raises(
         tool.RunsError, match=r"pretraining ended with status 1; .*\n.*nothing else"
     ):
-        run(monkeypatch, plan_file)
+        run(plan_file)
     assert json.loads((folder / "run.json").read_text())["finished"] is False
     assert not (tmp_path / "output" / "mutual").exists()
     # A run that cannot be continued is named before it.
@@ -99,7 +98,7 @@ def test_a_pretraining_comes_first(plan_file, tmp_path, monkeypatch, capsys):
     (tmp_path / "output" / "mutual" / "seed0" / "thesis.tex").touch()
     (folder / "run.log").unlink()
     with pytest.raises(PlanError, match="seed0 holds something else"):
-        run(monkeypatch, plan_file)
+        run(plan_file)
     assert not (folder / "run.log").exists()
 
 
@@ -109,9 +108,10 @@ def test_words_of_a_command_can_be_read_and_pasted():
         assert shlex.split(tool.quoted(word)) == [word]
 
 
-def test_numbers_of_processes(monkeypatch, plan_file):
-    with pytest.raises(ConfigError, match="--num-processes is 0"):
-        run(monkeypatch, plan_file, "--num-processes", 0)
+def test_numbers_of_processes(monkeypatch, plan_file, capsys):
+    with pytest.raises(SystemExit):
+        run(plan_file, "--num-processes", 0)
+    assert "--num-processes must be at least 1, got 0" in capsys.readouterr().err
     monkeypatch.setattr(ComputeCounter, "step_gflops", lambda self, cfg: 4.0)
     plan = tool.read_plan(plan_file)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
@@ -181,6 +181,6 @@ def test_a_comparison_that_is_killed_and_has_a_failure_ends_well(plan_file, tmp_
 
     # The report lays them over one another.
     report = shlex.split(third.stdout.splitlines()[-1])
-    assert report[:2] == ["python", "tools/report.py"]
-    subprocess.run([sys.executable, *report[1:]], env=environment, cwd=ROOT, check=True)
+    assert report[:2] == ["mutualnet", "report"]
+    subprocess.run([sys.executable, "-m", *report], env=environment, cwd=ROOT, check=True)
     assert (output / "report.html").stat().st_size > 10_000

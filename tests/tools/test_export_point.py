@@ -1,7 +1,6 @@
 """The command line of tools/export_point.py."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -57,11 +56,10 @@ def folder(make_training_cfg, tmp_path_factory):
 
 
 @pytest.fixture
-def run(folder, tmp_path, monkeypatch):
+def run(folder, tmp_path):
     def run(*arguments, point=str(UNLISTED), format="detectron2", output=tmp_path / "export"):
         command = [str(folder), "--point", point, "--format", format, "--output", str(output)]
-        monkeypatch.setattr(sys, "argv", ["export_point.py", *command, *arguments])
-        tool.main()
+        tool.main(tool.parse_args([*command, *arguments]))
         return output
 
     return run

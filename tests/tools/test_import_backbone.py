@@ -1,7 +1,6 @@
 """The command lines of tools/import_backbone.py and tools/export_backbone.py."""
 
 import importlib
-import sys
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ def run(tmp_path, monkeypatch, capsys):
 
     def run(name, *arguments):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        importlib.import_module(f"tools.{name}").main()
+        tool = importlib.import_module(f"tools.{name}")
+        tool.main(tool.parse_args(arguments))
         return capsys.readouterr().out
 
     return run

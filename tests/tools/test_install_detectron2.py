@@ -14,9 +14,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tools import install_detectron2 as installer
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it there
+
+ROOT = Path(__file__).resolve().parents[2]
 DONOR_FILES = {
     "LabGym/__init__.py": "",
     "LabGym/detectron2/__init__.py": '__version__ = "0.6"\n',
@@ -48,7 +55,7 @@ def donor(tmp_path, monkeypatch):
 
 
 def run(*arguments: object) -> int:
-    return installer.main([str(argument) for argument in arguments])
+    return installer.main(installer.parse_args([str(argument) for argument in arguments]))
 
 
 def test_takes_detectron2_alone_and_renames_it_back(donor):
@@ -149,12 +156,35 @@ def test_broken_detectron2_is_replaced_and_the_reason_shown(tmp_path, monkeypatc
     assert "replacing it: ImportError: undefined symbol: x" in capsys.readouterr().out
 
 
-def test_detectron2_without_its_dependencies_is_not_replaced(tmp_path, monkeypatch, capsys):
+def test_detectron2_without_its_dependencies_gets_them_and_is_not_replaced(
+    tmp_path, monkeypatch, capsys
+):
     put_detectron2(tmp_path, monkeypatch, modeling="import a_missing_library")
     monkeypatch.setattr(installer, "install_copy", fail)
+
+    def pip(*arguments: str, hint: str) -> None:
+        assert arguments == ("install", "--quiet", *installer.REQUIRES)
+        (tmp_path / "a_missing_library.py").write_text("")
+
+    monkeypatch.setattr(installer, "pip", pip)
+    assert run() == 0
+    message = capsys.readouterr().out
+    assert "No module named 'a_missing_library'" in message and "Keeping Detectron2" in message
+
+
+def test_dependencies_that_pip_cannot_bring_are_named(tmp_path, monkeypatch, capsys):
+    put_detectron2(tmp_path, monkeypatch, modeling="import a_missing_library")
+    monkeypatch.setattr(installer, "pip", lambda *arguments, hint: None)
     assert run() == 1
-    message = capsys.readouterr().err
-    assert "a_missing_library" in message and "requirements.txt" in message
+    assert "No module named 'a_missing_library'" in capsys.readouterr().err
+
+
+def test_what_detectron2_needs_is_in_the_extra_or_needed_by_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = project["optional-dependencies"]["detectron2"]
+    required = {Requirement(text).name.lower(): text for text in installer.REQUIRES}
+    ours = {Requirement(text).name.lower() for text in project["dependencies"]}
+    assert sorted(extra) == sorted(text for name, text in required.items() if name not in ours)
 
 
 def test_absent_detectron2_is_installed_as_asked(tmp_path, monkeypatch, capsys):
@@ -166,7 +196,8 @@ def test_absent_detectron2_is_installed_as_asked(tmp_path, monkeypatch, capsys):
     assert run("--wheel", "some.whl") == 0
     assert run("--upstream") == 0
     assert calls[0] == Path("some.whl")
-    assert "--no-build-isolation" in calls[1] and installer.UPSTREAM in calls[1]
+    assert "--no-build-isolation" in calls[2] and installer.UPSTREAM in calls[2]
+    assert calls[1] == calls[3] == ("install", "--quiet", *installer.REQUIRES)
     assert "Installed Detectron2 0.7 at here" in capsys.readouterr().out
 
 

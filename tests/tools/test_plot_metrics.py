@@ -1,7 +1,6 @@
 """The command line of tools/plot_metrics.py."""
 
 import json
-import sys
 
 import pytest
 from PIL import Image
@@ -20,8 +19,7 @@ def run(tmp_path, monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["plot_metrics", *arguments])
-        tool.main()
+        tool.main(tool.parse_args(arguments))
         return capsys.readouterr().out
 
     return run

@@ -1,7 +1,6 @@
 """The command line of tools/report.py."""
 
 import json
-import sys
 
 import pytest
 
@@ -16,8 +15,7 @@ def run(tmp_path, monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["report", *arguments])
-        tool.main()
+        tool.main(tool.parse_args(arguments))
         return capsys.readouterr().out
 
     return run

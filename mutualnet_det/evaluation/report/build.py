@@ -122,7 +122,7 @@ def _grid_folder(folder: Path) -> Path:
             return candidate
     raise ReportError(
         f"There is no grid.json in {folder} or {folder / 'grid'}: expected what "
-        "tools/eval_grid.py writes, once it has finished."
+        "`mutualnet evaluate` writes, once it has finished."
     )
 
 

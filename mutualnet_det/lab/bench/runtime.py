@@ -298,7 +298,7 @@ def compare_scoring(grid: Path, keypoint_sigmas: Sequence[float]) -> list[Compar
     hotcoco against pycocotools, on every point of an evaluated grid: one point, of each kind.
 
     Args:
-        grid: a folder that tools/eval_grid.py has written.
+        grid: a folder that `mutualnet evaluate` has written.
 
     Raises:
         BenchmarkError: for another folder; without hotcoco.
@@ -306,7 +306,7 @@ def compare_scoring(grid: Path, keypoint_sigmas: Sequence[float]) -> list[Compar
     if not (grid / "ground_truth.json").is_file():
         raise BenchmarkError(
             f"{grid} holds no evaluated detector: there is no ground_truth.json. "
-            "tools/eval_grid.py writes it."
+            "`mutualnet evaluate` writes it."
         )
     if default_evaluator() != "hotcoco":
         raise BenchmarkError(

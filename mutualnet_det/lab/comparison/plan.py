@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from ...config import (
     ConfigError,
     check_points,
+    find_config,
     load_config,
     trained_widths,
 )
@@ -116,6 +117,7 @@ def read_plan(path: str | Path, output: str | Path | None = None) -> Plan:
     Read and check a plan.
 
     Args:
+        path: of the YAML, or the name of a plan of the project, such as "compare_shapes".
         output: folder of the results, in place of the plan's own.
 
     Raises:
@@ -123,7 +125,7 @@ def read_plan(path: str | Path, output: str | Path | None = None) -> Plan:
             too.
         DatasetError: if training images cannot be listed.
     """
-    path = Path(path)
+    path = Path(find_config(str(path), folder="lab"))
     content = read_yaml(path)
     try:
         file = PlanFile.model_validate(content)

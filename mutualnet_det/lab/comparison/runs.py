@@ -54,24 +54,21 @@ class RunsError(UserError, RuntimeError):
     """Runs that failed; the message names each with its log."""
 
 
-def tool_commands(tools: Path) -> Commands:
-    """The command lines of a run: training, then evaluation, by the tools in a folder."""
+def tool_commands(run: Training) -> list[list[str]]:
+    """Return the command lines of a run: training, then evaluation."""
 
-    def command(tool: str, run: Training, *arguments: str) -> list[str]:
-        words = [sys.executable, str(tools / tool), "--config-file", run.base, "--resume"]
+    def command(name: str, *arguments: str) -> list[str]:
+        words = [sys.executable, "-m", "mutualnet", name, "--config-file", run.base, "--resume"]
         return [*words, *arguments]
 
-    def commands(run: Training) -> list[list[str]]:
-        if isinstance(run, Pretraining):
-            return [command("pretrain_backbone.py", run, *run.options)]
-        points = ["--points", *map(str, run.points)]
-        weights = ["MODEL.WEIGHTS", str(run.weights)]
-        return [
-            command("train_net.py", run, *run.options),
-            command("eval_grid.py", run, *points, *run.options, *weights),
-        ]
-
-    return commands
+    if isinstance(run, Pretraining):
+        return [command("pretrain", *run.options)]
+    points = ["--points", *map(str, run.points)]
+    weights = ["MODEL.WEIGHTS", str(run.weights)]
+    return [
+        command("train", *run.options),
+        command("evaluate", *points, *run.options, *weights),
+    ]
 
 
 def is_finished(run: Training) -> bool:

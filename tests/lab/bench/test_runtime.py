@@ -153,7 +153,7 @@ def test_both_evaluators_score_every_point(tmp_path, clock, monkeypatch):
 
 
 def test_scoring_needs_an_evaluated_grid_and_hotcoco(tmp_path, monkeypatch):
-    with pytest.raises(BenchmarkError, match="no ground_truth.json. tools/eval_grid.py writes"):
+    with pytest.raises(BenchmarkError, match="no ground_truth.json. `mutualnet evaluate` writes"):
         runtime.compare_scoring(tmp_path, ())
     (tmp_path / "ground_truth.json").touch()
     monkeypatch.setattr(runtime, "default_evaluator", lambda: "pycocotools")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mutualnet_det.config import METHODS, load_config
+from mutualnet_det.config import METHODS, ConfigError, load_config
 from mutualnet_det.engine.trainer import build_sampler
 from mutualnet_det.evaluation.cost import CostCounter
 from mutualnet_det.lab.comparison import PlanError, compute, read_plan
@@ -225,7 +225,7 @@ def test_files_that_are_no_plans(tmp_path, content):
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(PlanError, match="plan.yaml"):
         read_plan(path)
-    with pytest.raises(PlanError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"no file .*none\.yaml.* There are compare_facade"):
         read_plan(tmp_path / "none.yaml")
 
 

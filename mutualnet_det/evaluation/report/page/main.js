@@ -32,7 +32,7 @@ function startHead() {
   const images = [...new Set(runs.map((run) => run.facts.Images.toLocaleString("en")))];
   tiles.push(["Evaluated on", `${images.join(" / ")} images`, devices.join("; ")]);
   fill(byId("tiles"), tiles.map(([term, value, more]) => h("div", {}, h("dt", {}, term), h("dd", {}, value), h("dd", { class: "fine" }, more))));
-  byId("footer").textContent = `Made on ${data.made} by tools/report.py of mutualnet_det. Nothing on this page is loaded from elsewhere.`;
+  byId("footer").textContent = `Made on ${data.made} by mutualnet_det. Nothing on this page is loaded from elsewhere.`;
 }
 
 function startSections() {
