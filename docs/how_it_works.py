@@ -114,9 +114,8 @@ def evaluate(model: nn.Module) -> dict[OperatingPoint, tuple[float, float, float
         # The statistics of batch normalisation fit one operating point alone: each has its own.
         forward = partial(detect, model, resolution=point.resolution)
         calibrations.calibrate(point, training_images.split(64), forward)
-        with calibrations.at(point):
-            with FlopCounterMode(display=False) as counter:
-                scores, boxes = detect(model, images, point.resolution)
+        with calibrations.at(point), FlopCounterMode(display=False) as counter:
+            scores, boxes = detect(model, images, point.resolution)
         right = (scores.argmax(dim=1) == labels) & (overlap(boxes, true_boxes) > 0.5)
         results[point] = (
             counter.get_total_flops() / 2 / len(images) / 1e6,

@@ -36,9 +36,8 @@ def is_free(path):
 
 
 def test_one_holder_at_a_time(path):
-    with FileLock(path):
-        with pytest.raises(LockedError, match=f"Another process holds {path}"):
-            FileLock(path)
+    with FileLock(path), pytest.raises(LockedError, match=f"Another process holds {path}"):
+        FileLock(path)
     assert is_free(path)
 
 

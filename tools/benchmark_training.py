@@ -1,7 +1,5 @@
 #!/usr/bin/env python3
-"""
-Measure a training step: its parts, its memory, and against plain and naive training of the same.
-"""
+"""Measure a training step: its parts, its memory, and against plain and naive training."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def check_torch() -> Finding:
 
 
 def check_torchvision() -> Finding:
-    """torchvision is built for one torch: with another, its import or its compiled ops fail."""
+    """Torchvision is built for one torch: with another, its import or its compiled ops fail."""
     name = "torchvision"
     torch_version = version_of("torch")
     major, minor = numbers(torch_version)

@@ -94,7 +94,8 @@ def pip(*arguments: str, hint: str) -> None:
 
 
 def find_detectron2() -> str | None:
-    """The importable Detectron2 as `VERSION at PLACE`, or None.
+    """
+    The importable Detectron2 as `VERSION at PLACE`, or None.
 
     A new process looks, so that an installation made a moment ago is seen. It starts in this
     file's folder: a clone named `detectron2` in the user's working folder is no installation.

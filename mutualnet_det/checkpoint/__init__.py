@@ -16,8 +16,8 @@ from .writing import NotWrittenError
 
 __all__ = [
     "CALIBRATIONS_FILE",
-    "CheckpointError",
     "FINAL",
+    "CheckpointError",
     "ImportReport",
     "MutualCheckpointer",
     "NotWrittenError",

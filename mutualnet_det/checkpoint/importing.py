@@ -61,7 +61,7 @@ class ImportReport:
     width_range: tuple[float, float] = (1.0, 1.0)
     resolutions: tuple[int, ...] = STATIC_RESOLUTIONS
     num_classes: int = 0
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     points: list[OperatingPoint] = field(default_factory=list)
     used: dict[str, list[str]] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
@@ -426,13 +426,12 @@ def _take_notes(
             "statistics for. Of resolutions and preprocessing it says nothing: they are the "
             "published ones, where none were given."
         )
-    block = ("features.0.1", "features.1.conv.2")
-    if layout.architecture is MOBILENET_V2 and layout.source in (TORCHVISION, TIMM):
-        if dims[block[0]].at(full) == dims[block[1]].at(full):
-            report.notes.append(
-                f"At width {full:g} {layout.source}'s network adds a shortcut in its first block, "
-                "which networks of this project have at no width: outputs differ."
-            )
+    others = layout.architecture is MOBILENET_V2 and layout.source in (TORCHVISION, TIMM)
+    if others and dims["features.0.1"].at(full) == dims["features.1.conv.2"].at(full):
+        report.notes.append(
+            f"At width {full:g} {layout.source}'s network adds a shortcut in its first block, "
+            "which networks of this project have at no width: outputs differ."
+        )
     shared = [norm for norm, dim in dims.items() if not dim.slims]
     if shared and any(width != full for width in by_width):
         report.notes.append(

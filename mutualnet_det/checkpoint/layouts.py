@@ -158,7 +158,7 @@ class Layout:
 
     @functools.cached_property
     def classifier(self) -> str:
-        """This project's name of the last linear layer's weight, (classes, C)."""
+        """The project's name of the last linear layer's weight, (classes, C)."""
         shapes = entries(self.architecture)
         return [key for key, ndim in shapes.items() if key.endswith(".weight") and ndim == 2][-1]
 

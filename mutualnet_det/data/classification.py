@@ -22,7 +22,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF
 
 from ..safe_pickle import load_pickle
-from .coco_check import DatasetError
+from .coco_check import DatasetError, check_declaration
 from .pixels import check_file
 from .views import resize_image
 
@@ -87,13 +87,7 @@ def register_builtin(root: str) -> None:
 def register_image_folders(declarations: Sequence[Sequence[str]]) -> None:
     """Register the data sets of ``DATASETS.IMAGE_FOLDERS``: [name, folder] each."""
     for index, entry in enumerate(declarations):
-        key = f"DATASETS.IMAGE_FOLDERS[{index}]"
-        if (
-            not isinstance(entry, list | tuple)
-            or len(entry) != 2
-            or not all(isinstance(text, str) and text for text in entry)
-        ):
-            raise DatasetError(f"{key} is {entry!r}; expected [name, folder].")
+        check_declaration(f"DATASETS.IMAGE_FOLDERS[{index}]", entry, ("name", "folder"))
         register_image_folder(*entry)
 
 

@@ -14,8 +14,19 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from pycocotools import mask as mask_util
 
+<<<<<<< ours
 from ..family import OBJECT_HEADS, family, outputs
 from .coco_check import CheckedCoco, DatasetError, check_coco_format, shortened
+=======
+from ..config import has_semantic_head, is_semantic
+from .coco_check import (
+    CheckedCoco,
+    DatasetError,
+    check_coco_format,
+    check_declaration,
+    shortened,
+)
+>>>>>>> theirs
 from .keypoints import check_keypoints
 from .masks import run_lengths
 from .semantic import check_semantic
@@ -49,12 +60,7 @@ def register_coco_format(declarations: Sequence[Sequence[str]]) -> None:
     names: set[str] = set()
     for index, entry in enumerate(declarations):
         key = f"DATASETS.COCO_FORMAT[{index}]"
-        if (
-            not isinstance(entry, list | tuple)
-            or len(entry) != 3
-            or not all(isinstance(text, str) and text for text in entry)
-        ):
-            raise DatasetError(f"{key} is {entry!r}; expected [name, JSON file, image folder].")
+        check_declaration(key, entry, ("name", "JSON file", "image folder"))
         name, json_file, image_root = entry
         if name in names:
             raise DatasetError(f"{key} declares the name {name!r} a second time.")

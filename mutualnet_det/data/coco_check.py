@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from detectron2.utils.logger import log_first_n
@@ -19,6 +19,16 @@ NUM_EXAMPLES = 5
 
 class DatasetError(UserError, ValueError):
     """A data set, its declaration or one of its records cannot be used."""
+
+
+def check_declaration(key: str, entry: object, expected: Sequence[str]) -> None:
+    """DatasetError unless a data set's entry in the config is a text for each of ``expected``."""
+    if (
+        not isinstance(entry, list | tuple)
+        or len(entry) != len(expected)
+        or not all(isinstance(text, str) and text for text in entry)
+    ):
+        raise DatasetError(f"{key} is {entry!r}; expected [{', '.join(expected)}].")
 
 
 @dataclass(frozen=True)

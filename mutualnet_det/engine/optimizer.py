@@ -37,7 +37,7 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
         and module.weight.requires_grad
     ]
     # Where a parameter stands twice, the later values hold.
-    return reduce_param_groups(groups + [{"params": depthwise, "weight_decay": 0.0}])
+    return reduce_param_groups([*groups, {"params": depthwise, "weight_decay": 0.0}])
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

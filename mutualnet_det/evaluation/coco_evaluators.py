@@ -75,7 +75,7 @@ class PycocotoolsEvaluator:
         return evaluation.eval["precision"]
 
     def evaluation(self, results: list[dict[str, Any]], iou_type: str) -> COCOeval:
-        """pycocotools' own evaluation of ``results``, not run yet."""
+        """Pycocotools' own evaluation of ``results``, not run yet."""
         with contextlib.redirect_stdout(io.StringIO()):
             if results:
                 found = self._truth.loadRes(results)

@@ -236,9 +236,7 @@ def _settings(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _calibration_settings(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-    """
-    The config keys that statistics depend on: by what images there are, or what layers see of them.
-    """
+    """The config keys that statistics depend on: by the images, or by what layers see of them."""
     settings = {
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         "MUTUALNET.BAD_RECORDS": cfg.MUTUALNET.BAD_RECORDS,

@@ -65,17 +65,17 @@ class GridRow:
         return self.scores[kind][KINDS[kind].metrics[0]]
 
     def with_latency(self, device: str, latency: Latency) -> GridRow:
-        """This row with the latency on one more device, or in place of what it had."""
+        """The row with the latency on one more device, or in place of what it had."""
         return dataclasses.replace(self, latency={**self.latency, device: latency})
 
     def evaluated_on(self, device: str, memory: float | None) -> GridRow:
-        """This row with the name of the evaluation's device, and the peak memory there in MiB."""
+        """The row with the name of the evaluation's device, and the peak memory there in MiB."""
         (latency,) = self.latency.values()
         latency = dataclasses.replace(latency, memory=memory)
         return dataclasses.replace(self, latency={device: latency})
 
     def entry(self) -> QueryEntry:
-        """This point as a query table lists it."""
+        """The point as a query table lists it."""
         columns = {
             column: self.scores[kind][metric]
             for kind in self.kinds
@@ -158,7 +158,7 @@ class Grid:
         for row in self.rows:
             scores = [row.scores[kind][metric] for kind, metric in shown]
             lines.append(
-                f"{str(row.point):<10} {row.gflops:>9.3f} {row.milliseconds:>9.1f} "
+                f"{row.point!s:<10} {row.gflops:>9.3f} {row.milliseconds:>9.1f} "
                 + " ".join(f"{'-' if s is None else format(s, '.1f'):>9}" for s in scores)
             )
         return "\n".join(lines)

@@ -93,9 +93,7 @@ def check_slimmable(module: nn.Module, key: str) -> None:
 
 
 def set_norms(cfg: CfgNode, *parts: Any) -> None:
-    """
-    Make the slimmable norms inside the modules among ``parts`` those that ``MUTUALNET.NORM`` names.
-    """
+    """Make the slimmable norms inside the modules of ``parts`` those of ``MUTUALNET.NORM``."""
     if cfg.MUTUALNET.NORM == "GN":
         for part in parts:
             if isinstance(part, nn.Module):

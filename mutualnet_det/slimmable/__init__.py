@@ -19,8 +19,8 @@ from .width import Statistics, Width, at_width, width_of
 __all__ = [
     "Calibrations",
     "Channels",
-    "OperatingPoint",
     "NoDataError",
+    "OperatingPoint",
     "SingleValueError",
     "SlimmableBatchNorm2d",
     "SlimmableConv2d",

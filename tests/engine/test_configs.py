@@ -206,4 +206,4 @@ def test_the_configs_of_coco_are_usable(request, name):
     check_config(cfg)
     for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         assert dataset in DatasetCatalog.list()
-    assert cfg.OUTPUT_DIR == f"output/{name}"
+    assert f"output/{name}" == cfg.OUTPUT_DIR

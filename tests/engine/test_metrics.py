@@ -211,8 +211,12 @@ def test_progress_line(caplog):
         for name, value in (("full", 2.0), ("narrowest", 3.25), ("random", 1.0)):
             storage.put_scalar(f"{name}/total_loss", value)
         for name, value in {
-            **{"seconds/data": 0.5, "seconds/student_forward": 1.5, "eta_seconds": 100_000},
-            **{"images_per_second": 8.0, "data_share": 0.25, "lr": 0.0125},
+            "seconds/data": 0.5,
+            "seconds/student_forward": 1.5,
+            "eta_seconds": 100_000,
+            "images_per_second": 8.0,
+            "data_share": 0.25,
+            "lr": 0.0125,
             "peak_memory_mib": 1161.4,
         }.items():
             storage.put_scalar(name, value, smoothing_hint=False)

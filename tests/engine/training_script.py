@@ -41,9 +41,9 @@ def kill_at_operation(folder, number):
     changes = itertools.count()
 
     def change(event, args):
-        if event in ("open", "os.rename", "os.remove", "write") and str(args[0]).startswith(folder):
-            if next(changes) == number:
-                kill_now()
+        is_change = event in ("open", "os.rename", "os.remove", "write")
+        if is_change and str(args[0]).startswith(folder) and next(changes) == number:
+            kill_now()
 
     sys.addaudithook(change)
     # The pieces of a checkpoint have no event of their own. Of the thousands, as many count that

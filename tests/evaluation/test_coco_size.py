@@ -58,9 +58,18 @@ class Command:
         environment = {**os.environ, "OMP_NUM_THREADS": str(num_processes)}
         with open(self._folder / "log.txt", "a") as log:
             return subprocess.Popen(
-                [sys.executable, "tools/eval_grid.py", "--config-file", CONFIG]
-                + ["--output", str(output), "--num-processes", str(num_processes), *options]
-                + self._arguments,
+                [
+                    sys.executable,
+                    "tools/eval_grid.py",
+                    "--config-file",
+                    CONFIG,
+                    "--output",
+                    str(output),
+                    "--num-processes",
+                    str(num_processes),
+                    *options,
+                    *self._arguments,
+                ],
                 cwd=ROOT,
                 env=environment,
                 stdout=log,

@@ -105,7 +105,7 @@ class StridedByDivision(nn.Module):
 
     def forward(self, x):
         y = self.conv(x)
-        return {name: y for name in ("p2", "p3", "p4", "p5", "p6")}
+        return dict.fromkeys(("p2", "p3", "p4", "p5", "p6"), y)
 
 
 def test_sizes_that_do_not_follow_the_levels_are_traced(make_config, make_model):

@@ -45,7 +45,7 @@ def test_by_hand(scorer):
     truth = segments(["11112222", "33333333"], {1: CAT, 2: DOG, 3: SKY})
     found = segments(["11132222", "33333333"], {1: CAT, 2: CAT, 3: SKY})
     matches = match_segments(truth, found)
-    assert dict(((thing, index), rest) for thing, index, *rest in matches) == {
+    assert {(thing, index): rest for thing, index, *rest in matches} == {
         CAT: [3 / 4, 1, 1, 0],
         DOG: [0.0, 0, 0, 1],
         SKY: [8 / 9, 1, 0, 0],

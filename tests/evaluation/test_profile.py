@@ -67,7 +67,7 @@ def measured(monkeypatch):
     """Stands in for the measurement: B is the fastest. Tells what it was given."""
 
     class Measured:
-        milliseconds = {A: 20.0, B: 5.0, C: 80.0}  # noqa: RUF012
+        milliseconds = {A: 20.0, B: 5.0, C: 80.0}
         points = images = None
 
     def profile_points(cfg, model, points, at, images, num_forwards):

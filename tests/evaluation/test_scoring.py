@@ -181,8 +181,13 @@ def test_keypoint_ap_has_the_given_sigmas(evaluator):
         "categories": [{"id": 1, "name": "a", "keypoints": ["p", "q"], "skeleton": []}],
         "annotations": [
             {
-                **{"id": i + 1, "image_id": 1, "category_id": 1, "bbox": boxes[i], "area": area},
-                **{"iscrowd": 0, "num_keypoints": 2},
+                "id": i + 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": boxes[i],
+                "area": area,
+                "iscrowd": 0,
+                "num_keypoints": 2,
                 "keypoints": [points[i][0], points[i][1], 2, points[i][2], points[i][3], 2],
             }
             for i in range(2)
@@ -190,7 +195,10 @@ def test_keypoint_ap_has_the_given_sigmas(evaluator):
     }
     detections = [
         {
-            **{"image_id": 1, "category_id": 1, "bbox": boxes[i], "score": 0.9 - 0.1 * i},
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": boxes[i],
+            "score": 0.9 - 0.1 * i,
             "keypoints": [
                 *(points[i][0] + i * offset, points[i][1], 1.0),
                 *(points[i][2] + i * offset, points[i][3], 1.0),

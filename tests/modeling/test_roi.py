@@ -180,7 +180,7 @@ def test_a_student_learns_from_any_batch(make_model, batch_of, run, study, kind,
 def test_a_term_teaches_the_student_and_not_the_teacher(
     make_model, batch_of, run, study, kind, term, proposals
 ):
-    others = {n: 0 for n in ("RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK", "KEYPOINT")}
+    others = dict.fromkeys(("RPN", "GROUND_TRUTH", "CLASS", "BOX", "MASK", "KEYPOINT"), 0)
     model = make_model(kind, proposals, **{**others, term: 1})
     batch = batch_of()
     _, teacher = run(model.teach, batch)

@@ -1,5 +1,6 @@
 """The deadline controller on simulated streams: a clock that only the frames move."""
 
+import itertools
 import logging
 import math
 import random
@@ -247,7 +248,7 @@ def test_a_costly_change_is_made_rarely():
     def steps_up(switch_seconds):
         stream = quiet(slowness=restless, switch_seconds=switch_seconds).run(120)
         points = stream.points()
-        return sum(a < b for a, b in zip(points, points[1:], strict=False)), len(points)
+        return sum(a < b for a, b in itertools.pairwise(points)), len(points)
 
     cheap, _ = steps_up(0.0)
     dear, frames = steps_up(0.25)

@@ -118,7 +118,7 @@ def test_names_do_not_cover_each_other(written):
     assert labels[:2] == ["class 0 99", "class 0 98"]
     for index, (_, one) in enumerate(written):
         assert not any(overlap(one, other) for _, other in written[:index])
-        assert 0 <= one[0] and 0 <= one[1] and one[2] <= 600 and one[3] <= 500
+        assert one[0] >= 0 and one[1] >= 0 and one[2] <= 600 and one[3] <= 500
 
 
 def test_two_names_of_one_box_both_find_room(written):

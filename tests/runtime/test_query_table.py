@@ -210,7 +210,15 @@ def test_a_table_without_class_names_is_read(tmp_path):
 def test_prints_every_entry_and_the_device():
     text = str(make_table())
     assert "0.625x360" in text and "30.2" in text and text.endswith(" on CPU")
-    assert text.splitlines()[2].split() == "0.25x240 0.5 10.0 11.5 150.2 10.0 12.0".split()
+    assert text.splitlines()[2].split() == [
+        "0.25x240",
+        "0.5",
+        "10.0",
+        "11.5",
+        "150.2",
+        "10.0",
+        "12.0",
+    ]
     assert text.splitlines()[3].split()[-1] == "-"  # mask AP of the second entry
 
 

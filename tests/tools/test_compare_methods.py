@@ -62,7 +62,7 @@ def test_dry_run_prints_the_commands(plan_file, tmp_path, monkeypatch, capsys):
     assert (program, name) == ("mutualnet", "train")
     assert arguments[:3] == ["--config-file", str(tmp_path / "base.yaml"), "--resume"]
     cfg = load_config(arguments[1], arguments[3:])
-    assert cfg.OUTPUT_DIR == str(tmp_path / "elsewhere" / "independent" / "1.00x64" / "seed0")
+    assert str(tmp_path / "elsewhere" / "independent" / "1.00x64" / "seed0") == cfg.OUTPUT_DIR
     evaluate = shlex.split(lines[place + 2])
     assert evaluate[:2] == ["mutualnet", "evaluate"]
     assert "--resume" in evaluate and evaluate[evaluate.index("--points") + 1] == "1.00x64"

@@ -84,7 +84,7 @@ def _distances(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _lab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB in [0, 255] to CIELAB with white D65 (IEC 61966-2-1, CIE 15)."""
+    """SRGB in [0, 255] to CIELAB with white D65 (IEC 61966-2-1, CIE 15)."""
     rgb = rgb / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]

@@ -295,7 +295,7 @@ class _Detectron2Model:
 
 def compare_scoring(grid: Path, keypoint_sigmas: Sequence[float]) -> list[Comparison]:
     """
-    hotcoco against pycocotools, on every point of an evaluated grid: one point, of each kind.
+    Hotcoco against pycocotools, on every point of an evaluated grid: one point, of each kind.
 
     Args:
         grid: a folder that `mutualnet evaluate` has written.

@@ -86,9 +86,9 @@ def measure_training(cfg: CfgNode, rounds: int) -> TrainingCost:
 
 def compare_steps(cfg: CfgNode, rounds: int) -> tuple[dict[str, float], list[Comparison]]:
     """
-    The parts of a mutual step, and how it compares with
+    Time the parts of a mutual step, and the step against three others.
 
-    - its passes run as ordinary trainings: networks of plain layers at the same widths, on images
+    - Its passes run as ordinary trainings: networks of plain layers at the same widths, on images
       that come at the right size, each with its own proposals, targets and optimiser step;
     - a naive mutual step: see :class:`NaiveTrainer`;
     - Detectron2's step of the full network alone; which the step of the slimmable full network

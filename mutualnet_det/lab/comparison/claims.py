@@ -66,8 +66,12 @@ def check_claims(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[di
         ):
             found.append(
                 {
-                    **{"claim": claim, "kind": kind, "holds": holds, "detail": detail},
-                    **{"against": roles[role], "points": [str(point) for point in points]},
+                    "claim": claim,
+                    "kind": kind,
+                    "holds": holds,
+                    "detail": detail,
+                    "against": roles[role],
+                    "points": [str(point) for point in points],
                 }
             )
     return found

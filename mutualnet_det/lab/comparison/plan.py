@@ -180,7 +180,7 @@ class _Reader:
                 images = (drafts or [draft])[0].cfg.DATASETS.TEST
                 twice = ", ".join(str(point) for point in draft.points if point in evaluated)
                 for fits, expected in (
-                    (draft.cfg.DATASETS.TEST == images, f"DATASETS.TEST {images} of all"),
+                    (images == draft.cfg.DATASETS.TEST, f"DATASETS.TEST {images} of all"),
                     (draft.points, "one of the points in its range, there is none"),
                     (not twice, f"points that no other network has, but {twice}"),
                 ):
@@ -247,7 +247,7 @@ class _Reader:
 def _check_start(name: str, cfg: CfgNode, pretraining: Pretraining | None) -> None:
     if pretraining is not None:
         norm = pretraining.cfg.MUTUALNET.NORM
-        fits = cfg.MUTUALNET.NORM == norm
+        fits = norm == cfg.MUTUALNET.NORM
         need(fits, f"{name}: expected MUTUALNET.NORM {norm}, the pretraining's")
         return
     try:

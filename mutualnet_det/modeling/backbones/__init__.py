@@ -8,11 +8,11 @@ from .vgg import VGG16, build_slimmable_vgg16_bn_backbone
 from .wide_resnet import WideResNet, build_slimmable_wide_resnet_backbone
 
 __all__ = [
+    "VGG16",
     "MobileNetV1",
     "MobileNetV2",
     "ResNet",
     "SlimmableBackbone",
-    "VGG16",
     "WideResNet",
     "build_slimmable_mobilenet_v1_backbone",
     "build_slimmable_mobilenet_v2_backbone",

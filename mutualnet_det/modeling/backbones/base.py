@@ -124,7 +124,7 @@ def cut(layers: nn.Sequential, ends: Sequence[int]) -> list[list[nn.Module]]:
 
 def initialise(network: nn.Module) -> None:
     """
-    torchvision's initialisation of MobileNets and VGG: convolutions normal by their fan-out (arXiv
+    Torchvision's initialisation of MobileNets and VGG: convolutions normal by their fan-out (arXiv
     1502.01852), linear layers normal with a standard deviation of 0.01, no biases.
     """
     for module in network.modules():

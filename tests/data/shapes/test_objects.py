@@ -119,7 +119,7 @@ def test_objects_are_of_the_kinds_numbers_and_sizes_declared(variant):
     assert np.abs(share - 0.25).max() < 0.06
     for item in items:
         left, top, right, bottom = item.outline.bounds
-        assert 0 <= left and 0 <= top and max(right, bottom) <= variant.image_size
+        assert left >= 0 and top >= 0 and max(right, bottom) <= variant.image_size
         assert item.visible.area >= 0.4 * item.outline.area
     hidden = [item.visible.area < 0.95 * item.outline.area for item in items]
     assert np.mean(hidden) > 0.05  # objects overlap

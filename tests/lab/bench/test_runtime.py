@@ -64,7 +64,7 @@ def test_some_of_the_test_images(found, tiny_shapes):
         assert all(record["annotations"] for record in records)
         assert cfg.DATASETS.TRAIN == ()
     assert name not in DatasetCatalog
-    assert found.cfg.DATASETS.TEST == (tiny_shapes[0],)
+    assert (tiny_shapes[0],) == found.cfg.DATASETS.TEST
 
 
 @pytest.mark.parametrize("name", ["PanopticFPN", "MutualSemanticSegmentor", "MutualClassifier"])

@@ -25,8 +25,8 @@ def test_runs_of_a_plan(plan, tmp_path):
     ]
     assert len(names) == 8 and names[4] == "mutual, seed 1"
     for run in plan.runs:
-        assert run.cfg.SEED == run.seed and run.steps == 2
-        assert run.cfg.OUTPUT_DIR == str(run.folder)
+        assert run.seed == run.cfg.SEED and run.steps == 2
+        assert str(run.folder) == run.cfg.OUTPUT_DIR
         assert run.folder.is_relative_to(tmp_path / "output")
         # The command line makes the same config.
         assert load_config(run.base, list(run.options)) == run.cfg

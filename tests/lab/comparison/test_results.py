@@ -237,9 +237,23 @@ def test_a_budget_is_spent_on_the_best_point_that_it_allows(record):
     text = comparison_text(record).split("Box AP of the best point")[1].split("\n\n")[0]
     assert [line.split() for line in text.splitlines()[3:]] == [
         # Points of about one cost share a row; a worse one that costs more has none.
-        "0.011 30.0 ± 1.0 (0.25x32) 40.0 ± 1.0 (0.25x32) -".split(),
-        "0.4 30.0 ± 1.0 (0.25x32) 50.0 ± 1.0 (1.00x32) -".split(),
-        "0.5 60.0 ± 1.0 (1.00x64) 50.0 ± 1.0 (1.00x32) 55.0 ± 1.0 (1.00x64)".split(),
+        ["0.011", "30.0", "±", "1.0", "(0.25x32)", "40.0", "±", "1.0", "(0.25x32)", "-"],
+        ["0.4", "30.0", "±", "1.0", "(0.25x32)", "50.0", "±", "1.0", "(1.00x32)", "-"],
+        [
+            "0.5",
+            "60.0",
+            "±",
+            "1.0",
+            "(1.00x64)",
+            "50.0",
+            "±",
+            "1.0",
+            "(1.00x32)",
+            "55.0",
+            "±",
+            "1.0",
+            "(1.00x64)",
+        ],
     ]
 
 
