@@ -14,11 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from pycocotools import mask as mask_util
 
-<<<<<<< ours
 from ..family import OBJECT_HEADS, family, outputs
-from .coco_check import CheckedCoco, DatasetError, check_coco_format, shortened
-=======
-from ..config import has_semantic_head, is_semantic
 from .coco_check import (
     CheckedCoco,
     DatasetError,
@@ -26,7 +22,6 @@ from .coco_check import (
     check_declaration,
     shortened,
 )
->>>>>>> theirs
 from .keypoints import check_keypoints
 from .masks import run_lengths
 from .semantic import check_semantic
