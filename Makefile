@@ -14,12 +14,13 @@ $(READY): FORCE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all lint doctor clean FORCE
+.PHONY: help setup quickstart test test-all lint docs doctor clean FORCE
 help:
 	@echo "make quickstart  train on generated shapes and evaluate every operating point"
 	@echo "make test        style and tests, without the long ones (marked slow)"
 	@echo "make test-all    style and all tests"
 	@echo "make lint        style alone"
+	@echo "make docs        the documentation site, in build/docs"
 	@echo "make doctor      what is installed, what fits, what to do about the rest"
 	@echo "make setup       only the environment in $(VENV), which every target above makes by itself"
 	@echo "make clean       remove the environment and caches; output/ and datasets/ stay"
@@ -55,11 +56,16 @@ test: lint
 	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(PYTEST)
+	$(PYTEST) --cov=mutualnet_det
 
 lint: $(READY)
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
+
+# A warning is an error. Links into other projects' pages need the network: DOCS_INVENTORIES=1.
+docs: $(READY)
+	@$(PY) -m sphinx -W --keep-going -q docs build/docs
+	@echo "The site is in build/docs/index.html."
 
 doctor: $(READY)
 	@$(PY) tools/doctor.py

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from sphinx.application import Sphinx
 
+import mutualnet
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "mutualnet_det" / "config.py"
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
@@ -97,15 +99,14 @@ def config_page() -> str:
 def _config_entry(keys: Keys) -> str:
     meaning = re.sub(r"arXiv (\d+\.\d+)", r"[arXiv \1](https://arxiv.org/abs/\1)", keys.meaning)
     meaning = re.sub(r"\b[A-Z]+[_.][A-Z_.]*[A-Z]\b", r"`\g<0>`", meaning)  # other keys
-    defaults = [f"`{value}`" for value in keys.defaults.values()]
-    if len(set(defaults)) == 1:
-        default = defaults[0]
-    else:
-        names = [key.rpartition(".")[2] for key in keys.defaults]
-        default = ", ".join(f"{name} {value}" for name, value in zip(names, defaults, strict=True))
-    return "\n".join(
-        ["````{confval} " + "\n".join(keys.defaults), f":default: {default}", "", meaning, "````"]
-    )
+    if len(keys.defaults) == 1:
+        ((key, default),) = keys.defaults.items()
+        return f"````{{confval}} {key}\n:default: `{default}`\n\n{meaning}\n````"
+    entries = [
+        f"````{{confval}} {key}\n:default: `{default}`\n````"
+        for key, default in keys.defaults.items()
+    ]
+    return "\n\n".join([meaning, *entries])
 
 
 # Commands ----------------------------------------------------------------------------------------
@@ -113,8 +114,6 @@ def _config_entry(keys: Keys) -> str:
 
 def commands_page() -> str:
     """Write every command of ``mutualnet`` with its options, from the parsers."""
-    import mutualnet
-
     parts = []
     for title, group in mutualnet.COMMANDS.items():
         parts.append(f"## {title}")
