@@ -25,8 +25,6 @@ myst_heading_anchors = 3
 # Notebooks keep the outputs of a real run: the site shows them and runs nothing.
 nb_execution_mode = "off"
 nb_merge_streams = True
-# Options such as --resume are no dashes.
-smartquotes = False
 
 # API ----------------------------------------------------------------------------------------------
 autodoc_member_order = "bysource"

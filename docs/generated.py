@@ -141,8 +141,9 @@ def command(parser: argparse.ArgumentParser) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape what Markdown would take for markup, code apart."""
-    pieces = re.split(r"(`[^`]*`)", text.strip())
+    """Escape what Markdown would take for markup, code apart; options become code."""
+    text = re.sub(r"(?<![`\w])--[a-z][\w-]*", r"`\g<0>`", text.strip())
+    pieces = re.split(r"(`[^`]*`)", text)
     return "".join(p if p.startswith("`") else re.sub(r"[*_<\[]", r"\\\g<0>", p) for p in pieces)
 
 

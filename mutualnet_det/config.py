@@ -83,7 +83,7 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.NUM_RANDOM = 2
     # Weight of each sub-network's gradient beside the full network's, which counts once.
     cfg.MUTUALNET.SUBNETWORK_WEIGHT = 1.0
-    # Proposals the sub-networks' heads learn on: the "teacher"'s or their "own".
+    # Whose proposals the heads of sub-networks learn on: "teacher", or "own".
     cfg.MUTUALNET.PROPOSALS = "teacher"
     # Temperature of the class distributions that are distilled.
     cfg.MUTUALNET.TEMPERATURE = 1.0
@@ -135,8 +135,8 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.GRID.WIDTHS = ()
     cfg.MUTUALNET.GRID.RESOLUTIONS = ()
 
-    # Operating point of `train_net.py --eval-only`, such as "0.50x360". Empty: the full network at
-    # the largest resolution.
+    # Operating point of `mutualnet train --eval-only`, such as "0.50x360". Empty: the full network
+    # at the largest resolution.
     cfg.MUTUALNET.TEST_POINT = ""
 
     # For the meta-architecture MutualClassifier.
@@ -150,6 +150,7 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # shifts along the principal components of ImageNet's colours. 0: none.
     cfg.MUTUALNET.CLASSIFICATION.COLOR_JITTER = 0.0
     cfg.MUTUALNET.CLASSIFICATION.LIGHTING = 0.0
+    # Share of the target that is spread evenly over all classes. 0: none.
     cfg.MUTUALNET.CLASSIFICATION.LABEL_SMOOTHING = 0.0
     # In the classifier, of MobileNetV2 and VGG alone. The published recipes have none: it would
     # make the teacher noisy.

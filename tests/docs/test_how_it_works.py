@@ -16,7 +16,7 @@ def how_it_works(request):
     return module
 
 
-def test_it_learns_at_every_operating_point(how_it_works):
+def test_it_learns_at_every_operating_point(how_it_works, capsys, request):
     with torch.random.fork_rng():
         before, after = how_it_works.main(steps=60)
 
@@ -27,3 +27,10 @@ def test_it_learns_at_every_operating_point(how_it_works):
     for resolution in how_it_works.RESOLUTIONS:
         costs = [after[point][0] for point in sorted(after) if point.resolution == resolution]
         assert all(narrow < 0.5 * wide for narrow, wide in itertools.pairwise(costs))
+
+    # The page shows what a whole training prints: points and costs are the same.
+    shown = (request.config.rootpath / "docs" / "how_it_works.txt").read_text()
+    printed = capsys.readouterr().out
+    assert [line.split()[:2] for line in shown.splitlines()] == [
+        line.split()[:2] for line in printed.splitlines()
+    ]
