@@ -19,7 +19,13 @@ from . import modeling  # noqa: F401  (registers)
 from .config import add_mutualnet_config, load_config
 from .data.classification import register_builtin
 from .data.shapes import register_shapes
-from .runtime import export  # noqa: F401  (registers)
+from .evaluation import evaluate_grid
+from .runtime import (
+    BudgetPredictor,
+    DeadlineController,
+    QueryTable,
+    export,  # noqa: F401  (registers)
+)
 from .slimmable import OperatingPoint
 
 _root = os.environ.get("DETECTRON2_DATASETS", "datasets")
@@ -27,4 +33,13 @@ register_shapes(_root)
 register_builtin(_root)
 
 __version__ = "0.1.0"
-__all__ = ["OperatingPoint", "add_mutualnet_config", "load_config"]
+# The public API; everything else may move.
+__all__ = [
+    "BudgetPredictor",
+    "DeadlineController",
+    "OperatingPoint",
+    "QueryTable",
+    "add_mutualnet_config",
+    "evaluate_grid",
+    "load_config",
+]

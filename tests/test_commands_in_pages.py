@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import mutualnet
+import mutualnet_det
 from mutualnet_det.config import find_config, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,3 +51,15 @@ def test_commands_are_understood(words):
         load_config(name, args.opts)
     if words[0] == "compare":
         assert Path(find_config(args.plan, "lab")).is_file()
+
+
+def imports():
+    for page in PAGES:
+        for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+            yield from re.findall(r"^from mutualnet_det import (\w+)", block, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", sorted(set(imports())))
+def test_what_pages_import_is_public(name):
+    assert name in mutualnet_det.__all__
+    assert hasattr(mutualnet_det, name)

@@ -102,7 +102,7 @@ def _run(commands: Path) -> str:
     with subprocess.Popen(
         ["bash", "-e", str(commands)], stdout=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             sys.stdout.write(line)
             printed.append(line)
     if process.returncode:
