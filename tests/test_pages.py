@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mutualnet_det.lab.comparison import effects_table, promises_table
 from mutualnet_det.lab.included import included_files, with_includes
 from mutualnet_det.lab.recording import PRINTED, read_provenance
 
@@ -57,3 +58,22 @@ def test_links_lead_somewhere(page):
 def test_a_kept_file_says_where_it_came_from():
     sources = [source for folder in RESULTS for source in read_provenance(folder)["files"].values()]
     assert PRINTED in sources and all(sources)
+
+
+def test_short_tables_agree_with_the_comparisons():
+    results = ROOT / "results"
+    promises = promises_table(
+        {
+            "shapes, equal steps": (results / "compare_shapes/comparison.csv", "independent"),
+            "shapes, equal compute": (
+                results / "compare_shapes_compute/comparison.csv",
+                "independent_full",
+            ),
+            "facades, equal steps": (results / "compare_facade/comparison.csv", "independent"),
+        }
+    )
+    assert (results / "promises/promises.md").read_text(encoding="utf-8") == promises
+    for effects in results.glob("*/effects_*.md"):
+        kind = effects.stem.removeprefix("effects_")
+        table = effects_table(effects.with_name("comparison.csv"), kind)
+        assert effects.read_text(encoding="utf-8") == table, effects

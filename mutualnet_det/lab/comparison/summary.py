@@ -78,8 +78,8 @@ def _verdicts(path: Path, independent: str) -> dict[tuple[str, str], str]:
     """Each claim's verdict, its smallest and largest margin, and how many are significant."""
     scores = _read_scores(path)
     roles = {"mutual": "mutual", "us_net": "us_net", "independent": independent}
-    seeds = max((score["by_seed"] for score in scores), key=len, default={})
-    claims = check_claims({"scores": scores, "plan": {"seeds": list(seeds)}}, roles)
+    seeds = {seed for score in scores for seed in score["by_seed"]}
+    claims = check_claims({"scores": scores, "plan": {"seeds": sorted(seeds)}}, roles)
     by_cell = {(s["method"], s["point"], s["kind"]): s for s in scores}
     verdicts = {}
     for claim in claims:
