@@ -93,10 +93,10 @@ def evaluate_grid(
             does all.
 
     Returns:
-        the grid, also written: ``grid.json``, ``grid.csv``, the query table, ``figures/``; where
-        points were calibrated ``calibrations.pth``; of a detector also ``ground_truth.json`` and,
-        as COCO results, ``detections/POINT.bbox.json``, ``.segm.json`` and ``.keypoints.json``; of
-        a classifier ``predictions/POINT.csv``.
+        the grid. It is also written, as ``grid.json`` and ``grid.csv``, with the query table and
+        ``figures/``; where points were calibrated, ``calibrations.pth``; of a detector also
+        ``ground_truth.json`` and, as COCO results, ``detections/POINT.bbox.json``, ``.segm.json``
+        and ``.keypoints.json``; of a classifier ``predictions/POINT.csv``.
 
     Raises:
         ConfigError: for a point outside the trained range, or given twice.

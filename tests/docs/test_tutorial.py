@@ -30,10 +30,12 @@ def quickstart(model_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(quickstart, request, monkeypatch):
+def test_the_notebook_runs(quickstart, tiny_shapes, request, tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     path = request.config.rootpath / NOTEBOOK
+    shutil.copytree(tiny_shapes[2], tmp_path / "datasets" / "shapes" / "val")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
     monkeypatch.setenv("QUICKSTART", str(quickstart))
     monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
     notebook = nbformat.read(path, as_version=4)
