@@ -51,3 +51,8 @@ def test_the_notebook_runs(quickstart, tiny_shapes, request, tmp_path, monkeypat
     assert "deadlines held" in printed
     assert "# Operating point" in printed  # the export's card
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+
+
+def test_what_is_stored_names_no_folder_of_a_machine(request):
+    text = (request.config.rootpath / NOTEBOOK).read_text(encoding="utf-8")
+    assert "site-packages" not in text  # as warnings of libraries do
