@@ -7,6 +7,8 @@ Detectron2.
 
 import os
 
+from . import quiet  # noqa: F401  (before Detectron2)
+
 try:
     import detectron2  # noqa: F401
 except ModuleNotFoundError as error:

@@ -35,7 +35,9 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Without this a reboot could undo a move that has been relied on."""
+    """Write down a move in a folder, which a reboot could undo otherwise."""
+    if os.name == "nt":  # where a folder cannot be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems cannot

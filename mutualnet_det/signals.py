@@ -10,8 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 # Of batch systems and service managers; the warning before a time limit (Slurm: --signal=USR1@60);
-# and Ctrl-C.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# and Ctrl-C. Windows has no SIGUSR1.
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+)
 # Exit status of a training that was asked to stop and can be continued: sysexits.h's EX_TEMPFAIL,
 # "try again later". A shell gives 128 and more for a process that a signal ended.
 EXIT_STOPPED = 75

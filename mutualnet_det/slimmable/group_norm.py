@@ -42,6 +42,8 @@ class SlimmableGroupNorm(SlimmableNorm, nn.GroupNorm):
         self._slim(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:  # torch 2.14 refuses it
+            return x
         return F.group_norm(x, x.shape[1] // self.group_size, *self._affine(), self.eps)
 
     def plain(self) -> nn.GroupNorm:
