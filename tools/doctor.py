@@ -10,6 +10,7 @@ The exit status is 1 if something that is required does not fit.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -23,35 +24,12 @@ from types import ModuleType
 from typing import NamedTuple
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
+UNKNOWN = "version unknown"
 REQUIREMENTS = "pip install -r requirements.txt"
 # torch 2.0 came with torchvision 0.15, and every minor version since with the next one.
 TORCHVISION_AHEAD = 15
 MINIMUM_PYTHON = (3, 10)
-MINIMUM_TORCH = (2, 1)
-# Imported as they are; what Detectron2 or this project needs of them is in every recent version.
-LIBRARIES = {
-    "fvcore": "fvcore",
-    "iopath": "iopath",
-    "omegaconf": "omegaconf",
-    "hydra": "hydra-core",
-    "yacs": "yacs",
-    "tabulate": "tabulate",
-    "termcolor": "termcolor",
-    "cloudpickle": "cloudpickle",
-    "tqdm": "tqdm",
-    "tensorboard": "tensorboard",
-    "matplotlib": "matplotlib",
-    "PIL": "pillow",
-    "shapely": "shapely",
-}
-# What single tools need: by module, the distribution, what it is for and the extra of setup.py.
-OPTIONAL = {
-    "hotcoco": ("hotcoco", "scoring in seconds", "eval"),
-    "cv2": ("opencv-python-headless", "mutualnet demo with videos and cameras", "demo"),
-    "onnx": ("onnx", "mutualnet export --format onnx", "export"),
-    "onnxruntime": ("onnxruntime", "mutualnet export --format onnx", "export"),
-    "gradio": ("gradio", "mutualnet serve", "serve"),
-}
+PROJECT = "mutualnet_det"
 
 
 class Finding(NamedTuple):
@@ -86,7 +64,7 @@ def version_of(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return "version unknown"
+        return UNKNOWN
 
 
 def numbers(version: str) -> tuple[int, int]:
@@ -100,16 +78,6 @@ def check_python() -> Finding:
     if sys.version_info[:2] >= MINIMUM_PYTHON:
         return Finding("Python", f"{version} at {sys.executable}")
     return Finding("Python", version, FAIL, "Make the environment with Python 3.10 or newer.")
-
-
-def check_torch() -> Finding:
-    try:
-        version = load("torch").__version__
-    except Unusable as error:
-        return Finding("torch", str(error), FAIL, REQUIREMENTS)
-    if numbers(version) < MINIMUM_TORCH:
-        return Finding("torch", version, FAIL, f"torch 2.1 or newer is needed: {REQUIREMENTS}")
-    return Finding("torch", version)
 
 
 def check_torchvision() -> Finding:
@@ -228,32 +196,83 @@ def check_pkg_resources() -> Finding:
     return Finding(name, f"setuptools {version}")
 
 
-def check_library(module: str, distribution: str) -> Finding:
-    try:
-        load(module)
-    except Unusable as error:
-        return Finding(distribution, str(error), FAIL, REQUIREMENTS)
-    return Finding(distribution, version_of(distribution))
+# Looked at beyond a version that fits, by distribution.
+FURTHER: dict[str, Callable[[], Finding]] = {
+    "torchvision": check_torchvision,
+    "numpy": check_numpy,
+    "pycocotools": check_pycocotools,
+}
 
 
-def check_optional(module: str) -> Finding:
-    distribution, use, extra = OPTIONAL[module]
-    advice = f'For {use}: pip install -e ".[{extra}]"'
-    if importlib.util.find_spec(module) is None:
-        return Finding(distribution, "not installed (optional)", OK, advice)
+def check_requirement(text: str, extra: str = "") -> Finding:
+    """
+    Check a requirement of the project: its version, and that it can be imported.
+
+    Args:
+        text: as the project's metadata has it, such as "fvcore>=0.1.5".
+        extra: the optional one of the project's extras that it belongs to.
+    """
+    from packaging.requirements import Requirement
+
+    requirement = Requirement(text)
+    name, version = requirement.name, version_of(requirement.name)
+    note, bad = (f" (optional, extra {extra})", WARN) if extra else ("", FAIL)
+    advice = f'pip install "{f"{PROJECT}[{extra}]" if extra else requirement}"'
+    if name == "setuptools":
+        return check_pkg_resources()  # a newer one does little harm
+    if version == UNKNOWN:
+        return Finding(name, f"not installed{note}", OK if extra else FAIL, advice)
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(name, f"{version}; {requirement.specifier} is needed{note}", bad, advice)
     try:
-        load(module)
+        load(module_of(name))
     except Unusable as error:
-        return Finding(distribution, str(error), WARN, advice)
-    return Finding(distribution, f"{version_of(distribution)} (optional)")
+        return Finding(name, f"{error}{note}", bad, advice)
+    return FURTHER[name]() if name in FURTHER else Finding(name, f"{version}{note}")
+
+
+def module_of(distribution: str) -> str:
+    """Return the module that a distribution is imported as, such as PIL for pillow."""
+    normal = re.compile(re.sub(r"[-_.]+", "[-_.]+", distribution), re.IGNORECASE)
+    modules = sorted(
+        module
+        for module, owners in owners_of_modules().items()
+        if not module.startswith("_") and any(map(normal.fullmatch, owners))
+    )
+    return distribution if distribution in modules or not modules else modules[0]
+
+
+owners_of_modules = functools.cache(importlib.metadata.packages_distributions)
+
+
+def check_requirements() -> list[Finding]:
+    """Check what the project's metadata asks for: always, and by the extras that `all` names."""
+    try:
+        from packaging.requirements import Requirement
+
+        requirements = list(map(Requirement, importlib.metadata.requires(PROJECT)))
+    except ModuleNotFoundError as error:  # packaging, or the project's metadata
+        name = error.name or PROJECT
+        advice = f"Without {name}, the project's requirements are not checked: pip install {name}"
+        return [Finding("requirements", f"unknown: {name} is not installed", FAIL, advice)]
+    (of_all,) = (each for each in requirements if each.extras and each.name.startswith("mutualnet"))
+    findings = []
+    for extra in ("", "detectron2", *sorted(of_all.extras - {"detectron2"})):
+        for each in requirements:
+            if each is of_all:
+                continue
+            always = each.marker is None or each.marker.evaluate({"extra": ""})
+            if always if not extra else not always and each.marker.evaluate({"extra": extra}):
+                optional = "" if extra == "detectron2" else extra
+                findings.append(check_requirement(f"{each.name}{each.specifier}", optional))
+    return findings
 
 
 def check_project() -> Finding:
-    name = "mutualnet_det"
-    spec = importlib.util.find_spec(name)
+    spec = importlib.util.find_spec(PROJECT)
     if spec is None or spec.origin is None:
-        return Finding(name, "not installed", FAIL, "pip install --no-deps -e .")
-    return Finding(name, f"{version_of(name)} at {Path(spec.origin).parent}")
+        return Finding(PROJECT, "not installed", FAIL, "pip install --no-deps -e .")
+    return Finding(PROJECT, f"{version_of(PROJECT)} at {Path(spec.origin).parent}")
 
 
 def check_cuda() -> Finding:
@@ -277,24 +296,16 @@ def check_cuda() -> Finding:
     return Finding(name, none, WARN, advice)
 
 
-CHECKS: tuple[Callable[[], Finding], ...] = (
-    check_python,
-    check_torch,
-    check_torchvision,
-    check_torchvision_ops,
-    check_numpy,
-    check_pycocotools,
-    check_detectron2,
-    check_detectron2_compiled,
-    check_pkg_resources,
-    *(
-        lambda module=module, distribution=distribution: check_library(module, distribution)
-        for module, distribution in LIBRARIES.items()
-    ),
-    *(lambda module=module: check_optional(module) for module in OPTIONAL),
-    check_project,
-    check_cuda,
-)
+def all_findings() -> list[Finding]:
+    """Make every check."""
+    checks = (check_torchvision_ops, check_detectron2, check_detectron2_compiled)
+    return [
+        check_python(),
+        *check_requirements(),
+        *(check() for check in checks),
+        check_project(),
+        check_cuda(),
+    ]
 
 
 def table(findings: Iterable[Finding]) -> str:
@@ -318,7 +329,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    findings = [check() for check in CHECKS]
+    findings = all_findings()
     print(table(findings))
     failed = [finding.name for finding in findings if finding.status == FAIL]
     if failed:
