@@ -20,7 +20,7 @@ from .config import ConfigError
 from .data.coco import DatasetError
 from .data.images import VIEWS, evaluation_view, read_record
 from .data.records import training_records
-from .distributed import broadcast_weights, together
+from .distributed import broadcast_weights, sharing_errors
 from .family import family
 from .modeling.inference import backbone_features, infer_batch
 from .modeling.parts import has_norms_behind_backbone
@@ -108,15 +108,13 @@ def calibrate_points(
     broadcast_weights(model)
     # Dealt out like cards: each process has cheap and dear points.
     mine = by_resolution[comm.get_rank() :: comm.get_world_size()]
-
-    def statistics() -> dict:
+    with sharing_errors():
         _calibrate(cfg, model, calibrations, mine, images)
-        state = calibrations.state_dict()
-        kept = {str(point): state["points"][str(point)] for point in mine}
-        return {"fingerprint": calibrations.fingerprint(), "points": kept}
-
-    for state in together(statistics):
-        calibrations.load_state_dict(state)
+    all_points = calibrations.state_dict()["points"]
+    my_points = {str(point): all_points[str(point)] for point in mine}
+    fingerprint = calibrations.fingerprint()
+    for part in comm.all_gather({"fingerprint": fingerprint, "points": my_points}):
+        calibrations.load_state_dict(part)
 
 
 def _calibrate(

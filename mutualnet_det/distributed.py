@@ -1,10 +1,11 @@
-"""What processes that train together exchange: the first weights, and what a step needs."""
+"""Exchange among processes that train together: errors, the first weights, gradients of a step."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,25 +30,37 @@ class SharedError(UserError):
     """A UserError of one process, raised in all of them."""
 
 
-def together(work: Callable[[], T]) -> list[T]:
+@contextmanager
+def sharing_errors() -> Iterator[None]:
     """
-    What ``work`` returns in each process, by rank, in all of them.
+    Raise a UserError of one process in all of them; all processes enter and leave together.
+
+    What is inside must not wait for the other processes, one of which may have left with an error.
 
     Raises:
-        SharedError: in all of them, if it raises a UserError in one.
+        SharedError: with the message of the first process that has one; in a process that trains
+            alone, its own error stays.
     """
     if comm.get_world_size() == 1:
-        return [work()]
-    error, found = None, None
+        yield
+        return
+    message = None
     try:
-        found = work()
-    except UserError as raised:
-        error = str(raised)
-    gathered = comm.all_gather((error, found))
-    for message, _ in gathered:
-        if message is not None:
-            raise SharedError(message)
-    return [found for _, found in gathered]
+        yield
+    except UserError as error:
+        message = str(error)
+    for shared in comm.all_gather(message):
+        if shared is not None:
+            raise SharedError(shared)
+
+
+def from_first_process(work: Callable[[], T]) -> T:
+    """Do ``work`` in the first process, and return in all of them what it gives."""
+    result = None
+    with sharing_errors():
+        if comm.is_main_process():
+            result = work()
+    return comm.all_gather(result)[0]
 
 
 def check_same(configs: Sequence[CfgNode]) -> None:
@@ -91,7 +104,7 @@ def broadcast_weights(model: nn.Module) -> None:
 @dataclass
 class StepFacts:
     """
-    What all processes know of a step before its gradients are reduced.
+    Facts of a step that all processes know before its gradients are reduced.
 
     Attributes:
         losses: their means over the processes; not finite in all if not finite in one.
@@ -106,7 +119,7 @@ class StepFacts:
 
 def exchange_facts(losses: Tensor, num_skipped: int, parameters: Sequence[Tensor]) -> StepFacts:
     """
-    The facts of a step, in one small reduction.
+    Exchange the facts of a step, in one small reduction.
 
     Args:
         losses: (L,), the same ones in the same order in all processes.

@@ -2,6 +2,6 @@
 
 from .run import run
 from .setup import setup
-from .trainer import MutualTrainer, check_start
+from .trainer import MutualTrainer
 
-__all__ = ["MutualTrainer", "check_start", "run", "setup"]
+__all__ = ["MutualTrainer", "run", "setup"]

@@ -34,7 +34,7 @@ class MovingAverage:
     @contextmanager
     def in_force(self, normalise: Callable[[], None]) -> Iterator[None]:
         """
-        The network with the averaged parameters; what it was before is restored on exit.
+        Give the network the averaged parameters; what it was before is restored on exit.
 
         Args:
             normalise: recomputes its running statistics, which are those of other weights.
@@ -52,15 +52,15 @@ class MovingAverage:
             self._network.load_state_dict(before)
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """The network's state as training left it, also while the average is in force."""
+        """Get the network's state as training left it, also while the average is in force."""
         return self._network.state_dict() if self._trained is None else self._trained
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The average, by name of the parameter."""
+        """Get the average, by name of the parameter."""
         names = (name for name, _ in self._network.named_parameters())
         return dict(zip(names, self._values, strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The reverse of :meth:`state_dict`."""
+        """Take the average over from :meth:`state_dict`."""
         for (name, _), value in zip(self._network.named_parameters(), self._values, strict=True):
             value.copy_(state[name])

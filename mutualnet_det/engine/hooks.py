@@ -1,4 +1,4 @@
-"""What happens between the steps of a training: checkpoints, statistics, metrics, and the end."""
+"""Hooks between the steps of a training: checkpoints, statistics, metrics, and the end."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import HookBase, hooks
-from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from ..checkpoint import NotWrittenError, name_of
 from ..compat import cpu_group
-from ..distributed import together
+from ..distributed import sharing_errors
 from ..signals import EXIT_STOPPED, handling_stop_signals
 
 logger = logging.getLogger(__name__)
@@ -29,8 +28,8 @@ ONE_REQUEST = 1.0
 
 
 @contextlib.contextmanager
-def outlived(what: str) -> Iterator[None]:
-    """Training goes on where something cannot be written, as on a full disk: that is logged."""
+def going_on_without(what: str) -> Iterator[None]:
+    """Log that ``what`` cannot be written, as on a full disk, and let the training go on."""
     try:
         yield
     except (NotWrittenError, OSError) as error:
@@ -52,7 +51,7 @@ class SaveCheckpoint(HookBase):
         iteration = self.trainer.iter
         due = (iteration + 1) % self._period == 0 or iteration + 1 == self.trainer.max_iter
         if due and self._saved != iteration:  # an evaluation may have asked for it before
-            with outlived("A checkpoint"):
+            with going_on_without("A checkpoint"):
                 self.trainer.checkpointer.save(name_of(iteration))
                 self._saved = iteration
 
@@ -67,43 +66,6 @@ class RefreshStatistics(HookBase):
         done = self.trainer.iter + 1
         if done % self._period == 0 and done < self.trainer.max_iter:
             self.trainer.refresh_statistics()
-
-
-class Evaluate(hooks.EvalHook):
-    """
-    Evaluate periodically and after the last step, unless that was stopped or has failed.
-
-    Args:
-        period: in iterations.
-        evaluate: gives scores by name, also nested.
-        save: what saves checkpoints after steps. One that is due is there before an evaluation,
-            which takes long and may fail.
-    """
-
-    def __init__(self, period: int, evaluate: Callable[[], dict], save: SaveCheckpoint) -> None:
-        super().__init__(period, evaluate)
-        self._save = save
-
-    def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self._period == 0:
-            self._save.after_step()
-        super().after_step()
-
-    def after_train(self) -> None:
-        # Called in any case. Detectron2's own hook takes any end in the last step for a good one.
-        if self.trainer.iter == self.trainer.max_iter:
-            super().after_train()
-
-
-class PutScores(HookBase):
-    """Give the metrics the scores of an evaluation that was made up for before the first step."""
-
-    def __init__(self, scores: dict[str, dict[str, float]]) -> None:
-        self._scores = scores
-
-    def before_train(self) -> None:
-        scores = flatten_results_dict(self._scores)  # as Detectron2's hook of evaluations does
-        self.trainer.storage.put_scalars(**scores, smoothing_hint=False)
 
 
 class TolerantWriter(EventWriter):
@@ -175,7 +137,8 @@ class StopOnSignal(HookBase):
     def after_step(self) -> None:
         asked = self._anyone_asked()
         if asked:
-            together(self._save)
+            with sharing_errors():
+                self._save()
             logger.warning(
                 "Stopped by %s after iteration %d. Add --resume to continue.",
                 signal.Signals(asked).name,
@@ -193,7 +156,7 @@ class StopOnSignal(HookBase):
             checkpointer.save(name)
 
     def _anyone_asked(self) -> int:
-        """The signal's number; 0 if no process was asked."""
+        """Number of the signal; 0 if no process was asked."""
         asked = torch.tensor(0 if self._asked is None else int(self._asked))
         if comm.get_world_size() > 1:
             # On the CPU: no GPU waits for it.
@@ -202,6 +165,6 @@ class StopOnSignal(HookBase):
 
 
 def _tell(text: str) -> None:
-    """What a signal's handler may do where a log line may be half written."""
+    """Print from a signal's handler, which may not log: a log line may be half written."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

@@ -1,6 +1,9 @@
-"""The optimiser: Detectron2's, with depthwise convolutions kept out of weight decay; clipping."""
+"""The optimiser: Detectron2's, without weight decay of depthwise convolutions; clipping; resume."""
 
 from __future__ import annotations
+
+import logging
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -10,13 +13,16 @@ from detectron2.solver.build import (
     reduce_param_groups,
 )
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..compat import foreach_clamp_, foreach_mul_, foreach_norm
+
+logger = logging.getLogger(__name__)
 
 
 def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
     """
-    Parameter groups by learning rate and weight decay.
+    Group parameters by learning rate and weight decay.
 
     Norms and biases decay as ``SOLVER.WEIGHT_DECAY_NORM`` and ``WEIGHT_DECAY_BIAS`` say (0 in this
     project's configs), depthwise convolutions never: the published recipe (arXiv 1909.12978).
@@ -41,11 +47,49 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """What ``SOLVER.OPTIMIZER`` names. It clips nothing: see :func:`clip`."""
+    """Build what ``SOLVER.OPTIMIZER`` names. It clips nothing: see :func:`clip`."""
     groups, lr, momentum = parameter_groups(cfg, model), cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM
     if cfg.SOLVER.OPTIMIZER == "ADAMW":
         return torch.optim.AdamW(groups, lr, betas=(momentum, 0.999), foreach=True)
     return torch.optim.SGD(groups, lr, momentum, nesterov=cfg.SOLVER.NESTEROV, foreach=True)
+
+
+def resume_optimizer(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, state: dict[str, Any]
+) -> None:
+    """
+    Load an optimiser's state; settings that the config has changed since stay as they are now.
+
+    Args:
+        scheduler: of the learning rate, with its state loaded.
+        state: from the optimiser's ``state_dict``.
+
+    Raises:
+        ValueError: if it is the state of another optimiser, or of other groups of weights.
+    """
+    groups, saved_groups = optimizer.param_groups, state["param_groups"]
+    if ("betas" in saved_groups[0]) != ("betas" in groups[0]):  # torch would not notice
+        raise ValueError(f"SOLVER.OPTIMIZER is now {cfg.SOLVER.OPTIMIZER!r}")
+    if [len(group["params"]) for group in saved_groups] != [len(g["params"]) for g in groups]:
+        raise ValueError(
+            "SOLVER.WEIGHT_DECAY, WEIGHT_DECAY_NORM, WEIGHT_DECAY_BIAS and BIAS_LR_FACTOR now "
+            "give rates and decays to other groups of weights"
+        )
+    # The rate itself is the schedule's, which goes on from the state.
+    settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in groups]
+    optimizer.load_state_dict(state)
+    changed = {}
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        for name, value in own.items():
+            if group.get(name) != value:
+                changed[name] = f"{name} was {group.get(name)} and is {value}"
+                group[name] = value
+    # The schedule may have changed too.
+    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+        group["lr"] = rate
+    if changed:
+        logger.warning("The optimiser's settings have changed: %s", "; ".join(changed.values()))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the training tools do: Detectron2's train_net.py, for any network of this project."""
+"""Work of the training tools: Detectron2's train_net.py, for any network of this project."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from detectron2.utils import comm
 
 from ..checkpoint import find_weights, load_detector
 from ..config import ConfigError, eval_point
-from ..distributed import check_same, together, wait_for_first
+from ..distributed import check_same, sharing_errors, wait_for_first
 from ..evaluation import Grid, evaluate_grid
 from .processes import run_in_processes
 from .setup import setup
 from .trainer import MutualTrainer
-from .watch import strictly
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> Grid:
@@ -27,20 +26,22 @@ def evaluate(cfg: CfgNode, resume: bool) -> Grid:
 
 def main(args: argparse.Namespace) -> None:
     """Train, or evaluate with ``--eval-only``: in each process."""
-    configs = together(lambda: setup(args))
-    together(lambda: check_same(configs))
-    cfg = configs[comm.get_rank()]
+    with sharing_errors():
+        cfg = setup(args)
+    configs = comm.all_gather(cfg)
+    with sharing_errors():
+        check_same(configs)
     if args.eval_only:
         if comm.is_main_process():
             print(evaluate(cfg, args.resume))
         wait_for_first()
         return
-    built = []
-    together(lambda: built.append(MutualTrainer(cfg)))
-    trainer = built[0]
-    together(lambda: trainer.resume_or_load(args.resume))
-    together(lambda: _check_starts(cfg, comm.all_gather(trainer.start_iter)))
-    trainer.run_step = strictly(trainer.run_step)
+    with sharing_errors():
+        trainer = MutualTrainer(cfg)
+    trainer.resume_or_load(args.resume)
+    starts = comm.all_gather(trainer.start_iter)
+    with sharing_errors():
+        _check_starts(cfg, starts)
     trainer.train()
 
 

@@ -1,10 +1,13 @@
-"""Which operating points an iteration trains: a function of (seed, iteration)."""
+"""Operating points that an iteration trains: a function of (seed, iteration)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from detectron2.config import CfgNode
+
+from ..config import ALONE, full_point, grid_points
 from ..seeding import stream
 from ..slimmable import OperatingPoint
 
@@ -16,6 +19,9 @@ class TrainingPass(NamedTuple):
 
     kind: str
     point: OperatingPoint
+
+    def __str__(self) -> str:
+        return f"operating point {self.point} ({self.kind})"
 
 
 class SandwichSampler:
@@ -97,3 +103,17 @@ class IndependentSampler:
             rng = stream("operating points", self._seed, iteration)
             resolution = int(rng.choice(self._drawn))
         return [TrainingPass(FULL, OperatingPoint(self._width, resolution))]
+
+
+def build_sampler(cfg: CfgNode, seed: int) -> SandwichSampler | IndependentSampler:
+    """Build the sampler of operating points that ``MUTUALNET.METHOD`` asks for."""
+    node = cfg.MUTUALNET
+    if node.METHOD in ALONE:
+        drawn = node.RESOLUTIONS if node.METHOD == "independent_multi_scale" else ()
+        return IndependentSampler(*full_point(cfg), drawn, seed)
+    widths = ()
+    if node.STATISTICS == "frozen":
+        widths = sorted({point.width for point in grid_points(cfg)})
+    return SandwichSampler(
+        node.METHOD, node.WIDTH_RANGE, node.RESOLUTIONS, node.NUM_RANDOM, seed, widths
+    )

@@ -1,4 +1,4 @@
-"""What a training or an evaluation starts with."""
+"""Setup of a training or an evaluation: the checked config, OUTPUT_DIR, loggers and seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..data.check import check_datasets
 from ..data.coco import DatasetError
 from ..data.sampler import check_share
 from ..evaluation.task import dataset_name
-from .trainer import check_start
+from .start import check_start
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

@@ -15,11 +15,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch.distributed as dist
+from detectron2.engine import HookBase
 
 from ..distributed import SharedError
 
@@ -46,6 +47,9 @@ class Watch:
         store: that the processes met at.
         rank, world_size: this process and how many there are.
 
+    Attributes:
+        in_step: whether the work at hand leaves the thread time to report, as a training step does.
+
     Used as a context manager around all that the processes do together.
     """
 
@@ -54,7 +58,7 @@ class Watch:
         self._store = dist.PrefixStore("watch", store.clone())
         self._rank = rank
         self._next = (rank + 1) % world_size
-        self._limit = LIMIT_OUTSIDE
+        self.in_step = False
         self._ended = threading.Event()
         self._count = 0  # of reports
         self._processes: dict[int, dict] = {}
@@ -81,14 +85,9 @@ class Watch:
         with suppress(RuntimeError):  # the process that keeps the store has ended already
             self._store.set(f"report/{self._rank}", ENDED if kind is None else LEFT)
 
-    @contextmanager
-    def strict(self) -> Iterator[None]:
-        """Work that leaves the thread time to report: a training step."""
-        self._limit = LIMIT
-        try:
-            yield
-        finally:
-            self._limit = LIMIT_OUTSIDE
+    @property
+    def _limit(self) -> float:
+        return LIMIT if self.in_step else LIMIT_OUTSIDE
 
     def _run(self) -> None:
         last, silent = b"", 0.0
@@ -159,7 +158,7 @@ class Watch:
         return f"rank {rank} on {about['host']} (pid {about['pid']})"
 
     def _pid(self, rank: int) -> int | None:
-        """Of a process on this machine; None if it is on another."""
+        """Number of a process on this machine; None if it is on another."""
         about = self._about(rank)
         return about["pid"] if about["machine"] and about["machine"] == _machine() else None
 
@@ -174,7 +173,7 @@ class Watch:
         return stat.rpartition(")")[2].split()[0] in "ZX"  # killed, but its parent has not noticed
 
     def _kill(self, rank: int) -> None:
-        """It would not heed whoever started it, and keep a GPU's memory."""
+        """Kill a process that would not heed whoever started it, and keep a GPU's memory."""
         pid = self._pid(rank)
         if pid is not None:
             with suppress(OSError):
@@ -182,7 +181,7 @@ class Watch:
 
 
 def _machine() -> str:
-    """What processes that see each other's numbers have in common; empty outside Linux."""
+    """Name shared by processes that see each other's numbers; empty outside Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -197,7 +196,7 @@ def _is_of_communication(error: Exception) -> bool:
     )
 
 
-# Of this process, if it trains with others.
+# The watch of this process, if it trains with others.
 _watch: Watch | None = None
 
 
@@ -212,14 +211,22 @@ def watched(store: dist.Store, rank: int, world_size: int) -> Iterator[None]:
             _watch = None
 
 
-def strictly(step: Callable[[], None]) -> Callable[[], None]:
-    """``step``, in which processes that do not report are given up sooner."""
-    if _watch is None:
-        return step
-    watch = _watch
+class WatchSteps(HookBase):
+    """
+    Give up a process that does not report sooner inside a step than outside.
 
-    def watched_step() -> None:
-        with watch.strict():
-            step()
+    Used as the first hook, so that what others do after a step is outside.
+    """
 
-    return watched_step
+    def before_step(self) -> None:
+        self._set(True)
+
+    def after_step(self) -> None:
+        self._set(False)
+
+    def after_train(self) -> None:
+        self._set(False)  # a step may have failed
+
+    def _set(self, in_step: bool) -> None:
+        if _watch is not None:
+            _watch.in_step = in_step

@@ -16,11 +16,15 @@ from torch import nn
 
 from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.distributed import (
+    SharedError,
     broadcast_weights,
     exchange_facts,
+    from_first_process,
     reduce_gradients,
+    sharing_errors,
 )
 from mutualnet_det.engine import MutualTrainer
+from mutualnet_det.errors import UserError
 
 
 def reduction(rank):
@@ -51,6 +55,26 @@ def broadcast(rank):
     return model.state_dict()
 
 
+def errors(rank):
+    """Messages of errors that only the second process has, and only the first one."""
+    messages = []
+    for failing in (1, 0):
+        try:
+            with sharing_errors():
+                if rank == failing:
+                    raise UserError(f"rank {rank} fails")
+        except SharedError as error:
+            messages.append(str(error))
+    with sharing_errors():  # nothing is left of them
+        pass
+    return messages
+
+
+def of_first(rank):
+    """The rank that has done the work."""
+    return from_first_process(lambda: f"rank {rank}")
+
+
 def step(cfg):
     """The first weights and what the gradients of one step are, in float64."""
     torch.set_default_dtype(torch.float64)
@@ -79,27 +103,16 @@ def training(rank, cfg):
     trainer = MutualTrainer(cfg)
     trainer.resume_or_load()
     batches = []
-    run_step = trainer.run_step
+    train_on = trainer.train_on
 
-    def watch():
-        trainer._batches, here = _peeked(trainer._batches)
-        batches.append([item["image_id"] for item in here])
-        run_step()
+    def watch(batch):
+        batches.append([item["image_id"] for item in batch])
+        train_on(batch)
 
-    trainer.run_step = watch
+    trainer.train_on = watch
     trainer.train()
     parameters = {name: p.detach() for name, p in trainer.model.named_parameters()}
     return {"parameters": parameters, "batches": batches}
-
-
-def _peeked(iterator):
-    first = next(iterator)
-
-    def whole():
-        yield first
-        yield from iterator
-
-    return whole(), first
 
 
 def main(rank, world_size, folder, cfg, step_cfg):
@@ -111,6 +124,8 @@ def main(rank, world_size, folder, cfg, step_cfg):
     comm.create_local_process_group(world_size)
     found = {
         "step": step(step_cfg),
+        "errors": errors(rank),
+        "of_first": of_first(rank),
         "reduction": reduction(rank),
         "broadcast": broadcast(rank),
         "training": training(rank, cfg),

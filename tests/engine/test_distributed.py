@@ -13,14 +13,19 @@ from torch import nn
 from mutualnet_det.calibration import calibrate_points
 from mutualnet_det.config import grid_points
 from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.data.loader import build_training_loader
 from mutualnet_det.data.views import view_at
 from mutualnet_det.distributed import (
     StepFacts,
     broadcast_weights,
     exchange_facts,
+    from_first_process,
     reduce_gradients,
+    sharing_errors,
 )
 from mutualnet_det.engine import MutualTrainer
+from mutualnet_det.engine.sampling import build_sampler
+from mutualnet_det.errors import UserError
 from mutualnet_det.modeling.build import build_network
 from mutualnet_det.modeling.meta_arch import Seen
 from mutualnet_det.seeding import stream_seed
@@ -82,13 +87,12 @@ def one_process_step(cfg, weights):
     """
     trainer = MutualTrainer(cfg)
     trainer.model.load_state_dict(weights)
-    trainer.prepare(0)
     model, teachers = trainer.model, [None] * WORLD_SIZE
-    batch = next(trainer._batches)
+    batch = next(iter(build_training_loader(cfg, trainer.seed, 0)))
     batch = [item for rank in range(WORLD_SIZE) for item in batch[rank::WORLD_SIZE]]
     share = len(batch) // WORLD_SIZE
     with EventStorage(0):
-        for number, (kind, point) in enumerate(trainer._points(0)):
+        for number, (kind, point) in enumerate(build_sampler(cfg, trainer.seed)(0)):
             with at_width(model, point.width, track=kind == "full"):
                 seen = model._see(view_at(batch, point.resolution, 128, model.device))
                 losses = []
@@ -209,6 +213,25 @@ def test_calibration_does_not_depend_on_the_number_of_processes(ranks):
         for name, (mean, variance) in statistics.items():
             assert torch.equal(found[point][name][0], mean)
             assert torch.equal(found[point][name][1], variance)
+
+
+def test_an_error_of_one_process_is_raised_in_all(ranks):
+    for rank in ranks[0]:
+        assert rank["errors"] == ["rank 1 fails", "rank 0 fails"]
+
+
+def test_all_get_what_the_first_process_finds(ranks):
+    for rank in ranks[0]:
+        assert rank["of_first"] == "rank 0"
+
+
+def test_one_process_keeps_its_own_error():
+    class Particular(UserError):
+        pass
+
+    with pytest.raises(Particular), sharing_errors():
+        raise Particular
+    assert from_first_process(lambda: 7) == 7
 
 
 def test_one_process_exchanges_nothing():

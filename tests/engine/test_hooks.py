@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from mutualnet_det.checkpoint import NotWrittenError
 from mutualnet_det.config import ConfigError
 from mutualnet_det.data.coco import DatasetError
 from mutualnet_det.data.loader import LoaderError
-from mutualnet_det.engine import trainer
-from mutualnet_det.engine.hooks import TolerantWriter, outlived
+from mutualnet_det.engine import periodic_evaluation, watch
+from mutualnet_det.engine.hooks import TolerantWriter, going_on_without
 from mutualnet_det.engine.setup import setup
 from mutualnet_det.signals import EXIT_STOPPED
 
@@ -142,7 +143,7 @@ def test_metrics_of_a_full_disk_come_later(tmp_path, caplog):
 
 
 def test_what_is_no_trouble_with_files_is_raised():
-    with pytest.raises(ValueError), outlived("It"):
+    with pytest.raises(ValueError), going_on_without("It"):
         raise ValueError
 
 
@@ -150,7 +151,7 @@ def test_evaluation_without_room(build, monkeypatch, caplog):
     def fail(*args):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(trainer, "evaluate_grid", fail)
+    monkeypatch.setattr(periodic_evaluation, "evaluate_grid", fail)
     mutual = build("TEST.EVAL_PERIOD", 2, "MUTUALNET.CALIBRATION.NUM_IMAGES", 2)
     mutual.train()
     assert caplog.text.count("The evaluation is missing, and training goes on without it") == 2
@@ -178,18 +179,18 @@ def test_a_failed_evaluation_costs_no_steps_and_is_made_up_for(build, monkeypatc
     options = ("TEST.EVAL_PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4)
     options += ("MUTUALNET.CALIBRATION.NUM_IMAGES", 2)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate_grid", fail)
+        patch.setattr(periodic_evaluation, "evaluate_grid", fail)
         mutual = build(*options)
         with pytest.raises(DatasetError, match="7.jpg"):
             mutual.train()
         assert names(mutual.cfg.OUTPUT_DIR) == ["model_0000001.pth"]
-    evaluate_grid = trainer.evaluate_grid
+    evaluate_grid = periodic_evaluation.evaluate_grid
 
     def evaluate(*args):
         evaluated.append(Path(args[-1]).name)
         return evaluate_grid(*args)
 
-    monkeypatch.setattr(trainer, "evaluate_grid", evaluate)
+    monkeypatch.setattr(periodic_evaluation, "evaluate_grid", evaluate)
     folder = Path(mutual.cfg.OUTPUT_DIR)
     resumed = build(*options)
     resumed.resume_or_load(True)
@@ -219,7 +220,7 @@ def test_an_evaluation_that_is_cut_short_leaves_none_of_other_weights(build, mon
     def fail(*args):
         raise DatasetError("The image 7.jpg cannot be used")
 
-    monkeypatch.setattr(trainer, "evaluate_grid", fail)
+    monkeypatch.setattr(periodic_evaluation, "evaluate_grid", fail)
     mutual = build("TEST.EVAL_PERIOD", 2, "MUTUALNET.CALIBRATION.NUM_IMAGES", 2)
     path = Path(mutual.cfg.OUTPUT_DIR) / "eval" / "0000002" / "grid.json"
     path.parent.mkdir(parents=True)
@@ -230,6 +231,30 @@ def test_an_evaluation_that_is_cut_short_leaves_none_of_other_weights(build, mon
 
 
 # Processes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
+def test_processes_are_watched_closely_in_a_step_and_not_in_an_evaluation(build, monkeypatch):
+    other = SimpleNamespace(in_step=False)
+    monkeypatch.setattr(watch, "_watch", other)
+    seen = []
+
+    def evaluate(*args):
+        seen.append(("evaluation", other.in_step))
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(periodic_evaluation, "evaluate_grid", evaluate)
+    options = ("TEST.EVAL_PERIOD", 1, "MUTUALNET.CALIBRATION.NUM_IMAGES", 2)
+    mutual = build(*options, "SOLVER.MAX_ITER", 2)
+    after_steps(mutual, lambda _: seen.append(("step", other.in_step)))
+    mutual.train()
+    assert seen == [("step", True), ("evaluation", False)] * 2
+    # Nor after a step that has failed.
+    mutual = build(*options, "SOLVER.MAX_ITER", 4, "OUTPUT_DIR", mutual.cfg.OUTPUT_DIR)
+    after_steps(mutual, lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mutual.train()
+    assert not other.in_step
 
 
 @pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
@@ -248,7 +273,9 @@ def test_worker_that_is_killed(build):
 
 @pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
 def test_a_stop_in_the_last_step_is_not_kept_waiting(build, monkeypatch):
-    monkeypatch.setattr(trainer, "evaluate_grid", lambda *args: pytest.fail("evaluates"))
+    monkeypatch.setattr(
+        periodic_evaluation, "evaluate_grid", lambda *args: pytest.fail("evaluates")
+    )
     mutual = build("TEST.EVAL_PERIOD", 10)
     after_steps(mutual, lambda iteration: iteration == 3 and os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as stop:

@@ -11,8 +11,8 @@ from mutualnet_det.engine.sampling import (
     RANDOM,
     IndependentSampler,
     SandwichSampler,
+    build_sampler,
 )
-from mutualnet_det.engine.trainer import build_sampler
 from mutualnet_det.slimmable import OperatingPoint
 
 RESOLUTIONS = (600, 480, 360, 240)

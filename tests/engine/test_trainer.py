@@ -19,8 +19,7 @@ from mutualnet_det.data.coco import DatasetError
 from mutualnet_det.data.loader import build_training_loader
 from mutualnet_det.data.views import view_at
 from mutualnet_det.engine import trainer
-from mutualnet_det.engine.sampling import FULL
-from mutualnet_det.engine.trainer import build_sampler
+from mutualnet_det.engine.sampling import FULL, build_sampler
 from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.seeding import stream_seed
 from mutualnet_det.slimmable import OperatingPoint, SlimmableBatchNorm2d, at_width

@@ -44,7 +44,10 @@ def main(case, rank, port, folder):
         timeout=timedelta(seconds=2),
     )
     with watch.watched(store, rank, 2):
-        watch.strictly(lambda: act(case, rank))()
+        steps = watch.WatchSteps()
+        steps.before_step()
+        act(case, rank)
+        steps.after_step()
     time.sleep(2 * (rank == 0))  # it keeps the store
 
 

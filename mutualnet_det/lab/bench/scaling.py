@@ -31,7 +31,8 @@ from torch import Tensor
 
 from ...data.check import check_datasets
 from ...engine.processes import limit_threads, prepare_launch
-from ...engine.trainer import MutualTrainer, build_sampler
+from ...engine.sampling import build_sampler
+from ...engine.trainer import MutualTrainer
 from ...evaluation.workers import share_threads
 from ...modeling.build import build_network
 from ...runtime.device import wait_for

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,9 @@ from ...config import full_point
 from ...data.loader import build_training_loader
 from ...data.views import resized_shape, scale_ratio, view_at
 from ...engine.metrics import process_peak_memory
+from ...engine.sampling import build_sampler
 from ...engine.timing import PARTS
-from ...engine.trainer import MutualTrainer, build_sampler
+from ...engine.trainer import MutualTrainer
 from ...modeling.build import build_network
 from ...modeling.meta_arch import Teacher
 from ...modeling.semantic import semantic_ground_truth
@@ -158,9 +160,8 @@ class _Steps:
     def take(self, batch: list[dict], iteration: int) -> float:
         """The ms of a step."""
         self.trainer.iter = iteration
-        self.trainer.feed(iter([batch]))
         with EventStorage(iteration) as self.trainer.storage:
-            return elapsed(self.trainer.run_step, self.trainer.model.device)
+            return elapsed(partial(self.trainer.train_on, batch), self.trainer.model.device)
 
 
 class NaiveTrainer(MutualTrainer):

@@ -16,8 +16,7 @@ from detectron2.config import CfgNode
 
 from ...config import ROI_TERMS, terms_present
 from ...data.records import training_records
-from ...engine.sampling import FULL
-from ...engine.trainer import build_sampler
+from ...engine.sampling import FULL, build_sampler
 from ...evaluation.cost import Cost, CostCounter, padded_sizes
 from ...modeling.build import build_network
 from ...slimmable import at_width

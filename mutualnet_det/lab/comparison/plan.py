@@ -23,7 +23,7 @@ from ...config import (
     load_config,
     trained_widths,
 )
-from ...engine.trainer import check_weights
+from ...engine.start import check_weights
 from ...family import Family, family, outputs
 from ...records import first_mistake
 from ...slimmable import OperatingPoint

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mutualnet_det.config import METHODS, ConfigError, load_config
-from mutualnet_det.engine.trainer import build_sampler
+from mutualnet_det.engine.sampling import build_sampler
 from mutualnet_det.evaluation.cost import CostCounter
 from mutualnet_det.lab.comparison import PlanError, compute, read_plan
 from mutualnet_det.modeling.build import build_network

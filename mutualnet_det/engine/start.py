@@ -1,0 +1,41 @@
+"""Checks of what a training starts from, before anything is loaded or written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from ..checkpoint import checkpoints
+from ..config import ConfigError
+
+
+def check_start(cfg: CfgNode, resume: bool) -> None:
+    """
+    Check what is in ``OUTPUT_DIR``, and the weights to start from if it holds no checkpoint.
+
+    Raises:
+        ConfigError: if a fresh run would overwrite checkpoints; see also :func:`check_weights`.
+    """
+    earlier = checkpoints(Path(cfg.OUTPUT_DIR))
+    if not earlier:
+        check_weights(cfg)
+    elif not resume:
+        raise ConfigError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds the checkpoint {earlier[0]} of an earlier run. "
+            "Add --resume to continue it, or set another OUTPUT_DIR."
+        )
+
+
+def check_weights(cfg: CfgNode) -> None:
+    """ConfigError if ``MODEL.WEIGHTS`` is no file, or random weights would be frozen without it."""
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not os.path.isfile(weights):
+        raise ConfigError(f"MODEL.WEIGHTS is {weights!r}, and there is no such file.")
+    if not weights and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
+        raise ConfigError(
+            f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT} and MODEL.WEIGHTS is "
+            "empty: stages of random weights would be frozen. Set MODEL.WEIGHTS to a pretrained "
+            "backbone, or MODEL.BACKBONE.FREEZE_AT 0."
+        )
