@@ -30,6 +30,7 @@ from ..distributed import POLL_PERIOD, SharedError
 from ..errors import UserError, reported
 from ..evaluation.workers import share_threads
 from ..signals import passing_on_stop_signals
+from .start import check_system
 from .watch import watched
 
 # What torchrun tells each process.
@@ -47,6 +48,8 @@ def run_in_processes(main: Callable[[argparse.Namespace], None], args: argparse.
     ``--num-machines`` ask for: on the CPU if ``MODEL.DEVICE`` says so or there are no GPUs. A
     UserError ends them all with its message; so does the death of one of them.
     """
+    with reported():
+        check_system()
     if all(name in os.environ for name in ENVIRONMENT):
         _join(main, args)
     elif args.num_gpus * args.num_machines == 1:

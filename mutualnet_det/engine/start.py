@@ -1,14 +1,25 @@
-"""Checks of what a training starts from, before anything is loaded or written."""
+"""Checks of what a training starts on and from, before anything is loaded or written."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
 from ..checkpoint import checkpoints
 from ..config import ConfigError
+from ..errors import UserError
+
+
+def check_system() -> None:
+    """UserError on Windows, which lacks what a training is stopped and resumed by."""
+    if not hasattr(signal, "SIGUSR1"):
+        raise UserError(
+            "Training needs Linux or macOS: Windows lacks the signals that stop it without loss, "
+            "and locks that its processes share. The Windows Subsystem for Linux has both."
+        )
 
 
 def check_start(cfg: CfgNode, resume: bool) -> None:
