@@ -112,7 +112,7 @@ class BudgetPredictor:
         self._entries = {entry.point: entry for entry in table.entries}
         if latency_device is not None:
             table.known_device(latency_device)
-        self.latency_device = latency_device or device_name(model.device)
+        self.latency_device = latency_device or device_name(self.device)
 
     @classmethod
     def from_pretrained(
@@ -144,7 +144,8 @@ class BudgetPredictor:
     @property
     def device(self) -> torch.device:
         """Where the model runs and its output lies."""
-        return self._model.device
+        device: torch.device = self._model.device  # type: ignore[assignment]
+        return device
 
     def __call__(
         self,
@@ -213,19 +214,22 @@ class BudgetPredictor:
     ) -> tuple[OperatingPoint, QueryEntry | None]:
         """The point to run at, and what the table says of it."""
         given = {"gflops": gflops, "milliseconds": milliseconds, "point": point}
-        given = {name: value for name, value in given.items() if value is not None}
-        if len(given) > 1:
-            found = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise BudgetError(f"Give one of gflops, milliseconds and point, got {found}.")
+        texts = [f"{name}={value}" for name, value in given.items() if value is not None]
+        if len(texts) > 1:
+            raise BudgetError(
+                f"Give one of gflops, milliseconds and point, got {', '.join(texts)}."
+            )
         if point is not None:
             point = _as_point(point)
             check_point(self.cfg, self._calibrations, point)
             return point, self._entries.get(point)
-        entry = (
-            self.table.lookup(clamp=clamp, device=self.latency_device, **given)
-            if given
-            else self.table.best
-        )
+        if texts:
+            device = self.latency_device
+            entry = self.table.lookup(
+                gflops=gflops, milliseconds=milliseconds, device=device, clamp=clamp
+            )
+        else:
+            entry = self.table.best
         return entry.point, entry
 
     def _inputs(self, image: AnyImage, point: OperatingPoint, name: str) -> dict[str, Any]:
@@ -240,7 +244,8 @@ class BudgetPredictor:
         # at() holds the lock on the model's width until the forward is through. The weights are
         # known to be those that were calibrated: to look at each again takes 0.4 ms.
         with self._calibrations.at(point, stale=True), torch.no_grad():
-            return self._model(inputs)
+            outputs: list[dict[str, Any]] = self._model(inputs)
+            return outputs
 
 
 def _as_point(point: OperatingPoint | str) -> OperatingPoint:

@@ -53,11 +53,17 @@ def frontier(
     An entry stays if its value is above that of every other entry whose cost is not higher. Of
     entries equal in both, the first stays. Entries without a cost or a value (None) never stay.
     """
-    complete = [e for e in entries if cost(e) is not None and value(e) is not None]
+    rated = [
+        (entry, price, worth)
+        for entry in entries
+        if (price := cost(entry)) is not None and (worth := value(entry)) is not None
+    ]
     kept: list[Entry] = []
-    for entry in sorted(complete, key=lambda e: (cost(e), -value(e))):
-        if not kept or value(entry) > value(kept[-1]):
+    best = -math.inf
+    for entry, _, worth in sorted(rated, key=lambda each: (each[1], -each[2])):
+        if worth > best:
             kept.append(entry)
+            best = worth
     return kept
 
 
@@ -235,9 +241,10 @@ class QueryTable:
             if name in always or any(getattr(entry, name) is not None for entry in self.entries)
         ]
 
-    def ap(self, entry: QueryEntry) -> float | None:
+    def ap(self, entry: QueryEntry) -> float:
         """The AP, or accuracy, of ``entry`` that this table goes by."""
-        return getattr(entry, self.metric)
+        score: float = getattr(entry, self.metric)
+        return score
 
     def lookup(
         self,
@@ -264,21 +271,23 @@ class QueryTable:
                 f"A budget is either gflops or milliseconds, got gflops={gflops} and "
                 f"milliseconds={milliseconds}."
             )
-        if gflops is None:
+        cost: Callable[[QueryEntry], float | None]
+        if gflops is not None:
+            choices, cost, budget, unit = self.by_gflops(), _gflops, gflops, "GFLOPs"
+        elif milliseconds is not None:
             device = self.known_device(device)
             choices, cost = self.by_latency(device), _p50_on(device)
             budget, unit = milliseconds, "ms"
-        else:
-            choices, cost, budget, unit = self.by_gflops(), _gflops, gflops, "GFLOPs"
-        within = [entry for entry in choices if cost(entry) <= budget]
+        priced = [(entry, price) for entry in choices if (price := cost(entry)) is not None]
+        within = [entry for entry, price in priced if price <= budget]
         if within:
             return within[-1]
-        cheapest = choices[0]
+        cheapest, lowest = priced[0]
         if clamp and not math.isnan(budget):
             return cheapest
         raise BudgetError(
             f"No operating point fits a budget of {budget:g} {unit}. "
-            f"The cheapest, {cheapest.point}, costs {cost(cheapest):.4g} {unit}."
+            f"The cheapest, {cheapest.point}, costs {lowest:.4g} {unit}."
         )
 
     def to_json(self) -> str:

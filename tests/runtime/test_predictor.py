@@ -401,7 +401,7 @@ def test_a_config_of_half_precision_loads_on_the_cpu(folder):
     ("name", "message"),
     [
         ("config.yaml", r"has no config\.yaml, which `mutualnet train` writes"),
-        ("model_final.pth", r"has no model_final\.pth.* --resume goes on"),
+        ("model_final.pth", r"has no model_final\.pth.* --resume` goes on"),
         (
             "grid/query_table.json",
             r"neither query_table\.json nor grid/query_table\.json.*`mutualnet evaluate --config-f",
