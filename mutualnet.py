@@ -7,11 +7,11 @@ missing; a command's own tool is imported when it is called.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -95,6 +95,7 @@ def load_tool(name: str) -> ModuleType:
     folder = packaged if packaged.is_dir() else here / "tools"  # of a clone
     tool = commands()[name].tool
     spec = importlib.util.spec_from_file_location(f"mutualnet_tools_{tool}", folder / f"{tool}.py")
+    assert spec is not None and spec.loader is not None  # the file ends with .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         hint = f"did you mean {' or '.join(close)}?" if close else "`mutualnet` lists them."
         print(f"mutualnet: error: there is no command {name!r}; {hint}", file=sys.stderr)
         return 2
-    reported = contextlib.nullcontext
+    reported: Callable[[], AbstractContextManager[None]] = nullcontext
     try:
         if name not in STANDALONE:
             from mutualnet_det.errors import reported

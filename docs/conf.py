@@ -1,4 +1,4 @@
-"""What Sphinx builds the site with: `make docs`."""
+"""The settings that Sphinx builds the site with: `make docs`."""
 
 import os
 import sys

@@ -148,8 +148,8 @@ def main(steps: int = 600) -> tuple[dict, dict]:
         schedule.step()
     after = evaluate(model)
     print("point     MFLOPs    loss before    after    objects found")
-    for point, (cost, loss, found) in sorted(after.items(), key=lambda item: item[1]):
-        print(f"{point!s:8} {cost:7.2f} {before[point][1]:14.2f} {loss:8.2f} {found:16.0%}")
+    for point, (cost, loss, share) in sorted(after.items(), key=lambda item: item[1]):
+        print(f"{point!s:8} {cost:7.2f} {before[point][1]:14.2f} {loss:8.2f} {share:16.0%}")
     return before, after
 
 

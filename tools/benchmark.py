@@ -11,7 +11,7 @@ import torch
 from mutualnet_det.errors import reported
 from mutualnet_det.lab.bench.arguments import benchmark_config, benchmark_parser, parse_benchmark
 from mutualnet_det.lab.bench.layers import compare_inference, compare_switching
-from mutualnet_det.lab.bench.pairs import comparison_table
+from mutualnet_det.lab.bench.pairs import timings_table
 from mutualnet_det.runtime.device import device_name
 
 
@@ -25,9 +25,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     cfg = benchmark_config(args)
-    comparisons = [*compare_inference(cfg, args.rounds), *compare_switching(cfg, args.rounds)]
+    timings = [*compare_inference(cfg, args.rounds), *compare_switching(cfg, args.rounds)]
     print(f"Medians of {args.rounds} rounds on {device_name(torch.device(cfg.MODEL.DEVICE))}")
-    print(comparison_table(comparisons))
+    print(timings_table(timings))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from detectron2.utils.logger import setup_logger
 
 from mutualnet_det.errors import reported
 from mutualnet_det.evenly import evenly
-from mutualnet_det.lab.bench.pairs import comparison_table
+from mutualnet_det.lab.bench.pairs import timings_table
 from mutualnet_det.lab.bench.runtime import (
     compare_exports,
     compare_grid,
     compare_predictor,
     compare_scoring,
 )
-from mutualnet_det.runtime.device import device_name
+from mutualnet_det.runtime.device import device_name, device_of
 from mutualnet_det.runtime.pretrained import load_pretrained
 
 
@@ -49,20 +49,21 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     setup_logger(name="mutualnet_det")
-    found = load_pretrained(args.folder, args.device)
-    points = evenly(sorted(found.calibrations), args.points)
-    scoring = compare_scoring(Path(args.folder) / "grid", found.cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    pretrained = load_pretrained(args.folder, args.device)
+    device = device_of(pretrained.model)
+    points = evenly(sorted(pretrained.calibrations), args.points)
+    scoring = compare_scoring(Path(args.folder) / "grid", pretrained.cfg.TEST.KEYPOINT_OKS_SIGMAS)
     # An export is for the CPU, or for whatever runs it elsewhere.
-    on_cpu = found.model.device.type == "cpu"
-    exports = compare_exports(found, args.images, args.calls) if on_cpu else []
-    comparisons = [
-        *compare_predictor(found, args.images, args.calls),
+    on_cpu = device.type == "cpu"
+    exports = compare_exports(pretrained, args.images, args.calls) if on_cpu else []
+    timings = [
+        *compare_predictor(pretrained, args.images, args.calls),
         *exports,
-        *compare_grid(found, points, args.images, args.rounds),
+        *compare_grid(pretrained, points, args.images, args.rounds),
         *scoring,
     ]
-    print(f"Medians on {device_name(found.model.device)}; a grid of {len(points)} points")
-    print(comparison_table(comparisons))
+    print(f"Medians on {device_name(device)}; a grid of {len(points)} points")
+    print(timings_table(timings))
 
 
 if __name__ == "__main__":

@@ -44,12 +44,12 @@ def uses_gpus(plan: Plan) -> bool:
 
 
 def num_cores() -> int:
-    """Of the CPU, those that this process may use."""
+    """The cores of the CPU that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_processes(plan: Plan) -> int:
-    """One per GPU or, on the CPU, one per core."""
+    """Return one per GPU or, on the CPU, one per core."""
     return torch.cuda.device_count() if uses_gpus(plan) else num_cores()
 
 
@@ -71,7 +71,7 @@ def first_seed(plan: Plan) -> list[Run]:
 
 
 def describe(plan: Plan) -> str:
-    """What the plan's runs are, and the commands that make those of the first seed."""
+    """Describe the plan's runs, and the commands that make those of the first seed."""
     runs = first_seed(plan)
     seeds = sorted({run.seed for run in plan.runs})
     rows = [
@@ -110,7 +110,7 @@ def command_lines(run: Training) -> list[str]:
 
 
 def quoted(word: str) -> str:
-    """As a shell takes it; in double quotes where single ones would have to be escaped."""
+    """Quote a word for a shell; in double quotes where single ones would have to be escaped."""
     if "'" in word and not set(word) & set('"$`\\!'):
         return f'"{word}"'
     return shlex.quote(word)
@@ -126,7 +126,7 @@ def pretrain(pretraining: Training, environment: dict[str, str]) -> None:
 
 
 def report_command(plan: Plan) -> str:
-    """What lays the curves of the first seed's runs over one another."""
+    """The command that lays the curves of the first seed's runs over one another."""
     runs = first_seed(plan)
     names = [run.title for run in runs]
     folders = [str(run.folder) for run in runs]

@@ -150,22 +150,22 @@ def run(
                 bad += 1
                 continue
             if controller is None:
-                found, seconds = timed(
+                prediction, seconds = timed(
                     predictor, image, **budget, point=args.point, clamp=args.clamp
                 )
             else:
                 with controller.frame() as point:
-                    found, seconds = timed(predictor, image, point=point)
-            text = caption(found, seconds, **shown_budget)
+                    prediction, seconds = timed(predictor, image, point=point)
+            text = caption(prediction, seconds, **shown_budget)
             # Of a stream, once a second is enough.
             if not source.is_stream or time.monotonic() - told >= 1:
                 told = time.monotonic()
-                objects = int((found.instances.scores >= args.min_score).sum())
+                objects = int((prediction.instances.scores >= args.min_score).sum())
                 plural = "" if objects == 1 else "s"
                 print(f"{name}: {', '.join(text)}, {objects} object{plural}", flush=True)
             if output is not None:
                 picture = draw_detections(
-                    image, found.instances, names, min_score=args.min_score, text=text
+                    image, prediction.instances, names, min_score=args.min_score, text=text
                 )
                 output.write(name, picture)
     except KeyboardInterrupt:

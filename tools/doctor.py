@@ -33,10 +33,10 @@ PROJECT = "mutualnet_det"
 
 
 class Finding(NamedTuple):
-    """One line of the table; ``advice`` says what to do unless the status is OK."""
+    """A line of the table; ``advice`` says what to do unless the status is OK."""
 
     name: str
-    found: str
+    state: str
     status: str = OK
     advice: str = ""
 
@@ -46,7 +46,7 @@ class Unusable(Exception):
 
 
 def load(name: str) -> ModuleType:
-    """Imports a module. Whatever stops it (missing, built for another version) is `Unusable`."""
+    """Import a module. Whatever stops it (missing, built for another version) is `Unusable`."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -69,8 +69,8 @@ def version_of(distribution: str) -> str:
 
 def numbers(version: str) -> tuple[int, int]:
     """(major, minor) of a version such as 2.11.0+cu130; (0, 0) if it is no such thing."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def check_python() -> Finding:
@@ -113,11 +113,11 @@ def check_torchvision_ops() -> Finding:
             image = torch.ones(1, 1, 8, 8, device=device)
             value = ops.roi_align(image, [boxes[:1]], 2, aligned=True).mean().item()
         except Exception as error:
-            found = f"torchvision's fail on {device}: {first_line(error)}"
-            return Finding(name, found, FAIL, f"Install the pinned pair: {REQUIREMENTS}")
+            state = f"torchvision's fail on {device}: {first_line(error)}"
+            return Finding(name, state, FAIL, f"Install the pinned pair: {REQUIREMENTS}")
         if kept != 1 or abs(value - 1.0) > 1e-4:
-            found = f"torchvision's give wrong results on {device}"
-            return Finding(name, found, FAIL, f"Install the pinned pair: {REQUIREMENTS}")
+            state = f"torchvision's give wrong results on {device}"
+            return Finding(name, state, FAIL, f"Install the pinned pair: {REQUIREMENTS}")
     return Finding(name, f"torchvision's, on {' and '.join(devices)}")
 
 
@@ -131,8 +131,8 @@ def check_numpy() -> Finding:
     try:
         torch.ones(1).numpy()
     except RuntimeError as error:  # torch before 2.3 was built for NumPy 1
-        found = f"{version}, which torch {torch.__version__} cannot use: {first_line(error)}"
-        return Finding(name, found, FAIL, 'pip install "numpy<2", or a newer torch.')
+        state = f"{version}, which torch {torch.__version__} cannot use: {first_line(error)}"
+        return Finding(name, state, FAIL, 'pip install "numpy<2", or a newer torch.')
     return Finding(name, version)
 
 
@@ -147,8 +147,8 @@ def check_pycocotools() -> Finding:
     try:
         area = mask.area(mask.encode(numpy.ones((2, 3), dtype=numpy.uint8, order="F")))
     except Exception as error:
-        found = f"fails with NumPy {numpy.__version__}: {first_line(error)}"
-        return Finding(name, found, FAIL, advice)
+        state = f"fails with NumPy {numpy.__version__}: {first_line(error)}"
+        return Finding(name, state, FAIL, advice)
     if area != 6:
         return Finding(name, f"counts {area} px in a mask of 6", FAIL, advice)
     return Finding(name, version_of(name))
@@ -314,7 +314,7 @@ def table(findings: Iterable[Finding]) -> str:
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{finding.status:<4}  {finding.name:<{width}}  {finding.found}")
+        lines.append(f"{finding.status:<4}  {finding.name:<{width}}  {finding.state}")
         if finding.advice:
             lines.append(f"{'':<4}  {'':<{width}}  -> {finding.advice}")
     return "\n".join(lines)

@@ -7,8 +7,8 @@ and time, the query table.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -105,7 +105,7 @@ def chosen_points(args: argparse.Namespace, cfg: CfgNode) -> list[OperatingPoint
 
 def chosen_devices(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
     """
-    Of the processes that the arguments ask for; none for this one alone.
+    The devices of the processes that the arguments ask for; none for this one alone.
 
     Raises:
         ConfigError: for a number that this machine or ``MODEL.DEVICE`` does not have.
@@ -140,7 +140,7 @@ def main(args: argparse.Namespace) -> None:
     devices = chosen_devices(args, cfg)
     points = chosen_points(args, cfg)
     check_points(points, cfg)
-    output = args.output or os.path.join(cfg.OUTPUT_DIR, "grid")
+    output = args.output or str(Path(cfg.OUTPUT_DIR) / "grid")
     check_output_dir(output)
     for name in ("detectron2", "mutualnet_det"):
         setup_logger(output, name=name)

@@ -26,7 +26,7 @@ from mutualnet_det.slimmable import OperatingPoint
 
 
 def grid_entry(folder: str, pretrained: Pretrained, point: OperatingPoint) -> QueryEntry | None:
-    """What the folder's grid says of a point; the query table has only those worth using."""
+    """The entry of a point in the folder's grid; the query table has only those worth using."""
     file = Path(folder, "grid", "grid.json")
     if not file.is_file():
         return None

@@ -144,10 +144,10 @@ def read_donor(wheel: Path) -> dict[str, bytes]:
         content = wheel.read_bytes()
     except OSError as error:
         raise InstallError(f"Cannot read the LabGym wheel {wheel}: {error.strerror}.") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != DONOR_SHA256:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != DONOR_SHA256:
         raise InstallError(
-            f"{wheel} is not the wheel of {DONOR}: its sha256 is {found}, not {DONOR_SHA256}. "
+            f"{wheel} is not the wheel of {DONOR}: its sha256 is {digest}, not {DONOR_SHA256}. "
             "Nothing was installed. Download it again, or use --upstream."
         )
     files, renamed = {}, 0

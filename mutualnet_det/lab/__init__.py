@@ -1,1 +1,1 @@
-"""What proves the library, and is no part of using it: comparisons of methods, benchmarks."""
+"""Proofs of the library, which using it does not need: comparisons of methods, benchmarks."""

@@ -8,6 +8,12 @@ import subprocess
 from pathlib import Path
 
 import torch
+from torch import nn
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device that a model's weights are on."""
+    return next(model.parameters()).device
 
 
 def device_name(device: torch.device) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mutualnet_det.lab.bench.pairs import Comparison
+from mutualnet_det.lab.bench.pairs import TimedPair
 from tools import benchmark_runtime as tool
 
 
@@ -18,7 +18,7 @@ def test_everything_is_compared_and_printed(model_folder, monkeypatch, capsys):
     def comparing(name):
         def compare(*args):
             given[name] = args
-            return [Comparison(f"{name} compared", 3.0, 2.0, 1.0, 1.5)]
+            return [TimedPair(f"{name} compared", 3.0, 2.0, 1.0, 1.5)]
 
         return compare
 
@@ -27,10 +27,10 @@ def test_everything_is_compared_and_printed(model_folder, monkeypatch, capsys):
         monkeypatch.setattr(tool, f"compare_{name}", comparing(name))
     options = ["--points", "2", "--images", "5", "--rounds", "6", "--calls", "7"]
     tool.main(tool.parse_args([str(model_folder), "--device", "cpu", *options]))
-    found, *rest = given["grid"]
-    points = sorted(found.calibrations)
+    pretrained, *rest = given["grid"]
+    points = sorted(pretrained.calibrations)
     assert rest == [[points[0], points[-1]], 5, 6]
-    assert given["predictor"] == given["exports"] == (found, 5, 7)
+    assert given["predictor"] == given["exports"] == (pretrained, 5, 7)
     assert given["scoring"][0] == model_folder / "grid"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("; a grid of 2 points")

@@ -56,21 +56,21 @@ def test_this_environment_fits():
 def test_python_too_old(monkeypatch):
     monkeypatch.setattr(doctor.sys, "version_info", (3, 9, 18, "final", 0))
     finding = doctor.check_python()
-    assert (finding.found, finding.status) == ("3.9.18", FAIL)
+    assert (finding.state, finding.status) == ("3.9.18", FAIL)
     assert "3.10" in finding.advice
 
 
 def test_a_requirement_that_is_missing(pretend):
     pretend({}, torch=doctor.UNKNOWN)
     finding = doctor.check_requirement("torch>=2.1")
-    assert (finding.found, finding.status) == ("not installed", FAIL)
+    assert (finding.state, finding.status) == ("not installed", FAIL)
     assert finding.advice == 'pip install "torch>=2.1"'
 
 
 def test_a_requirement_that_is_too_old(pretend):
     pretend({}, torch="2.0.1+cpu")
     finding = doctor.check_requirement("torch>=2.1")
-    assert (finding.found, finding.status) == ("2.0.1+cpu; >=2.1 is needed", FAIL)
+    assert (finding.state, finding.status) == ("2.0.1+cpu; >=2.1 is needed", FAIL)
 
 
 def test_torch_2_10_is_newer_than_2_1(pretend):
@@ -79,17 +79,17 @@ def test_torch_2_10_is_newer_than_2_1(pretend):
 
 
 @pytest.mark.parametrize(
-    ("version", "error", "status", "found"),
+    ("version", "error", "status", "state"),
     [
         (doctor.UNKNOWN, None, OK, "not installed (optional, extra demo)"),
         ("4.4", None, WARN, "4.4; >=4.5 is needed (optional, extra demo)"),
         ("4.9", ImportError("libGL"), WARN, "installed, but its import fails: libGL"),
     ],
 )
-def test_what_an_extra_asks_for_does_not_have_to_be_there(pretend, version, error, status, found):
+def test_what_an_extra_asks_for_does_not_have_to_be_there(pretend, version, error, status, state):
     pretend({"cv2": error} if error else {}, **{"opencv-python-headless": version})
     finding = doctor.check_requirement("opencv-python-headless>=4.5", "demo")
-    assert finding.status == status and finding.found.startswith(found)
+    assert finding.status == status and finding.state.startswith(state)
     assert finding.advice == 'pip install "mutualnet_det[demo]"'
 
 
@@ -130,7 +130,7 @@ def test_torchvision_whose_import_fails_names_the_partner_of_torch(pretend):
     pretend({"torchvision": broken}, torch="2.9.1")
     finding = doctor.check_torchvision()
     assert finding.status == FAIL
-    assert finding.found.endswith("operator torchvision::nms does not exist")
+    assert finding.state.endswith("operator torchvision::nms does not exist")
     assert "torchvision==0.24.*" in finding.advice
 
 
@@ -140,7 +140,7 @@ def test_ops_that_do_not_run(pretend):
 
     pretend({"torchvision.ops": SimpleNamespace(nms=broken)})
     finding = doctor.check_torchvision_ops()
-    assert finding.status == FAIL and "fail on cpu: Couldn't load" in finding.found
+    assert finding.status == FAIL and "fail on cpu: Couldn't load" in finding.state
 
 
 def test_ops_that_give_wrong_results(pretend):
@@ -148,7 +148,7 @@ def test_ops_that_give_wrong_results(pretend):
 
     keeps_all = SimpleNamespace(nms=lambda boxes, *_: boxes, roi_align=ops.roi_align)
     pretend({"torchvision.ops": keeps_all})
-    assert "wrong results" in doctor.check_torchvision_ops().found
+    assert "wrong results" in doctor.check_torchvision_ops().state
 
 
 def test_torch_built_for_another_numpy(pretend):
@@ -164,14 +164,14 @@ def test_torch_built_for_another_numpy(pretend):
 def test_pycocotools_built_for_another_numpy(pretend):
     pretend({"pycocotools.mask": ValueError("numpy.dtype size changed")})
     finding = doctor.check_pycocotools()
-    assert finding.status == FAIL and "numpy.dtype size changed" in finding.found
+    assert finding.status == FAIL and "numpy.dtype size changed" in finding.state
     assert "--force-reinstall" in finding.advice
 
 
 def test_detectron2_missing(pretend):
     pretend({"detectron2": None, "detectron2._C": None})
     finding = doctor.check_detectron2()
-    assert (finding.found, finding.status) == ("not installed", FAIL)
+    assert (finding.state, finding.status) == ("not installed", FAIL)
     assert "mutualnet install-detectron2" in finding.advice
     assert doctor.check_detectron2_compiled().status == WARN
 
@@ -182,30 +182,30 @@ def test_folder_named_detectron2_is_no_detectron2(pretend):
 
 
 @pytest.mark.parametrize(
-    ("extension", "status", "found"),
+    ("extension", "status", "state"),
     [
         (None, OK, "not compiled"),
         (ModuleType("_C"), OK, "compiled (not needed)"),
         (ImportError("undefined symbol"), WARN, "undefined symbol"),
     ],
 )
-def test_compiled_extension(pretend, monkeypatch, extension, status, found):
+def test_compiled_extension(pretend, monkeypatch, extension, status, state):
     pretend({"detectron2._C": extension})
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: extension)
     finding = doctor.check_detectron2_compiled()
-    assert finding.status == status and found in finding.found
+    assert finding.status == status and state in finding.state
 
 
 def test_setuptools_without_pkg_resources(pretend):
     pretend({"pkg_resources": None}, setuptools="82.0.0")
     finding = doctor.check_pkg_resources()
     assert finding.status == WARN
-    assert "82.0.0" in finding.found and "setuptools<82" in finding.advice
+    assert "82.0.0" in finding.state and "setuptools<82" in finding.advice
 
 
 def test_library_whose_own_dependency_is_missing(pretend):
     pretend({"fvcore": ModuleNotFoundError("No module named 'yacs'", name="yacs")})
-    assert doctor.check_requirement("fvcore>=0.1.5").found == "No module named 'yacs'"
+    assert doctor.check_requirement("fvcore>=0.1.5").state == "No module named 'yacs'"
 
 
 def test_project_not_installed(monkeypatch):
@@ -240,7 +240,7 @@ def test_cuda(pretend, monkeypatch, built_for, devices, has_driver, status, text
     monkeypatch.setattr(doctor.shutil, "which", lambda name: name if has_driver else None)
     finding = doctor.check_cuda()
     assert finding.status == status
-    assert text in finding.found + finding.advice
+    assert text in finding.state + finding.advice
 
 
 def test_exit_status_and_summary_follow_the_findings(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""What the command lines of benchmarks have in common."""
+"""The arguments that all benchmarks have in common."""
 
 from __future__ import annotations
 

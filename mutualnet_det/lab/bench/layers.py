@@ -1,4 +1,4 @@
-"""What width costs in inference: slimmable against plain layers, and switching."""
+"""The cost of width in inference: slimmable against plain layers, and switching."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import nn
 from ...calibration import calibrate_points
 from ...config import full_point, grid_points
 from ...modeling.build import build_network
-from ...runtime.device import wait_for
+from ...runtime.device import device_of, wait_for
 from ...slimmable import Calibrations, OperatingPoint, sliced
-from .pairs import Comparison, compare, elapsed
+from .pairs import TimedPair, elapsed, time_pair
 
 
 def lightly_calibrated(cfg: CfgNode) -> CfgNode:
@@ -33,14 +33,16 @@ class _CalibratedModel:
         seed_all_rng(0)
         cfg = self.cfg = lightly_calibrated(cfg)
         self.model = build_network(cfg).eval()
+        self.device = device_of(self.model)
         self.calibrations = Calibrations(self.model)
         self.points = [p for p in grid_points(cfg) if p.resolution == full_point(cfg).resolution]
         calibrate_points(cfg, self.model, self.calibrations, self.points)
 
     def plain(self, point: OperatingPoint) -> nn.Module:
         with self.calibrations.at(point):
-            # The same layout in memory: what is compared is width.
-            return sliced(self.model).to(memory_format=torch.channels_last)
+            network = sliced(self.model)
+        # The same layout in memory: what is compared is width.
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def images(self) -> list[dict]:
         side = full_point(self.cfg).resolution
@@ -49,14 +51,14 @@ class _CalibratedModel:
 
 
 @torch.no_grad()
-def compare_inference(cfg: CfgNode, rounds: int) -> list[Comparison]:
+def compare_inference(cfg: CfgNode, rounds: int) -> list[TimedPair]:
     """
     The slimmable network against the same network of plain layers, at every width of the grid, on
     one square image of the largest resolution; switching is inside the timed part.
     """
     subject = _CalibratedModel(cfg)
     images = subject.images()
-    found = []
+    pairs = []
     for point in subject.points:
         plain = subject.plain(point)
 
@@ -68,30 +70,30 @@ def compare_inference(cfg: CfgNode, rounds: int) -> list[Comparison]:
             plain(images)
 
         name = f"inference at {point}, against plain layers"
-        found.append(compare(name, slimmable, baseline, rounds, subject.model.device))
-    return found
+        pairs.append(time_pair(name, slimmable, baseline, rounds, subject.device))
+    return pairs
 
 
 @torch.no_grad()
-def compare_switching(cfg: CfgNode, rounds: int) -> list[Comparison]:
+def compare_switching(cfg: CfgNode, rounds: int) -> list[TimedPair]:
     """The first forward after a switch, the switch included, against the next one at that point."""
     subject = _CalibratedModel(cfg)
     images = subject.images()
-    found = []
+    pairs = []
     for number, point in enumerate(subject.points):
         other = subject.points[number - 1]
         times = []
         for _ in range(rounds + 1):
             with subject.calibrations.at(other):
                 subject.model(images)
-            wait_for(subject.model.device)
+            wait_for(subject.device)
             start = time.perf_counter()
             with subject.calibrations.at(point):
                 subject.model(images)
-                wait_for(subject.model.device)
+                wait_for(subject.device)
                 first = (time.perf_counter() - start) * 1000
-                steady = elapsed(lambda: subject.model(images), subject.model.device)
+                steady = elapsed(lambda: subject.model(images), subject.device)
             times.append((first, steady))
         name = f"switch {other} to {point} and first forward, against the next forward"
-        found.append(Comparison.of(name, times[1:]))
-    return found
+        pairs.append(TimedPair.of(name, times[1:]))
+    return pairs

@@ -1,5 +1,5 @@
 """
-Two ways to do one thing, timed in turn.
+Timing two ways to do one thing in turn.
 
 Times on a shared machine drift, so what is compared is run in turn, in one process, and given as
 the median of the ratios.
@@ -19,12 +19,12 @@ from ...runtime.device import wait_for
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TimedPair:
     """
-    Two ways to do one thing, timed in turn.
+    A timing of two ways to do one thing, in turn.
 
     Attributes:
-        name: what is compared.
+        name: what is timed against what.
         milliseconds, baseline: median times, in ms.
         extra: median of the differences, pair by pair, in ms.
         ratio: median of the ratios, pair by pair.
@@ -37,8 +37,8 @@ class Comparison:
     ratio: float
 
     @classmethod
-    def of(cls, name: str, times: Sequence[tuple[float, float]]) -> Comparison:
-        """The comparison that pairs of times, in ms, make."""
+    def of(cls, name: str, times: Sequence[tuple[float, float]]) -> TimedPair:
+        """The medians of pairs of times, in ms."""
         return cls(
             name,
             statistics.median(mine for mine, _ in times),
@@ -48,18 +48,18 @@ class Comparison:
         )
 
 
-def compare(
+def time_pair(
     name: str,
     run: Callable[[], object],
     baseline: Callable[[], object],
     rounds: int,
     device: torch.device,
-) -> Comparison:
+) -> TimedPair:
     """Time ``run`` and ``baseline`` in turn, after one round of both that does not count."""
     times: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
         times.append((elapsed(run, device), elapsed(baseline, device)))
-    return Comparison.of(name, times[1:])
+    return TimedPair.of(name, times[1:])
 
 
 def elapsed(run: Callable[[], object], device: torch.device) -> float:
@@ -71,8 +71,8 @@ def elapsed(run: Callable[[], object], device: torch.device) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> str:
-    """A line for each comparison, to be printed."""
-    rows = [(c.name, c.milliseconds, c.baseline, c.extra, c.ratio) for c in comparisons]
+def timings_table(pairs: Sequence[TimedPair]) -> str:
+    """A line for each pair, to be printed."""
+    rows = [(p.name, p.milliseconds, p.baseline, p.extra, p.ratio) for p in pairs]
     headers = ("", "ms", "baseline, ms", "extra, ms", "ratio")
-    return tabulate(rows, headers, floatfmt=(None, ".1f", ".1f", ".2f", ".3f"))
+    return tabulate(rows, headers, floatfmt=("", ".1f", ".1f", ".2f", ".3f"))

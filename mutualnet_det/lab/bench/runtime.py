@@ -1,5 +1,5 @@
 """
-What running a trained detector costs beyond its forwards: the grid, scoring, the predictor; and
+The cost of running a trained detector beyond its forwards: the grid, scoring, the predictor; and
 exports against it.
 
 A forward ends with detections at the network's scale; pasting masks into the image comes after it.
@@ -48,12 +48,12 @@ from ...evaluation.workers import by_resolution, evaluating
 from ...evenly import evenly
 from ...family import finds_only_objects
 from ...runtime import BudgetPredictor
-from ...runtime.device import wait_for
+from ...runtime.device import device_of, wait_for
 from ...runtime.export import FORMATS, ExportError, export_point
 from ...runtime.export.plain import Runner, run
 from ...runtime.pretrained import Pretrained
 from ...slimmable import OperatingPoint
-from .pairs import Comparison, elapsed
+from .pairs import TimedPair, elapsed
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class BenchmarkError(UserError, ValueError):
 
 
 @contextlib.contextmanager
-def some_images(found: Pretrained, count: int) -> Iterator[CfgNode]:
+def some_images(pretrained: Pretrained, count: int) -> Iterator[CfgNode]:
     """
     A config whose test data are ``count`` of the test images, evenly spread, or all if there are
     fewer; at most as many as the grid takes at once.
@@ -77,12 +77,12 @@ def some_images(found: Pretrained, count: int) -> Iterator[CfgNode]:
     Raises:
         BenchmarkError: for a model that is no detector, or makes more than detections.
     """
-    if not finds_only_objects(found.cfg):
+    if not finds_only_objects(pretrained.cfg):
         raise BenchmarkError(
-            f"A {found.cfg.MODEL.META_ARCHITECTURE} cannot be compared with Detectron2's "
+            f"A {pretrained.cfg.MODEL.META_ARCHITECTURE} cannot be compared with Detectron2's "
             "COCOEvaluator. Give the folder of a model that finds objects, and nothing else."
         )
-    cfg = found.cfg.clone()
+    cfg = pretrained.cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TRAIN = ()
     check_datasets(cfg)
@@ -112,10 +112,10 @@ def some_images(found: Pretrained, count: int) -> Iterator[CfgNode]:
 @dataclass
 class _GridTimes:
     """
-    Of one round, in ms.
+    Times of one round, in ms.
 
     Attributes:
-        grid: reading, resizing, forwards, pasting, encoding and writing what was found.
+        grid: reading, resizing, forwards, pasting, encoding and writing the detections.
         grid_forwards: those among it.
         scoring: all points, and writing the results.
         forwards: bare, on resized images.
@@ -138,18 +138,18 @@ class _GridTimes:
 
     @property
     def beyond(self) -> float:
-        """What the grid takes beyond its forwards."""
+        """The time of the grid beyond its forwards."""
         return self.grid - self.grid_forwards + self.scoring
 
     @property
     def detectron2_beyond(self) -> float:
-        """What Detectron2 takes beyond its forwards."""
+        """The time of Detectron2 beyond its forwards."""
         return self.detectron2 - self.detectron2_forwards
 
 
 def compare_grid(
-    found: Pretrained, points: Sequence[OperatingPoint], num_images: int, rounds: int
-) -> list[Comparison]:
+    pretrained: Pretrained, points: Sequence[OperatingPoint], num_images: int, rounds: int
+) -> list[TimedPair]:
     """
     An evaluation of test images at ``points`` against its bare forwards, and what it takes beyond
     the forwards against as many runs of Detectron2's ``inference_on_dataset`` with a
@@ -161,9 +161,9 @@ def compare_grid(
     Args:
         num_images: see :func:`some_images`.
     """
-    with some_images(found, num_images) as cfg, tempfile.TemporaryDirectory() as folder:
-        task = build_task(cfg, found.model)
-        evaluation = _GridRound(cfg, found, task, by_resolution(points))
+    with some_images(pretrained, num_images) as cfg, tempfile.TemporaryDirectory() as folder:
+        task = build_task(cfg, pretrained.model)
+        evaluation = _GridRound(cfg, pretrained, task, by_resolution(points))
         times = []
         for number in range(rounds + 1):
             logger.info(
@@ -184,24 +184,25 @@ def compare_grid(
         ],
     }
     return [
-        Comparison.of(name, [(mine / each, other / each) for mine, other in found])
-        for name, found in pairs.items()
+        TimedPair.of(name, [(mine / each, other / each) for mine, other in both])
+        for name, both in pairs.items()
     ]
 
 
 class _GridRound:
-    """One evaluation of the grid, in turn with what it is compared with."""
+    """An evaluation of the grid, in turn with what it is compared with."""
 
     def __init__(
         self,
         cfg: CfgNode,
-        found: Pretrained,
+        pretrained: Pretrained,
         task: Task,
         points: Sequence[OperatingPoint],
     ) -> None:
         self._cfg = cfg
-        self._model = found.model
-        self._at = found.calibrations.at
+        self._model = pretrained.model
+        self._device = device_of(pretrained.model)
+        self._at = pretrained.calibrations.at
         self._task = task
         self._points = points
         images = [read_record(record, cfg.INPUT.FORMAT) for record in task.records]
@@ -217,19 +218,20 @@ class _GridRound:
             progress.begin({}, torch.get_num_threads(), resume=False)
             self._task.begin(output)
             numbers = range(len(self._task.records))
-            found = self._task.run(self._task.records, self._points, self._at)
-            commit = partial(progress.part(0).commit, numbers, self._in_turn(found, times))
-            total = elapsed(commit, self._model.device)
+            predictions = self._task.run(self._task.records, self._points, self._at)
+            turns = self._in_turn(predictions, times)
+            commit = partial(progress.part(0).commit, numbers, turns)
+            total = elapsed(commit, self._device)
             times.grid = total - times.others
             not_counted = Cost({}, {}, 0, {})
             for point in self._points:
                 scoring = partial(self._task.score, point, not_counted, progress, output)
-                times.scoring += elapsed(scoring, self._model.device)
+                times.scoring += elapsed(scoring, self._device)
         return times
 
-    def _in_turn(self, found: Found, times: _GridTimes) -> Found:
+    def _in_turn(self, predictions: Found, times: _GridTimes) -> Found:
         """The same, with the others' turns after each point."""
-        for point, results in found:
+        for point, results in predictions:
             times.grid_forwards += sum(result["milliseconds"] for result in results)
             start = time.perf_counter()
             with self._at(point):
@@ -243,7 +245,7 @@ class _GridRound:
             (instances, _), milliseconds = timed(self._model, view)
             times.forwards += milliseconds
             paste = partial(detector_postprocess, instances, record["height"], record["width"])
-            times.pasting += elapsed(paste, self._model.device)
+            times.pasting += elapsed(paste, self._device)
 
     def _run_detectron2(self, point: OperatingPoint, times: _GridTimes) -> None:
         resize = ResizeShortestEdge(point.resolution, self._cfg.INPUT.MAX_SIZE_TEST)
@@ -262,7 +264,7 @@ class _GridRound:
                 kpt_oks_sigmas=self._cfg.TEST.KEYPOINT_OKS_SIGMAS,
             )
             inference = partial(inference_on_dataset, model, loader, evaluator)
-            times.detectron2 += elapsed(inference, self._model.device)
+            times.detectron2 += elapsed(inference, self._device)
         times.detectron2_forwards += model.forwards
         times.detectron2_pasting += model.pasting
 
@@ -285,7 +287,7 @@ class _Detectron2Model:
         self.forwards += milliseconds
         start = time.perf_counter()
         instances = detector_postprocess(instances, item["height"], item["width"])
-        wait_for(self._model.device)
+        wait_for(device_of(self._model))
         self.pasting += (time.perf_counter() - start) * 1000
         return [{"instances": instances}]
 
@@ -293,7 +295,7 @@ class _Detectron2Model:
 # Scoring -----------------------------------------------------------------------------------------
 
 
-def compare_scoring(grid: Path, keypoint_sigmas: Sequence[float]) -> list[Comparison]:
+def compare_scoring(grid: Path, keypoint_sigmas: Sequence[float]) -> list[TimedPair]:
     """
     Hotcoco against pycocotools, on every point of an evaluated grid: one point, of each kind.
 
@@ -315,29 +317,28 @@ def compare_scoring(grid: Path, keypoint_sigmas: Sequence[float]) -> list[Compar
         )
     logger.info("Scoring every point")
     truths = [load_ground_truth(str(grid / "ground_truth.json"), name) for name in EVALUATORS]
-    found = []
+    timings = []
     for iou_type, kind in KIND_OF.items():
         pairs = []
         for path in sorted(grid.glob(f"detections/*.{iou_type}.json")):
             detections = json.loads(path.read_text(encoding="utf-8"))
             sigmas = keypoint_sigmas if iou_type == "keypoints" else ()
-            pairs.append(
-                tuple(
-                    elapsed(partial(score, truth, detections, iou_type, sigmas), CPU)
-                    for truth in truths
-                )
+            mine, other = (
+                elapsed(partial(score, truth, detections, iou_type, sigmas), CPU)
+                for truth in truths
             )
+            pairs.append((mine, other))
         if pairs:
             name = f"scoring a point's {kind} AP, {' against '.join(EVALUATORS)}"
-            found.append(Comparison.of(name, pairs))
-    return found
+            timings.append(TimedPair.of(name, pairs))
+    return timings
 
 
 # The predictor -----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def compare_predictor(found: Pretrained, num_images: int, rounds: int) -> list[Comparison]:
+def compare_predictor(pretrained: Pretrained, num_images: int, rounds: int) -> list[TimedPair]:
     """
     The predictor, given a budget and an image, against Detectron2's model at the same point.
 
@@ -350,11 +351,12 @@ def compare_predictor(found: Pretrained, num_images: int, rounds: int) -> list[C
     Args:
         num_images: see :func:`some_images`.
     """
-    cfg, model, calibrations, table, _ = found
+    cfg, model, calibrations, table, _ = pretrained
+    device = device_of(model)
     predictor = BudgetPredictor(cfg, model, calibrations, table)
     entries = evenly(table.entries, NUM_ENTRIES)
     logger.info("Calling the predictor %d times at %d points", rounds, len(entries))
-    with some_images(found, num_images) as some:
+    with some_images(pretrained, num_images) as some:
         records = build_task(some, model).records
         images = [read_record(record, "BGR") for record in records]
     ready: dict[OperatingPoint, list[tuple[float, float]]] = {e.point: [] for e in entries}
@@ -374,14 +376,14 @@ def compare_predictor(found: Pretrained, num_images: int, rounds: int) -> list[C
                 for entry, pixels, forward in zip(entries, seen, bare, strict=True):
                     if turn == "predictor":
                         call = partial(predictor, pixels, gflops=entry.gflops)
-                        turns[turn].append(elapsed(call, model.device))
+                        turns[turn].append(elapsed(call, device))
                     else:
                         with calibrations.at(entry.point):
-                            turns[turn].append(elapsed(forward, model.device))
-            for entry, *pair in zip(entries, turns["predictor"], turns["model"], strict=True):
-                times[entry.point].append(tuple(pair))
+                            turns[turn].append(elapsed(forward, device))
+            for entry, mine, other in zip(entries, turns["predictor"], turns["model"], strict=True):
+                times[entry.point].append((mine, other))
     return [
-        Comparison.of(f"predictor at {point}{what}", times[point][1:])
+        TimedPair.of(f"predictor at {point}{what}", times[point][1:])
         for times, what in (
             (ready, ", against the model alone"),
             (resized, " with resizing, against DefaultPredictor's steps"),
@@ -398,7 +400,7 @@ def _model_input(cfg: CfgNode, view: Tensor) -> dict:
 
 
 def _default_predict(cfg: CfgNode, model: nn.Module, resolution: int, image: np.ndarray) -> dict:
-    """What Detectron2's ``DefaultPredictor`` does with a BGR image (H, W, 3)."""
+    """Predict on a BGR image (H, W, 3) in the steps of Detectron2's ``DefaultPredictor``."""
     if cfg.INPUT.FORMAT == "RGB":
         image = image[:, :, ::-1]
     height, width = image.shape[:2]
@@ -411,50 +413,51 @@ def _default_predict(cfg: CfgNode, model: nn.Module, resolution: int, image: np.
 # Exports -----------------------------------------------------------------------------------------
 
 
-def compare_exports(found: Pretrained, num_images: int, rounds: int) -> list[Comparison]:
+def compare_exports(pretrained: Pretrained, num_images: int, rounds: int) -> list[TimedPair]:
     """
     The cheapest and the dearest point of the query table, exported in every format that takes the
     model, against the model at the point: forwards on resized images.
 
     Args:
-        found: on the CPU.
+        pretrained: on the CPU.
         num_images: see :func:`some_images`.
     """
-    with some_images(found, num_images) as cfg:
-        records = build_task(cfg, found.model).records
+    with some_images(pretrained, num_images) as cfg:
+        records = build_task(cfg, pretrained.model).records
         images = [read_record(record, cfg.INPUT.FORMAT) for record in records]
     files = [record["file_name"] for record in records]
     pairs: dict[str, list[tuple[float, float]]] = {}
-    for entry in evenly(found.table.entries, 2):
+    for entry in evenly(pretrained.table.entries, 2):
         point = entry.point
         logger.info("Exporting %s", point)
-        runners = _exported(found, point, files[:2])
+        runners = _exported(pretrained, point, files[:2])
         views = [evaluation_view(cfg, image, point.resolution) for image in images]
-        with found.calibrations.at(point):
+        with pretrained.calibrations.at(point):
             seen = itertools.islice(itertools.cycle(views), WARM_UP + rounds)
             for number, view in enumerate(seen):
                 for name, runner in runners.items():
                     turns = {
                         "export": partial(runner, [view]),
-                        "model": partial(run, found.model, [view]),
+                        "model": partial(run, pretrained.model, [view]),
                     }
                     # Either goes first, as above.
                     order = sorted(turns, reverse=number % 2 == 0)
                     times = {turn: elapsed(turns[turn], CPU) for turn in order}
                     pairs.setdefault(name, []).append((times["export"], times["model"]))
     return [
-        Comparison.of(f"{name}, against the model", times[WARM_UP:])
-        for name, times in pairs.items()
+        TimedPair.of(f"{name}, against the model", times[WARM_UP:]) for name, times in pairs.items()
     ]
 
 
-def _exported(found: Pretrained, point: OperatingPoint, files: Sequence[str]) -> dict[str, Runner]:
-    """What runs each export, by a name for it."""
+def _exported(
+    pretrained: Pretrained, point: OperatingPoint, files: Sequence[str]
+) -> dict[str, Runner]:
+    """Export a point in every format that takes it: the exports' runners, by a name for each."""
     runners = {}
     for name, form in FORMATS.items():
         with tempfile.TemporaryDirectory() as folder:
             try:
-                export_point(found, point, name, Path(folder) / name, files)
+                export_point(pretrained, point, name, Path(folder) / name, files)
             except ExportError as error:
                 logger.warning("No export as %s: %s", name, error)
                 continue

@@ -1,5 +1,5 @@
 """
-How training scales with processes: what a step costs here, and what a model says of more GPUs.
+The scaling of training with processes: a step's cost here, and what a model says of more GPUs.
 
 The model: a step of P processes takes the step of one, with as many images per process, and the
 reductions, none of which hides behind computation. An all-reduce of b bytes goes through the GPUs
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import launch
@@ -35,7 +36,7 @@ from ...engine.sampling import build_sampler
 from ...engine.trainer import MutualTrainer
 from ...evaluation.workers import share_threads
 from ...modeling.build import build_network
-from ...runtime.device import wait_for
+from ...runtime.device import device_of, wait_for
 from ...slimmable import SlimmableBatchNorm2d
 
 # Steps before the ones that count.
@@ -90,7 +91,7 @@ def _level(num_bytes: float, count: int, link: Link) -> float:
 @dataclass(frozen=True)
 class Messages:
     """
-    What is reduced in a step, in bytes.
+    The sizes of what is reduced in a step, in bytes.
 
     Attributes:
         gradients: in one reduction.
@@ -102,7 +103,7 @@ class Messages:
 
     @classmethod
     def of(cls, cfg: CfgNode) -> Messages:
-        """Those of a config, with every norm at full width, which is the most there can be."""
+        """Count a config's, with every norm at full width, which is the most there can be."""
         model = build_network(cfg)
         trained = [p for p in model.parameters() if p.requires_grad]
         norms = [m for m in model.modules() if isinstance(m, SlimmableBatchNorm2d)]
@@ -127,7 +128,7 @@ class StepCost:
 
 def predict(step: float, messages: Messages, cluster: Cluster) -> StepCost:
     """
-    What a step takes on a cluster.
+    Predict what a step takes on a cluster.
 
     Args:
         step: seconds of one process without others, on as many images as each has.
@@ -169,24 +170,25 @@ def _measure(cfg: CfgNode, steps: int, path: str, threads: int) -> None:
     check_datasets(cfg)
     trainer = MutualTrainer(cfg)
     trainer.prepare(0)
+    device = device_of(trainer.model)
     gradient_size = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     costs = []
     with EventStorage(0) as trainer.storage:
         for trainer.iter in range(WARMUP_STEPS + 2 * steps):
             # Looking at each reduction makes a GPU wait: steps are timed without it.
-            with _Reductions(trainer.iter >= WARMUP_STEPS + steps, trainer.model.device) as seen:
+            with _Reductions(trainer.iter >= WARMUP_STEPS + steps, device) as reductions:
                 start = time.perf_counter()
                 trainer.run_step()
-                wait_for(trainer.model.device)
-                costs.append((time.perf_counter() - start, seen.of(gradient_size)))
+                wait_for(device)
+                costs.append((time.perf_counter() - start, reductions.times(gradient_size)))
     plain = [step for step, _ in costs[WARMUP_STEPS : WARMUP_STEPS + steps]]
-    seen = [reductions for _, reductions in costs[WARMUP_STEPS + steps :]]
+    reduced = [times for _, times in costs[WARMUP_STEPS + steps :]]
     cost = StepCost(
         comm.get_world_size(),
         _median(plain),
-        _median([gradients for gradients, _, _ in seen]),
-        _median([statistics for _, statistics, _ in seen]),
-        seen[-1][2],
+        _median([gradients for gradients, _, _ in reduced]),
+        _median([statistics for _, statistics, _ in reduced]),
+        reduced[-1][2],
     )
     if comm.is_main_process():
         Path(path).write_text(json.dumps(asdict(cost)))
@@ -198,10 +200,10 @@ def _measure(cfg: CfgNode, steps: int, path: str, threads: int) -> None:
 class _Reductions:
     """Times the reductions inside, if it is told to."""
 
-    def __init__(self, watches: bool, device) -> None:
+    def __init__(self, watches: bool, device: torch.device) -> None:
         self._watches = watches
         self._device = device
-        self._found: list[tuple[int, float]] = []
+        self._reductions: list[tuple[int, float]] = []
 
     def __enter__(self) -> _Reductions:
         self._all_reduce = dist.all_reduce
@@ -217,14 +219,14 @@ class _Reductions:
         start = time.perf_counter()
         result = self._all_reduce(tensor, *args, **kwargs)
         wait_for(self._device)
-        self._found.append((tensor.numel(), time.perf_counter() - start))
+        self._reductions.append((tensor.numel(), time.perf_counter() - start))
         return result
 
-    def of(self, gradient_size: int) -> tuple[float, float, int]:
+    def times(self, gradient_size: int) -> tuple[float, float, int]:
         """Seconds of the gradients' reduction, seconds of the norms' and how many these are."""
-        if not self._found:
+        if not self._reductions:
             return 0.0, 0.0, 0
-        *statistics, _facts, (size, gradients) = self._found
+        *statistics, _facts, (size, gradients) = self._reductions
         assert size == gradient_size
         return gradients, sum(seconds for _, seconds in statistics), len(statistics)
 

@@ -39,7 +39,7 @@ from ...modeling.meta_arch import Teacher
 from ...modeling.semantic import semantic_ground_truth
 from ...slimmable import Calibrations, OperatingPoint, at_width, sliced
 from .layers import lightly_calibrated
-from .pairs import Comparison, comparison_table, elapsed
+from .pairs import TimedPair, elapsed, timings_table
 
 # Rounds that do not count: the first steps compile kernels and fill caches.
 WARM_UP = 2
@@ -55,8 +55,8 @@ class TrainingCost:
     """
 
     parts: dict[str, float]
-    steps: list[Comparison]
-    memory: Comparison
+    steps: list[TimedPair]
+    memory: TimedPair
 
     def __str__(self) -> str:
         headers = ("part of a mutual step", "ms", "share")
@@ -68,7 +68,7 @@ class TrainingCost:
         return (
             f"{split}\n\n"
             f"data: {self.parts['data']:.1f} ms a batch for one process of the loader\n\n"
-            f"{comparison_table(self.steps)}\n"
+            f"{timings_table(self.steps)}\n"
             f"{memory.name}: {memory.milliseconds:.0f} / {memory.baseline:.0f} MiB = "
             f"{memory.ratio:.3f}"
         )
@@ -86,7 +86,7 @@ def measure_training(cfg: CfgNode, rounds: int) -> TrainingCost:
     return TrainingCost(parts, steps, compare_memory(cfg, rounds))
 
 
-def compare_steps(cfg: CfgNode, rounds: int) -> tuple[dict[str, float], list[Comparison]]:
+def compare_steps(cfg: CfgNode, rounds: int) -> tuple[dict[str, float], list[TimedPair]]:
     """
     Time the parts of a mutual step, and the step against three others.
 
@@ -126,7 +126,7 @@ def compare_steps(cfg: CfgNode, rounds: int) -> tuple[dict[str, float], list[Com
                 parts.setdefault(name, []).append(split.get(name, 0.0) * 1000)
     mine, full = times["mutual"], [found[0] for found in times["plain"]]
     steps = [
-        Comparison.of(f"{name}, against {other}", list(zip(ours, theirs, strict=True)))
+        TimedPair.of(f"{name}, against {other}", list(zip(ours, theirs, strict=True)))
         for name, ours, other, theirs in (
             (
                 f"mutual step of {len(passes)} passes",
@@ -270,7 +270,7 @@ def _scaled_masks(
 # Memory ------------------------------------------------------------------------------------------
 
 
-def compare_memory(cfg: CfgNode, steps: int) -> Comparison:
+def compare_memory(cfg: CfgNode, steps: int) -> TimedPair:
     """
     Peak memory of a mutual training, against Detectron2's of the full network of plain layers: on a
     GPU what tensors take there, else a process's resident memory. The figures are MiB.
@@ -285,7 +285,7 @@ def compare_memory(cfg: CfgNode, steps: int) -> Comparison:
         sender.close()
         peaks.append(receiver.recv())
         process.join()
-    return Comparison.of("peak memory, against Detectron2's of the full network", [tuple(peaks)])
+    return TimedPair.of("peak memory, against Detectron2's of the full network", [tuple(peaks)])
 
 
 def _report_peak(train: Callable[[CfgNode, int], None], cfg: CfgNode, steps: int, sender) -> None:

@@ -30,7 +30,7 @@ EPSILON = float(np.spacing(1))
 @dataclass(frozen=True)
 class CategoryMatches:
     """
-    What was found of one category, by falling score: D detections of at most 100 per image, T IoU
+    The detections of one category, by falling score: D detections of at most 100 per image, T IoU
     thresholds, N images.
 
     Attributes:
@@ -48,7 +48,7 @@ class CategoryMatches:
 
 def resample(num_images: int, resamples: int) -> Tensor:
     """
-    How often each image is drawn in each bootstrap sample of ``num_images`` with replacement:
+    Count how often each image is drawn in each bootstrap sample of ``num_images`` with replacement:
     (resamples, num_images). Always the same, so that any two scores are compared on the same draws.
     """
     drawn = stream("bootstrap", 0, num_images).integers(num_images, size=(resamples, num_images))
@@ -96,17 +96,22 @@ class Bootstrap:
 
 
 def _matches(images: list[dict[str, Any] | None]) -> CategoryMatches:
-    """Of one category, in the order of the images; None for one with nothing in it."""
-    objects = [0 if found is None else int((found["gtIgnore"] == 0).sum()) for found in images]
-    present = [(number, found) for number, found in enumerate(images) if found is not None]
+    """
+    Join pycocotools' matches of one category.
+
+    Args:
+        images: in order; None for one with nothing of the category in it.
+    """
+    objects = [0 if match is None else int((match["gtIgnore"] == 0).sum()) for match in images]
+    present = [(number, match) for number, match in enumerate(images) if match is not None]
     if not present:
         empty = torch.zeros(1, 0, dtype=torch.bool)
         return CategoryMatches(torch.zeros(0).long(), empty, empty, torch.tensor(objects))
-    scores = np.concatenate([found["dtScores"] for _, found in present])
+    scores = np.concatenate([match["dtScores"] for _, match in present])
     order = np.argsort(-scores, kind="mergesort")  # pycocotools' order of equal scores
-    image = np.concatenate([[number] * len(found["dtScores"]) for number, found in present])
-    ignored = np.concatenate([found["dtIgnore"] for _, found in present], axis=1)[:, order] > 0
-    matched = np.concatenate([found["dtMatches"] for _, found in present], axis=1)[:, order] > 0
+    image = np.concatenate([[number] * len(match["dtScores"]) for number, match in present])
+    ignored = np.concatenate([match["dtIgnore"] for _, match in present], axis=1)[:, order] > 0
+    matched = np.concatenate([match["dtMatches"] for _, match in present], axis=1)[:, order] > 0
     return CategoryMatches(
         torch.from_numpy(image[order].astype(np.int64)),
         torch.from_numpy(matched & ~ignored),
@@ -117,8 +122,8 @@ def _matches(images: list[dict[str, Any] | None]) -> CategoryMatches:
 
 def _mean_ap(groups: list[CategoryMatches], counts: Tensor, recalls: Tensor) -> Tensor:
     """(B,) AP in percent with the images counted as (B, N) ``counts`` say."""
-    found = torch.stack([_category_ap(group, counts, recalls) for group in groups])
-    return 100 * found.nanmean(dim=0)
+    by_category = torch.stack([_category_ap(group, counts, recalls) for group in groups])
+    return 100 * by_category.nanmean(dim=0)
 
 
 def _category_ap(group: CategoryMatches, counts: Tensor, recalls: Tensor) -> Tensor:
@@ -133,9 +138,9 @@ def _category_ap(group: CategoryMatches, counts: Tensor, recalls: Tensor) -> Ten
     counted = group.counted
     if (counted == counted[:1]).all():
         counted = counted[:1]  # one sum for all thresholds
-    found = (drawn * counted).cumsum(dim=-1)[..., places]
+    detections = (drawn * counted).cumsum(dim=-1)[..., places]
     right = (drawn[..., places] * group.right[:, places]).cumsum(dim=-1).double()  # (B, T, P)
-    precision = right / (found.double() + EPSILON)
+    precision = right / (detections.double() + EPSILON)
     # At each recall the best precision at this or a higher one.
     precision = precision.flip(-1).cummax(dim=-1).values.flip(-1)
     recall = right / objects.clamp(min=1)[:, None, None]

@@ -1,4 +1,4 @@
-"""What the method claims, held against the scores of a comparison."""
+"""The method's claims, held against the scores of a comparison."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_claims(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[di
     """
     if not roles:
         return []
-    found = []
+    claims = []
     kinds = dict.fromkeys(score["kind"] for score in record["scores"])
     for kind in kinds:
         mutual, us_net, independent = (
@@ -64,7 +64,7 @@ def check_claims(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[di
                 _full(mutual, independent),
             ),
         ):
-            found.append(
+            claims.append(
                 {
                     "claim": claim,
                     "kind": kind,
@@ -74,7 +74,7 @@ def check_claims(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[di
                     "points": [str(point) for point in points],
                 }
             )
-    return found
+    return claims
 
 
 _Verdict = tuple[bool | None, list[OperatingPoint], str]
@@ -90,8 +90,8 @@ def _above_below(mutual: _Scores, us_net: _Scores) -> _Verdict:
             margins.setdefault(point.width, []).append((margin, point))
     if len(margins) < NUM_WIDTHS:
         return None, [], f"{len(margins)} widths have scores of both at two resolutions or more"
-    points = [point for found in margins.values() for _, point in found]
-    least = [min(found) for found in margins.values()]
+    points = [point for at_width in margins.values() for _, point in at_width]
+    least = [min(at_width) for at_width in margins.values()]
     good = sum(margin > 0 for margin, _ in least)
     shown = ", ".join(f"{margin:+.1f} at {point}" for margin, point in least)
     detail = f"{good} of {len(least)} widths; least margin of each: {shown}"
@@ -121,8 +121,8 @@ def _full(mutual: _Scores, independent: _Scores) -> _Verdict:
         return None, [], f"no scores of both{f' at {point}' if point else ''}"
     margin = _margin(mutual, independent, point)
     values = [
-        f"{found[point]['mean']:.1f}" + plus_minus(found[point]["spread"])
-        for found in (mutual, independent)
+        f"{scores[point]['mean']:.1f}" + plus_minus(scores[point]["spread"])
+        for scores in (mutual, independent)
     ]
     return margin >= 0, [point], f"{margin:+.1f} at {point}: {values[0]} against {values[1]}"
 
@@ -132,12 +132,12 @@ def _margin(scores: _Scores, others: _Scores, point: OperatingPoint) -> float:
 
 
 def plus_minus(spread: float | None) -> str:
-    """What follows a mean; the spread of one seed is unknown."""
+    """The text that follows a mean; the spread of one seed is unknown."""
     return "" if spread is None else f" ± {spread:.1f}"
 
 
 def over_seeds(record: Mapping[str, Any]) -> str:
-    """How the scores of a comparison are given."""
+    """The caption of a comparison's scores."""
     if any(score["spread"] is not None for score in record["scores"]):
         return "mean ± standard deviation over seeds"
     return "one seed"

@@ -1,5 +1,5 @@
 """
-What a training step costs, counted: the same on every machine, whatever else runs there.
+The cost of a training step, counted: the same on every machine, whatever else runs there.
 
 Seconds would depend on the load and on how well small networks use the machine; they are measured
 and reported beside it, but schedules are not made of them.
@@ -81,9 +81,10 @@ class ComputeCounter:
             model = build_network(cpu).eval()
         with at_width(model, width):
             counter = CostCounter(model)
+        backbone = model.get_submodule("backbone")
         sizes = {
             resolution: padded_sizes(
-                self._image_sizes(cfg), resolution, cfg.INPUT.MAX_SIZE_TRAIN, model.backbone
+                self._image_sizes(cfg), resolution, cfg.INPUT.MAX_SIZE_TRAIN, backbone
             )
             for resolution in cfg.MUTUALNET.RESOLUTIONS
         }
@@ -103,7 +104,7 @@ def _is_taught_on_proposals(cfg: CfgNode) -> bool:
 
 
 def _network_key(cfg: CfgNode) -> str:
-    """All that the cost of a pass depends on, beside its operating point."""
+    """A key of all that the cost of a pass depends on, beside its operating point."""
     node = cfg.MUTUALNET
     sizes = (node.SCOPE, node.WIDTH_RANGE, node.RESOLUTIONS, cfg.INPUT.MAX_SIZE_TRAIN)
     return _key([cfg.MODEL, cfg.DATASETS, *sizes])

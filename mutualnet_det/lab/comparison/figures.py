@@ -18,7 +18,7 @@ from ...runtime import frontier
 from .claims import over_seeds
 
 # Together told apart with any colour vision.
-COLOURS = matplotlib.colormaps["tab10"].colors
+COLOURS = matplotlib.color_sequences["tab10"]
 MARKERS = "osD^vPX<>*"
 
 
@@ -36,9 +36,11 @@ def write_comparison_figures(record: Mapping[str, Any], folder: Path) -> None:
 
 def ap_against_gflops(record: Mapping[str, Any], methods: Sequence[dict[str, Any]]) -> Figure:
     """
-    One panel per kind of score. A method that is one network has its frontier (the points that no
-    cheaper one of it beats on the mean over seeds) as a line, with the spread as a band, and its
-    other points as faint markers; one of several networks has a marker with the spread for each.
+    Draw one panel per kind of score.
+
+    A method that is one network has its frontier (the points that no cheaper one of it beats on the
+    mean over seeds) as a line, with the spread as a band, and its other points as faint markers;
+    one of several networks has a marker with the spread for each.
     """
     kinds = list(dict.fromkeys(score["kind"] for score in record["scores"]))
     figure = Figure(figsize=(6.2 * len(kinds), 4.8), layout="constrained")

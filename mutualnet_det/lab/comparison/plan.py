@@ -1,5 +1,5 @@
 """
-What is to be compared: methods, seeds, operating points and schedule, as a plan says.
+The plan of a comparison: methods, seeds, operating points and schedule.
 
 A plan is checked wholly before anything runs: every training's config is built and checked.
 """
@@ -34,7 +34,7 @@ from .plan_file import Method, PlanError, PlanFile, need, read_yaml
 @dataclass(frozen=True, eq=False)
 class Training:
     """
-    One training.
+    A training, as a plan has it.
 
     Attributes:
         name: of it alone, such as "independent 0.50x96, seed 0".
@@ -63,18 +63,18 @@ class Training:
 
     @property
     def weights(self) -> Path:
-        """What it ends with. Never those of a training that was told to end early."""
+        """The file that it ends with. One that was told to end early has none."""
         return self.folder / "model_final.pth"
 
 
 class Pretraining(Training):
-    """That of the backbone which all runs start from. It is not evaluated."""
+    """The training of the backbone that all runs start from. It is not evaluated."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Run(Training):
     """
-    One training and its evaluation.
+    A training and its evaluation.
 
     Attributes:
         network: of :attr:`Method.networks`, "" where there is one for all points.

@@ -32,7 +32,7 @@ class PlanError(UserError, ValueError):
 @dataclass(frozen=True)
 class Method:
     """
-    One of the methods under comparison.
+    A method under comparison.
 
     Attributes:
         name: of its folder.
@@ -143,7 +143,7 @@ class PlanFile(_Keys):
     resamples: PositiveInt = 1000
 
     def all_methods(self) -> tuple[Method, ...]:
-        """Those of no study first."""
+        """Return the methods, those of no study first."""
         return tuple(
             Method(name, given.label or name, study, given.options, tuple(given.networks))
             for study, methods in {"": self.methods, **self.studies}.items()

@@ -1,4 +1,4 @@
-"""Writing what a comparison has found."""
+"""Writing the results of a comparison."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write_comparison(record: Mapping[str, Any], folder: Path) -> str:
     Write ``comparison.json``, ``.txt``, ``.md`` and ``.csv`` and the figures.
 
     Args:
-        record: from :func:`~mutualnet_det.comparison.results.collect`.
+        record: from :func:`~mutualnet_det.lab.comparison.results.collect`.
 
     Returns:
         the text.

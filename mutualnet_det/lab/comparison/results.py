@@ -1,4 +1,4 @@
-"""What the runs of a plan have found, as one record: what ``comparison.json`` holds."""
+"""The results of a plan's runs as one record: what ``comparison.json`` holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from scipy.stats import ttest_1samp
 
 from ...config import flattened
-from ...evaluation.results import Grid, GridRow
+from ...evaluation.results import Grid
 from ...evaluation.scoring import KIND_OF, METRICS
 from ...files import replacing
 from .bootstrap import Bootstrap
@@ -36,7 +36,7 @@ Resampled = dict[str, np.ndarray]  # by "box 0.25x64", the AP of each resample
 
 def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
     """
-    Everything that the finished runs of a plan have found, as JSON.
+    Collect the results of a plan's finished runs, as JSON.
 
     Args:
         num_processes: to resample with. What a run's resamples gave is kept in its folder.
@@ -49,7 +49,7 @@ def collect(plan: Plan, num_processes: int) -> dict[str, Any]:
         deviation, n - 1) over the seeds; ``differences``: of each method from the first, over the
         seeds that both have, with the interval that 95 % of the resamples of images are in, and
         ``p_value`` of a paired t-test over the seeds, None for one seed or without any spread;
-        ``claims``, see :func:`~mutualnet_det.comparison.claims.check_claims`.
+        ``claims``, see :func:`~mutualnet_det.lab.comparison.claims.check_claims`.
 
     Raises:
         RunsError: if a run lacks its evaluation, or runs were evaluated on different images or
@@ -132,7 +132,7 @@ def _training(training: Training) -> dict[str, Any]:
 
 
 def _hours(trainings: Sequence[Training]) -> float | None:
-    """Of a run that was interrupted, as of those that differ from it in the seed."""
+    """Add up the trainings; one that was interrupted took as long as those of other seeds."""
     noted = {run.title for run in trainings if is_finished(run) and seconds_taken(run)}
     if not trainings or noted != {run.title for run in trainings}:
         return None
@@ -154,15 +154,15 @@ def _run(run: Run, grid: Grid) -> dict[str, Any]:
             str(row.point): {
                 "gflops": row.gflops,
                 "detections_per_image": row.detections_per_image,
-                **{kind: _metrics(row, kind) for kind in IOU_TYPES if kind in row.kinds},
+                **{
+                    kind: {metric: scores[metric] for metric in METRICS}
+                    for kind in IOU_TYPES
+                    if (scores := row.scores.get(kind)) is not None
+                },
             }
             for row in grid.rows
         },
     }
-
-
-def _metrics(row: GridRow, kind: str) -> dict[str, float | None]:
-    return {metric: row.scores[kind][metric] for metric in METRICS}
 
 
 def _seconds_per_step(training: Training) -> float | None:
@@ -182,12 +182,12 @@ def _resample(runs: Sequence[Run], resamples: int, num_processes: int) -> dict[R
     if missing:
         logger.info("Resampling the images of %d runs, %d times each", missing, resamples)
     if num_processes == 1 or missing < 2:
-        found = [_resample_run(task) for task in tasks]
+        resampled = [_resample_run(task) for task in tasks]
     else:
         context = multiprocessing.get_context("spawn")
         with context.Pool(num_processes, torch.set_num_threads, (1,)) as pool:
-            found = pool.map(_resample_run, tasks, chunksize=1)
-    return dict(zip(runs, found, strict=True))
+            resampled = pool.map(_resample_run, tasks, chunksize=1)
+    return dict(zip(runs, resampled, strict=True))
 
 
 def _resample_run(task: tuple[Path, int]) -> Resampled:
@@ -205,15 +205,16 @@ def _resample_run(task: tuple[Path, int]) -> Resampled:
     grid_folder = folder / "grid"
     grid = Grid.load(grid_folder / "grid.json")
     bootstrap = Bootstrap(read(grid_folder / "ground_truth.json"), resamples)
-    found = {}
+    resampled = {}
     for row in grid.rows:
         for kind, iou_type in IOU_TYPES.items():
             if kind in row.kinds:
                 path = grid_folder / "detections" / f"{row.point}.{iou_type}.json"
-                found[f"{kind} {row.point}"] = bootstrap.ap(read(path), iou_type)
+                resampled[f"{kind} {row.point}"] = bootstrap.ap(read(path), iou_type)
     with replacing(folder / "resampled.npz", "wb") as file:
-        np.savez(file, source=_source(folder, resamples), **found)
-    return found
+        # Its stub takes any name for that of an option.
+        np.savez(file, source=_source(folder, resamples), **resampled)  # type: ignore[arg-type]
+    return resampled
 
 
 def _kept(folder: Path, resamples: int) -> Resampled | None:
@@ -247,9 +248,9 @@ def _scores(plan: Plan, grids: dict[Run, Grid]) -> list[dict[str, Any]]:
             }
             for kind in IOU_TYPES:
                 by_seed = {
-                    str(seed): row.score(kind)
+                    str(seed): score
                     for seed, row in rows.items()
-                    if kind in row.kinds and row.score(kind) is not None
+                    if kind in row.kinds and (score := row.score(kind)) is not None
                 }
                 if by_seed:
                     gflops = [row.gflops for row in rows.values()]

@@ -72,7 +72,7 @@ def tool_commands(run: Training) -> list[list[str]]:
 
 
 def is_finished(run: Training) -> bool:
-    """Whether a run has been trained, and evaluated as the plan says now."""
+    """Tell whether a run has been trained, and evaluated as the plan says now."""
     if not (run.folder / "run.json").exists():
         return False
     kept = _read(run)
@@ -80,22 +80,22 @@ def is_finished(run: Training) -> bool:
 
 
 def _content(run: Training) -> dict[str, object]:
-    """What a run is: the keys of its config, and the points that are evaluated."""
+    """The contents of a run: the keys of its config, and the points that are evaluated."""
     return {**flattened(run.cfg), "points": [str(point) for point in run.points]}
 
 
 def _evaluates_as(run: Training, kept: Mapping) -> bool:
-    found, expected = {**kept["config"], "points": kept["points"]}, _content(run)
-    return all(found.get(key) == expected.get(key) for key in _EVALUATION_KEYS)
+    noted, expected = {**kept["config"], "points": kept["points"]}, _content(run)
+    return all(noted.get(key) == expected.get(key) for key in _EVALUATION_KEYS)
 
 
 def runs_at_a_time(run: Training) -> int:
-    """How many runs shared the machine, at most, when a finished one was at work."""
+    """The most runs that shared the machine when a finished one was at work."""
     return _read(run)["at_a_time"]
 
 
 def seconds_taken(run: Training) -> float | None:
-    """By a run that has finished; None if it was interrupted on the way or nobody noted it."""
+    """The time of a finished run; None if it was interrupted on the way or nobody noted it."""
     return _read(run)["seconds"]
 
 
@@ -113,14 +113,14 @@ def check_folder(run: Training) -> None:
         return
     kept = _read(run)
     # A key that came with a later version of the code had its default.
-    found = {**_defaults(), **kept["config"], "points": kept["points"]}
+    noted = {**_defaults(), **kept["config"], "points": kept["points"]}
     expected = _content(run)
     # Finished elsewhere, it can be told of here.
     free = (*_FREE_KEYS, "MODEL.DEVICE") if kept["finished"] else _FREE_KEYS
     differing = [
         key
-        for key in {**expected, **found}
-        if key not in free and found.get(key) != expected.get(key)
+        for key in {**expected, **noted}
+        if key not in free and noted.get(key) != expected.get(key)
     ]
     evaluation = run.folder / "grid"
     advice = _ANEW
@@ -130,7 +130,7 @@ def check_folder(run: Training) -> None:
     if differing:
         key = differing[0]
         raise PlanError(
-            f"{run.folder} holds a run with {key} {found.get(key)!r}, and the plan says "
+            f"{run.folder} holds a run with {key} {noted.get(key)!r}, and the plan says "
             f"{expected.get(key)!r}. {advice}"
         )
     weights = _digest(run)
@@ -164,7 +164,7 @@ def _digest(run: Training) -> str | None:
 
 @functools.cache
 def _sha256_at(path: Path, changed: int) -> str:
-    """All runs of a plan ask for that of the same file."""
+    """The digest, kept: all runs of a plan ask for that of the same file."""
     return sha256_of(path)
 
 
@@ -179,9 +179,9 @@ def _read(run: Training) -> dict:
     path = run.folder / "run.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        found = {key: kept[key] for key in ("config", "points", "finished", "at_a_time")}
+        needed = {key: kept[key] for key in ("config", "points", "finished", "at_a_time")}
         # These came with a later version.
-        return {**found, "seconds": kept.get("seconds"), "weights": kept.get("weights")}
+        return {**needed, "seconds": kept.get("seconds"), "weights": kept.get("weights")}
     except (ValueError, KeyError, TypeError) as error:
         raise PlanError(
             f"{path} is not what a comparison wrote: {error!r}. Delete its folder."
@@ -239,14 +239,15 @@ class _Active:
     commands: list[Sequence[str]]
     variables: dict[str, str]
     lock: FileLock
-    process: subprocess.Popen | None = field(default=None, init=False)
+    process: subprocess.Popen = field(init=False)
     begun: float | None = field(init=False)  # s; None if that was in an earlier comparison
 
     def __post_init__(self) -> None:
         self.begun = None if (self.run.folder / "run.log").exists() else time.monotonic()
+        self.start_next()
 
     def start_next(self) -> None:
-        with open(self.run.folder / "run.log", "ab") as log:
+        with (self.run.folder / "run.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.commands.pop(0),
                 stdout=log,
@@ -301,9 +302,7 @@ def run_all(
             while pending and free:
                 run = pending.pop(0)
                 begin(run)
-                job = _Active(run, [*commands(run)], free.pop(0), lock)
-                job.start_next()
-                active.append(job)
+                active.append(_Active(run, [*commands(run)], free.pop(0), lock))
             for job in list(active):
                 status = job.process.poll()
                 if status is None:
@@ -332,7 +331,7 @@ def run_all(
 
 
 def failure(run: Training, status: int) -> str:
-    """What became of a run that failed: its status, its log and the last line there."""
+    """The end of a run that failed: its status, its log and the last line there."""
     path = run.folder / "run.log"
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
@@ -342,7 +341,7 @@ def failure(run: Training, status: int) -> str:
 
 def expected_seconds(runs: Sequence[Training]) -> list[float]:
     """
-    Of each run: the mean of those like it, with any seed, that have finished.
+    Expect of each run the mean of those like it, with any seed, that have finished.
 
     Where there are none, GFLOPs tell, at the mean speed of those where there are some. They alone
     mislead: a step of a cheap network takes longer than its share of them. As long as no run has
@@ -383,7 +382,7 @@ class _Log:
             logger.info("%d of %d runs are finished already", len(runs) - len(pending), len(runs))
 
     def _progress(self, failed: Collection[Training]) -> list[float]:
-        """Of each run, up to 1; one that failed is not waited for."""
+        """The part of each run that is done, up to 1; one that failed is not waited for."""
         return [
             # An evaluation takes time too: a training alone is not the whole of a run.
             1.0 if run in failed or is_finished(run) else 0.85 * steps_done(run) / run.steps
@@ -399,7 +398,7 @@ class _Log:
         remaining = [seconds * (1 - part) for seconds, part in zip(work, progress, strict=True)]
         if any(map(_known_seconds, self._runs)):
             # Runs go side by side, and none is divided.
-            left = clock(max(sum(remaining) / self._at_a_time, *remaining))
+            left: str | None = clock(max(sum(remaining) / self._at_a_time, *remaining))
         else:
             before = sum(map(operator.mul, work, self._before))
             left = self._log.time_left(done - before, sum(remaining))

@@ -75,7 +75,7 @@ def _is_significant(score: dict[str, Any]) -> bool:
 
 
 def _verdicts(path: Path, independent: str) -> dict[tuple[str, str], str]:
-    """Each claim's verdict, its smallest and largest margin, and how many are significant."""
+    """The verdict on each claim, its smallest and largest margin, and how many are significant."""
     scores = _read_scores(path)
     roles = {"mutual": "mutual", "us_net": "us_net", "independent": independent}
     seeds = {seed for score in scores for seed in score["by_seed"]}
@@ -106,7 +106,7 @@ def _cell(holds: bool | None, pairs: Sequence[tuple[dict[str, Any], dict[str, An
 
 def _read_scores(path: Path) -> list[dict[str, Any]]:
     """The lines of a ``comparison.csv``, as a comparison's record has its scores."""
-    with open(path, encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return [
             {
                 **{key: line[key] for key in ("method", "label", "study", "point", "kind")},

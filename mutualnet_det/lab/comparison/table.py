@@ -25,7 +25,7 @@ _CSV_COLUMNS = (
 
 
 def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str:
-    """All tables of a comparison, and whether the claims hold."""
+    """Write all tables of a comparison, and whether the claims hold."""
     parts = [_heading(record)]
     kinds = list(dict.fromkeys(score["kind"] for score in record["scores"]))
     reference = record["methods"][0]
@@ -86,8 +86,8 @@ def _groups(methods: Sequence[dict]) -> list[tuple[str, list[dict]]]:
     return list(groups.items())
 
 
-def _by_cell(found: Sequence[dict[str, Any]], kind: str) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(item["method"], item["point"]): item for item in found if item["kind"] == kind}
+def _by_cell(items: Sequence[dict[str, Any]], kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(item["method"], item["point"]): item for item in items if item["kind"] == kind}
 
 
 def _score_table(record: Mapping, methods: Sequence[dict], kind: str, markdown: bool) -> str:
@@ -135,7 +135,7 @@ def _budget_table(record: Mapping, methods: Sequence[dict], kind: str, markdown:
 
 
 def _rounded_up(budget: float) -> float:
-    """To two digits."""
+    """Round up to two digits."""
     digits = 1 - math.floor(math.log10(budget))
     return math.ceil(budget * 10**digits) / 10**digits
 
@@ -162,7 +162,7 @@ def _run_table(record: Mapping, markdown: bool) -> str:
 
 
 def _run_row(runs: Sequence[Mapping]) -> list[str | int]:
-    """Of runs that differ in the seed alone. The compute of a pretraining is not counted."""
+    """A row for runs that differ in the seed alone. A pretraining's compute is not counted."""
     steps, gflops = runs[0]["steps"], runs[0].get("gflops_per_step")
     counted = ["-", "-"] if gflops is None else [f"{gflops:.2f}", f"{gflops * steps / 1000:.2f}"]
     seconds = [run["seconds_per_step"] for run in runs if run["seconds_per_step"]]
@@ -190,10 +190,10 @@ def _legend(record: Mapping, markdown: bool) -> str:
 def _difference(cell: dict[str, Any] | None, markdown: bool) -> str:
     if cell is None:
         return "-"
-    found = f"{cell['mean']:+.1f}{plus_minus(cell['spread'])}"
+    mean = f"{cell['mean']:+.1f}{plus_minus(cell['spread'])}"
     if cell["p_value"] is not None and cell["p_value"] < LEVEL:
-        found = f"**{found}**" if markdown else f"* {found}"
-    return f"{found} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
+        mean = f"**{mean}**" if markdown else f"* {mean}"
+    return f"{mean} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
 
 
 def comparison_csv(record: Mapping[str, Any]) -> str:

@@ -1,18 +1,18 @@
-"""Comparisons: in turn, medians of pairs."""
+"""Two ways are timed in turn, and medians are of pairs."""
 
 import time
 
 import pytest
 import torch
 
-from mutualnet_det.lab.bench.pairs import Comparison, compare, comparison_table
+from mutualnet_det.lab.bench.pairs import TimedPair, time_pair, timings_table
 
 CPU = torch.device("cpu")
 
 
 def test_medians_are_of_pairs():
-    found = Comparison.of("it", [(2.0, 1.0), (9.0, 3.0), (8.0, 8.0)])
-    assert found == Comparison("it", milliseconds=8.0, baseline=3.0, extra=1.0, ratio=2.0)
+    pair = TimedPair.of("it", [(2.0, 1.0), (9.0, 3.0), (8.0, 8.0)])
+    assert pair == TimedPair("it", milliseconds=8.0, baseline=3.0, extra=1.0, ratio=2.0)
 
 
 def test_both_run_in_turn_and_the_first_round_does_not_count(monkeypatch):
@@ -28,13 +28,13 @@ def test_both_run_in_turn_and_the_first_round_does_not_count(monkeypatch):
         return run
 
     monkeypatch.setattr(time, "perf_counter", lambda: seconds)
-    found = compare("it", taking("a", 9.0, 0.02), taking("b", 9.0, 0.01), rounds=2, device=CPU)
+    pair = time_pair("it", taking("a", 9.0, 0.02), taking("b", 9.0, 0.01), rounds=2, device=CPU)
     assert calls == ["a", "b"] * 3
-    assert (found.milliseconds, found.baseline) == pytest.approx((20, 10))
-    assert (found.extra, found.ratio) == pytest.approx((10, 2))
+    assert (pair.milliseconds, pair.baseline) == pytest.approx((20, 10))
+    assert (pair.extra, pair.ratio) == pytest.approx((10, 2))
 
 
 def test_the_table_has_a_line_for_each():
-    lines = comparison_table([Comparison("it", 8.0, 3.0, 1.0, 2.0)]).splitlines()
+    lines = timings_table([TimedPair("it", 8.0, 3.0, 1.0, 2.0)]).splitlines()
     assert lines[0].split("  ")[-1].strip() == "ratio"
     assert lines[-1].split() == ["it", "8.0", "3.0", "1.00", "2.000"]
