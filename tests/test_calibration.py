@@ -121,9 +121,9 @@ def test_statistics_of_a_point(cfg):
     mean = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
     variance = torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in seen]).mean(0)
     name = "backbone.bottom_up.features.0.1"
-    found = calibrations.state_dict()["points"][str(POINT)][name]
-    torch.testing.assert_close(found[0], mean, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found[1], variance, rtol=1e-4, atol=1e-5)
+    statistics = calibrations.state_dict()["points"][str(POINT)][name]
+    torch.testing.assert_close(statistics[0], mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(statistics[1], variance, rtol=1e-4, atol=1e-5)
 
 
 def test_the_model_is_left_as_it_was(cfg):

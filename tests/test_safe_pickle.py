@@ -17,10 +17,10 @@ def test_arrays_and_containers_come_back(tmp_path, protocol):
         a=np.arange(6, dtype=np.float32).reshape(2, 3), b=[np.float64(1.5), "text", b"\xff", None]
     )
     path.write_bytes(pickle.dumps(content, protocol))
-    found = load_pickle(str(path))
-    assert list(found) == ["a", "b"] and found["b"] == content["b"]
-    assert found["a"].dtype == np.float32
-    np.testing.assert_array_equal(found["a"], content["a"])
+    loaded = load_pickle(str(path))
+    assert list(loaded) == ["a", "b"] and loaded["b"] == content["b"]
+    assert loaded["a"].dtype == np.float32
+    np.testing.assert_array_equal(loaded["a"], content["a"])
 
 
 class Harmful:

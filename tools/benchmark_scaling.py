@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 r"""
-How training scales: measured with some processes on this machine, predicted for more GPUs.
+The scaling of training: measured with some processes on this machine, predicted for more GPUs.
 
     $ mutualnet benchmark-scaling --config-file quickstart_shapes --processes 1 2 4
     $ mutualnet benchmark-scaling --config-file mutual_maskrcnn_r50 --step-ms 400 \

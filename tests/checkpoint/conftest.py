@@ -52,12 +52,12 @@ class PublicNetwork(nn.Module):
         self.taps = taps
 
     def forward(self, x):
-        found = []
+        tapped = []
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.taps:
-                found.append(x)
-        return [*found, self.classifier(x.mean((2, 3)))]
+                tapped.append(x)
+        return [*tapped, self.classifier(x.mean((2, 3)))]
 
 
 def mobilenet_v1(width, num_classes=10):

@@ -317,15 +317,15 @@ def test_a_narrower_network_starts_as_a_sub_network(tiny_cfg, folder, builder, p
     assert torch.equal(torch.get_rng_state(), before)
 
     images = torch.randn(2, 3, 64, 64)
-    found = []
+    features = []
     for model in (wide, narrow):
         with torch.no_grad(), at_width(model, 0.5):
             levels = (model.backbone if part == "detector" else model.backbone.bottom_up)(images)
-            found += [[*levels.values()]]
+            features += [[*levels.values()]]
             if part == "detector":
                 pooled = torch.ones(2, levels["p2"].shape[1], 7, 7)
-                found[-1] += [*model.roi_heads.box_predictor(model.roi_heads.box_head(pooled))]
-    assert all(map(torch.equal, *found))
+                features[-1] += [*model.roi_heads.box_predictor(model.roi_heads.box_head(pooled))]
+    assert all(map(torch.equal, *features))
 
     # An evaluation, or a training that goes on, is of the network that was trained.
     refuse(cfg, path, "widths 0.25 to 1.0", "(0.25, 0.5)", "must be the same")
@@ -400,10 +400,10 @@ def test_imported_classifier(tiny_cfg, folder, public_mobilenet_v1):
     assert sorted(map(str, calibrations)) == ["0.25x224", "1.00x224"]
     image = torch.rand(3, 64, 64) * 255
     with torch.no_grad(), calibrations.at(sorted(calibrations)[0]):
-        found = model([{"image": image}])[0]["scores"]
+        scores = model([{"image": image}])[0]["scores"]
         inputs = (image - model.pixel_mean) / model.pixel_std
         expected = public_mobilenet_v1.at(0.25, [images])(inputs[None])[-1].softmax(1)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_deeper_resnet(tiny_cfg, folder):
@@ -524,12 +524,12 @@ def test_detectron2s_predictor_runs_the_full_network(trained):
     predictor = DefaultPredictor(cfg)
     image_file = sorted(Path(cfg.DATASETS.COCO_FORMAT[0][2]).glob("*.jpg"))[0]
     image = read_image(str(image_file), format="BGR")
-    found = predictor(image)["instances"]
-    assert len(found) > 0 and found.pred_masks.shape == (len(found), 96, 96)
+    instances = predictor(image)["instances"]
+    assert len(instances) > 0 and instances.pred_masks.shape == (len(instances), 96, 96)
 
     ours, _ = load_detector(cfg, path)
     resized = predictor.aug.get_transform(image).apply_image(image[:, :, ::-1])
     tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
     expected = ours.inference([{"image": tensor, "height": 96, "width": 96}])[0]["instances"]
-    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
-    torch.testing.assert_close(found.scores, expected.scores)
+    torch.testing.assert_close(instances.pred_boxes.tensor, expected.pred_boxes.tensor)
+    torch.testing.assert_close(instances.scores, expected.scores)

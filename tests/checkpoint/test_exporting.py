@@ -66,8 +66,8 @@ def test_network_trained_here(classification_cfg, tmp_path, names, builder, name
     other.load_state_dict(torch.load(out, weights_only=True), strict=True)
     image = torch.randn(1, 3, 224, 224) if builder == "vgg16_bn" else torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        found, expected = other.eval()(image), network.eval()(image)["logits"]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        actual, expected = other.eval()(image), network.eval()(image)["logits"]
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     assert expected.std() > 1e-4
 
 
@@ -80,10 +80,10 @@ def test_import_and_export_give_back_what_was_there(random_network, tmp_path, so
     torch.save(state, tmp_path / "a.pth")
     import_backbone(str(tmp_path / "a.pth"), str(tmp_path / "b.pth"))
     export_backbone(str(tmp_path / "b.pth"), str(tmp_path / "c.pth"), source)
-    found = torch.load(tmp_path / "c.pth", weights_only=True)
-    assert found.keys() == state.keys()
+    written = torch.load(tmp_path / "c.pth", weights_only=True)
+    assert written.keys() == state.keys()
     for key, value in state.items():
-        assert torch.equal(found[key], value) and found[key].is_contiguous()
+        assert torch.equal(written[key], value) and written[key].is_contiguous()
 
 
 def save(path, cfg, model):

@@ -42,12 +42,12 @@ def batches(seed=1, size=64):
     return [torch.randn(2, 3, size, size, generator=generator) for _ in range(2)]
 
 
-def assert_same(found, expected, tolerance=1e-5, scaled=False):
+def assert_same(actual, expected, tolerance=1e-5, scaled=False):
     """
     Equal tensors, one by one. ``scaled``: in units of their largest value. In a ResNet of random
     weights, float32 and float64 differ by 1e-3 once statistics are computed anew.
     """
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         unit = float(other.abs().max()) if scaled else 1.0
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * unit)
         assert other.std() > 1e-3  # not equal for being zero
@@ -136,8 +136,8 @@ def test_public_layout_after_calibration(public, load_backbone, out, tmp_path, p
     calibrations.calibrate(OperatingPoint(*point), seen)
     image = batches(seed=2, size=resolution)[0]
     with torch.no_grad(), calibrations.at(OperatingPoint(*point)):
-        found = list(model(image).values())
-        assert_same(found, public.at(width, seen)(image), 1e-4, scaled=True)
+        features = list(model(image).values())
+        assert_same(features, public.at(width, seen)(image), 1e-4, scaled=True)
 
 
 def test_statistics_of_listed_widths_come_along(public, load_backbone, out, tmp_path):
@@ -155,12 +155,12 @@ def test_statistics_of_listed_widths_come_along(public, load_backbone, out, tmp_
     with torch.no_grad():
         for point in calibrations:
             with calibrations.at(point):
-                found = list(model(image).values())
+                features = list(model(image).values())
             expected = public.at(point.width, batches())
             if has_tail:  # whose statistics are those of the last width for all
                 full = public.at(1.0, batches())
                 expected.features[18][1].load_state_dict(full.features[18][1].state_dict())
-            assert_same(found, expected(image), 1e-4, scaled=True)
+            assert_same(features, expected(image), 1e-4, scaled=True)
         # The full width's are the running ones.
         assert_same(
             list(model(image).values()), public.at(1.0, batches())(image), 1e-4, scaled=True
@@ -176,8 +176,8 @@ def test_scaled_network(wide_mobilenet_v1, load_backbone, out, tmp_path):
     model, _ = load_backbone(out)
     image = batches(seed=2)[0]
     with torch.no_grad():
-        found = list(model(image).values())
-        assert_same(found, wide_mobilenet_v1.at(1.6, batches())(image), 1e-4, scaled=True)
+        features = list(model(image).values())
+        assert_same(features, wide_mobilenet_v1.at(1.6, batches())(image), 1e-4, scaled=True)
 
 
 def test_widths_may_be_given(public_mobilenet_v1, out, tmp_path):
@@ -241,13 +241,13 @@ TORCHVISION = {
 
 
 def tap(layers, x, places):
-    found = []
+    tapped = []
     for index, layer in enumerate(layers):
         x = layer(x)
         if index in places:
             # torchvision's ReLUs work in place: nothing may follow what is tapped.
-            found.append(x.clone())
-    return found
+            tapped.append(x.clone())
+    return tapped
 
 
 def resnet_features(model, x):
@@ -270,8 +270,8 @@ def test_torchvision(random_network, load_backbone, out, tmp_path, name):
     model, content = load_backbone(out)
     image = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        found = list(model(image).values())
-        assert_same(found, [*TORCHVISION[name](network, image), network(image)])
+        features = list(model(image).values())
+        assert_same(features, [*TORCHVISION[name](network, image), network(image)])
     assert content["mutualnet"]["width_range"] == [1.0, 1.0] and report.num_classes == 7
     assert content["mutualnet"]["preprocessing"] == RGB
     assert "narrower widths are untrained" in str(report) and "ALLOW_UNTRAINED" in str(report)
@@ -287,8 +287,8 @@ def test_timm(random_network, load_backbone, out, tmp_path, name):
     size = 224 if name == "vgg16_bn" else 64
     image = torch.randn(1, 3, size, size)
     with torch.no_grad():
-        found = model(image)
-        assert_same([found["logits"]], [network(image)])
+        outputs = model(image)
+        assert_same([outputs["logits"]], [network(image)])
 
 
 def test_other_multiplier(random_network, load_backbone, out, tmp_path):
@@ -322,8 +322,8 @@ def test_half_precision(random_network, out, tmp_path):
     network = random_network(torchvision.models.mobilenet_v2).half()
     torch.save(network.state_dict(), tmp_path / "a.pth")
     import_backbone(str(tmp_path / "a.pth"), str(out))
-    found = torch.load(out, weights_only=True)["model"]
-    assert {value.dtype for value in found.values()} == {torch.float32, torch.int64}
+    state = torch.load(out, weights_only=True)["model"]
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
 
 
 # Detectron2 --------------------------------------------------------------------------------------
@@ -358,8 +358,8 @@ def numpy_of(network):
 def assert_computes_the_same(model, network):
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        found = list(model(image).values())[:4]
-        assert_same(found, list(network(image).values()), 1e-5, scaled=True)
+        features = list(model(image).values())[:4]
+        assert_same(features, list(network(image).values()), 1e-5, scaled=True)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from mutualnet_det.checkpoint.layouts import CAFFE2, DETECTRON2, LAYOUTS, recogn
 
 
 def layout_of(text):
-    (found,) = [layout for layout in LAYOUTS if str(layout) == text]
-    return found
+    (layout,) = [layout for layout in LAYOUTS if str(layout) == text]
+    return layout
 
 
 def names_of(build):

@@ -28,10 +28,10 @@ def test_published_widths_are_told(network, width):
     assert infer_width(counts(DIMS[network], width), dims) == width
 
 
-@pytest.mark.parametrize("width, found", [(0.225, 0.225), (0.33, 0.33), (0.263, 0.26)])
-def test_finer_widths_are_told_where_channels_allow(width, found):
+@pytest.mark.parametrize("width, told", [(0.225, 0.225), (0.33, 0.33), (0.263, 0.26)])
+def test_finer_widths_are_told_where_channels_allow(width, told):
     dims = {str(i): Channels(*dim) for i, dim in enumerate(DIMS["resnet"])}
-    assert infer_width(counts(DIMS["resnet"], width), dims) == found
+    assert infer_width(counts(DIMS["resnet"], width), dims) == told
 
 
 def test_roundest_width_wins():
@@ -44,9 +44,11 @@ def test_dimensions_that_do_not_slim_tell_nothing():
     assert infer_width({"b": 1280}, dims) is None
 
 
-@pytest.mark.parametrize("found", [{"a": 24, "b": 320}, {"a": 23, "b": 224}, {"a": 0, "b": 0}, {}])
-def test_no_width(found):
-    assert infer_width(found, {"a": Channels(32), "b": Channels(320)}) is None
+@pytest.mark.parametrize(
+    "channels", [{"a": 24, "b": 320}, {"a": 23, "b": 224}, {"a": 0, "b": 0}, {}]
+)
+def test_no_width(channels):
+    assert infer_width(channels, {"a": Channels(32), "b": Channels(320)}) is None
 
 
 def test_split():

@@ -14,9 +14,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def test_plain_values_alone(tiny_cfg, tmp_path):
     saved = provenance(tiny_cfg)
     torch.save(saved, tmp_path / "provenance.pth")
-    found = torch.load(tmp_path / "provenance.pth", weights_only=True)
-    assert found == saved
-    check_provenance(found, tiny_cfg, "weights.pth")
+    checkpoint = torch.load(tmp_path / "provenance.pth", weights_only=True)
+    assert checkpoint == saved
+    check_provenance(checkpoint, tiny_cfg, "weights.pth")
 
 
 @pytest.mark.parametrize(

@@ -24,26 +24,26 @@ class Trap:
         return (open, (str(self.path), "w"))
 
 
-def assert_same_state(found):
-    assert set(found) == set(STATE)
-    assert all(torch.equal(found[name], STATE[name]) for name in STATE)
+def assert_same_state(state):
+    assert set(state) == set(STATE)
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_checkpoint_and_bare_state_dict(tmp_path, is_zip):
     path = str(tmp_path / "weights.pth")
     torch.save(STATE, path, _use_new_zipfile_serialization=is_zip)
-    found = read_checkpoint(path)
-    assert list(found) == ["model"]
-    assert_same_state(found["model"])
+    checkpoint = read_checkpoint(path)
+    assert list(checkpoint) == ["model"]
+    assert_same_state(checkpoint["model"])
     torch.save(
         {"model": STATE, "iteration": 3, "note": ["a", None, 1.5]},
         path,
         _use_new_zipfile_serialization=is_zip,
     )
-    found = read_checkpoint(path)
-    assert_same_state(found["model"])
-    assert found["iteration"] == 3 and found["note"] == ["a", None, 1.5]
+    checkpoint = read_checkpoint(path)
+    assert_same_state(checkpoint["model"])
+    assert checkpoint["iteration"] == 3 and checkpoint["note"] == ["a", None, 1.5]
 
 
 def test_weights_only_is_asked_for(tmp_path, monkeypatch):
@@ -137,10 +137,10 @@ def test_pickle_of_arrays(tmp_path, protocol, suffix):
         "steps": np.int64(7),
     }
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}, protocol=protocol))
-    found = read_checkpoint(str(path))
-    assert found["__author__"] == "x" and found["model"].keys() == arrays.keys()
+    checkpoint = read_checkpoint(str(path))
+    assert checkpoint["__author__"] == "x" and checkpoint["model"].keys() == arrays.keys()
     for key, array in arrays.items():
-        np.testing.assert_array_equal(found["model"][key].numpy(), array)
+        np.testing.assert_array_equal(checkpoint["model"][key].numpy(), array)
 
 
 def test_pickle_of_python_2(tmp_path):
@@ -152,8 +152,8 @@ def test_pickle_of_python_2(tmp_path):
     state = b"(K\x01(K\x02t" + dtype + b"\x89" + text + b"tb"
     path = tmp_path / "R-50.pkl"
     path.write_bytes(b"\x80\x02}U\x07conv1_w" + array + state + b"s.")
-    found = read_checkpoint(str(path))["model"]
-    torch.testing.assert_close(found, {"conv1_w": torch.tensor([1.1, 2.0])})
+    loaded = read_checkpoint(str(path))["model"]
+    torch.testing.assert_close(loaded, {"conv1_w": torch.tensor([1.1, 2.0])})
 
 
 def test_pickled_arrays_of_objects_are_refused(tmp_path):
@@ -180,9 +180,9 @@ def test_safetensors_without_the_package(tmp_path, monkeypatch):
 def test_state_dict_among_other_things(tmp_path):
     path = tmp_path / "a.pth.tar"
     torch.save({"state_dict": STATE, "epoch": 3}, path)
-    found = read_checkpoint(str(path))
-    assert_same_state(found["model"])
-    assert found["epoch"] == 3 and "state_dict" not in found
+    checkpoint = read_checkpoint(str(path))
+    assert_same_state(checkpoint["model"])
+    assert checkpoint["epoch"] == 3 and "state_dict" not in checkpoint
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,8 @@ def test_without_sums_what_can_be_read_is_good(run, kind, caplog):
     """As of a run from before there were sums; a flipped bit goes unseen then."""
     (run / SUMS).unlink()
     DAMAGES[kind][0](run / NAMES[2])
-    found = last_good_checkpoint(run)
-    assert found == run / NAMES[2 if kind == "flipped" else 1]
+    checkpoint = last_good_checkpoint(run)
+    assert checkpoint == run / NAMES[2 if kind == "flipped" else 1]
 
 
 def test_none_is_good(run):
@@ -124,8 +124,8 @@ def test_sha256sum_checks_them(run):
     command = ["sha256sum", "--check", "--strict", SUMS]
     subprocess.run(command, cwd=run, check=True, capture_output=True)
     flip(run / NAMES[0])
-    found = subprocess.run(command, cwd=run, capture_output=True, text=True).stdout
-    assert found.splitlines() == [f"{NAMES[0]}: FAILED", *(f"{name}: OK" for name in NAMES[1:])]
+    printed = subprocess.run(command, cwd=run, capture_output=True, text=True).stdout
+    assert printed.splitlines() == [f"{NAMES[0]}: FAILED", *(f"{name}: OK" for name in NAMES[1:])]
 
 
 def test_old_ones_are_removed(tmp_path):

@@ -17,8 +17,8 @@ def content(num_values, value=1.0):
 
 def test_the_sum_is_the_files(tmp_path):
     path = tmp_path / "one.pth"
-    found = write_checkpoint(str(path), content(1000))
-    assert found == hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = write_checkpoint(str(path), content(1000))
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert read_checkpoint(str(path))["model"]["weight"].sum() == 1000
 
 

@@ -255,7 +255,7 @@ def test_lighting_shifts_along_imagenets_components():
     torch.manual_seed(0)
     deviates = torch.randn(3)
     torch.manual_seed(0)
-    found = Lighting(0.1)(torch.full((3, 4, 4), 128, dtype=torch.uint8))
+    lit = Lighting(0.1)(torch.full((3, 4, 4), 128, dtype=torch.uint8))
     for channel, row in enumerate(LIGHTING_DIRECTIONS):
         shift = sum(
             direction * 0.1 * deviation * float(deviate)
@@ -263,7 +263,7 @@ def test_lighting_shifts_along_imagenets_components():
                 row, LIGHTING_DEVIATIONS, deviates, strict=True
             )
         )
-        torch.testing.assert_close(found[channel], torch.full((4, 4), 128 + 255 * shift))
+        torch.testing.assert_close(lit[channel], torch.full((4, 4), 128 + 255 * shift))
 
 
 def test_evaluation_sees_the_middle():

@@ -409,15 +409,15 @@ def perfect_ap(ground_truth, iou_type, tmp_path):
     path.write_text(json.dumps(ground_truth))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
-        found = [
+        detections = [
             {**a, "segmentation": truth.annToRLE(a), "score": 1.0}
             for a in copy.deepcopy(ground_truth["annotations"])
             if not a["iscrowd"]
         ]
         if iou_type == "bbox":
-            for a in found:
+            for a in detections:
                 del a["segmentation"]
-        evaluator = COCOeval(truth, truth.loadRes(found), iou_type)
+        evaluator = COCOeval(truth, truth.loadRes(detections), iou_type)
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()

@@ -29,9 +29,9 @@ def test_equals_detectron2s_test_mapper(record, image_format, resolution):
         augmentations=[T.ResizeShortestEdge(resolution, 100)],
         image_format=image_format,
     )
-    found = resize_shortest_edge(read_record(record, image_format), resolution, 100)
+    resized = resize_shortest_edge(read_record(record, image_format), resolution, 100)
     expected = mapper(dict(record))["image"]
-    assert found.dtype == expected.dtype and torch.equal(found, expected)
+    assert resized.dtype == expected.dtype and torch.equal(resized, expected)
 
 
 def test_a_record_without_a_size_stays_without(record):

@@ -62,8 +62,8 @@ def assert_same(one, other):
         assert torch.equal(item["image"], twin["image"])
         assert torch.equal(item["instances"].gt_boxes.tensor, twin["instances"].gt_boxes.tensor)
         polygons, twins = (x["instances"].gt_masks.polygons for x in (item, twin))
-        for found, expected in zip(polygons, twins, strict=True):
-            assert all(map(np.array_equal, found, expected))
+        for actual, expected in zip(polygons, twins, strict=True):
+            assert all(map(np.array_equal, actual, expected))
 
 
 def test_same_augmentations_whatever_the_number_of_workers(cfg):
@@ -77,12 +77,12 @@ def test_same_augmentations_whatever_the_number_of_workers(cfg):
 
 
 def test_augmentations_differ_between_epochs(cfg):
-    found = {}
+    versions = {}
     for item in sum(batches(cfg, 60), []):
-        found.setdefault(item["file_name"], set()).add(item["image"].numpy().tobytes())
+        versions.setdefault(item["file_name"], set()).add(item["image"].numpy().tobytes())
     # A flip is one of two, in each of 10 epochs.
-    assert len(found) == 12 and set(map(len, found.values())) <= {1, 2}
-    assert sum(map(len, found.values())) > 20
+    assert len(versions) == 12 and set(map(len, versions.values())) <= {1, 2}
+    assert sum(map(len, versions.values())) > 20
 
 
 def test_inputs_are_detectron2s(cfg):

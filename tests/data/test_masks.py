@@ -23,6 +23,6 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_is_the_mask(form):
-    found = decoded(FORMS[form], HEIGHT, WIDTH)
-    assert found.dtype == bool and np.array_equal(found, MASK)
+    mask = decoded(FORMS[form], HEIGHT, WIDTH)
+    assert mask.dtype == bool and np.array_equal(mask, MASK)
     assert mask_util.area(run_lengths(FORMS[form], HEIGHT, WIDTH)) == MASK.sum()

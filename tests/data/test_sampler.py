@@ -12,8 +12,8 @@ def batches(count, is_wide=(True,) * 12, batch_size=4, seed=1, **kwargs):
     return list(islice(TrainingBatchSampler(is_wide, batch_size, seed, **kwargs), count))
 
 
-def images(found):
-    return [[index for index, _ in batch] for batch in found]
+def images(drawn):
+    return [[index for index, _ in batch] for batch in drawn]
 
 
 MIXED = [True] * 7 + [False] * 5
@@ -21,10 +21,10 @@ MIXED = [True] * 7 + [False] * 5
 
 @pytest.mark.parametrize("is_wide", [[True] * 12, MIXED, [True] * 11 + [False]])
 def test_every_image_once_per_epoch_where_it_divides(is_wide):
-    found = images(batches(9, is_wide))
-    for epoch in (found[:3], found[3:6], found[6:]):
+    drawn = images(batches(9, is_wide))
+    for epoch in (drawn[:3], drawn[3:6], drawn[6:]):
         assert sorted(sum(epoch, [])) == list(range(12))
-    assert sorted(found[:3]) != sorted(found[3:6])
+    assert sorted(drawn[:3]) != sorted(drawn[3:6])
 
 
 def test_same_batches_from_any_iteration_on():
@@ -75,8 +75,8 @@ def test_images_of_one_shape_share_a_batch():
     # 22 and 18: 5 batches of 8, of which the two remainders (6 and 2) share one.
     is_wide = [True] * 22 + [False] * 18
     for epoch in range(5):
-        found = images(batches(5, is_wide, batch_size=8, start=5 * epoch))
-        assert sum(len({is_wide[i] for i in batch}) > 1 for batch in found) == 1
+        drawn = images(batches(5, is_wide, batch_size=8, start=5 * epoch))
+        assert sum(len({is_wide[i] for i in batch}) > 1 for batch in drawn) == 1
 
 
 def test_no_image_is_left_out_for_good():

@@ -122,7 +122,7 @@ def main(rank, world_size, folder, cfg, step_cfg):
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size
     )
     comm.create_local_process_group(world_size)
-    found = {
+    results = {
         "step": step(step_cfg),
         "errors": errors(rank),
         "of_first": of_first(rank),
@@ -130,7 +130,7 @@ def main(rank, world_size, folder, cfg, step_cfg):
         "broadcast": broadcast(rank),
         "training": training(rank, cfg),
     }
-    torch.save(found, f"{folder}/rank{rank}.pth")
+    torch.save(results, f"{folder}/rank{rank}.pth")
     comm.synchronize()
     dist.destroy_process_group()
 

@@ -152,10 +152,10 @@ def evaluate(mutual):
 
 def check(mutual, name):
     _, kinds, losses = CONFIGS[name]
-    found = set(mutual.storage.latest())
+    names = set(mutual.storage.latest())
     for loss in losses:
         students = ("narrowest", "random") if "distill" in loss else ("full", "narrowest", "random")
-        assert {f"{kind}/{loss}" for kind in students} <= found
+        assert {f"{kind}/{loss}" for kind in students} <= names
     grid = evaluate(mutual)
     assert grid.kinds == kinds
     for row in grid.rows:

@@ -49,8 +49,8 @@ def write_run(tmp_path):
 
 
 def line_of(axes, label):
-    (found,) = (line for line in axes.lines if line.get_label() == label)
-    return found.get_xydata()
+    (match,) = (line for line in axes.lines if line.get_label() == label)
+    return match.get_xydata()
 
 
 def names_in(legend):

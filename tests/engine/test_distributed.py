@@ -36,7 +36,7 @@ WORLD_SIZE = 2
 
 @pytest.fixture(scope="module")
 def ranks(make_training_cfg, start_script, exit_codes, tmp_path_factory):
-    """What both processes found."""
+    """The results of both processes."""
     folder = tmp_path_factory.mktemp("ranks")
     cfg = make_training_cfg(folder / "run")
     (folder / "run").mkdir()
@@ -67,8 +67,8 @@ def ranks(make_training_cfg, start_script, exit_codes, tmp_path_factory):
         start_script("distributed_script.py", rank=rank, **job) for rank in range(WORLD_SIZE)
     ]
     assert exit_codes(processes) == [0, 0]
-    found = [torch.load(folder / f"rank{r}.pth", weights_only=True) for r in range(WORLD_SIZE)]
-    return found, cfg, kept
+    results = [torch.load(folder / f"rank{r}.pth", weights_only=True) for r in range(WORLD_SIZE)]
+    return results, cfg, kept
 
 
 def make_step_cfg(make_training_cfg, folder):
@@ -106,16 +106,16 @@ def one_process_step(cfg, weights):
                     )
                     torch.manual_seed(stream_seed("heads", trainer.seed, 0, rank, number))
                     if kind == "full":
-                        found, teachers[rank] = model._teach(half)
+                        half_losses, teachers[rank] = model._teach(half)
                     else:
-                        found = model._study(half, teachers[rank])
-                    losses.append(sum(found.values()))
+                        half_losses = model._study(half, teachers[rank])
+                    losses.append(sum(half_losses.values()))
                 (sum(losses) / WORLD_SIZE).backward()
     return model
 
 
 def test_gradients_are_those_of_one_process(ranks, make_training_cfg, tmp_path, monkeypatch):
-    found, *_ = ranks
+    first, *_ = ranks
     nms = proposal_utils.batched_nms  # of float32 alone
     monkeypatch.setattr(
         proposal_utils,
@@ -125,10 +125,10 @@ def test_gradients_are_those_of_one_process(ranks, make_training_cfg, tmp_path, 
     torch.set_default_dtype(torch.float64)
     try:
         cfg = make_step_cfg(make_training_cfg, tmp_path)
-        model = one_process_step(cfg, found[0]["step"]["weights"])
+        model = one_process_step(cfg, first[0]["step"]["weights"])
     finally:
         torch.set_default_dtype(torch.float32)
-    for rank in found:
+    for rank in first:
         for name, parameter in model.named_parameters():
             gradient = rank["step"]["gradients"][name]
             # A bias that the next norm takes away has none but rounding errors.
@@ -207,12 +207,12 @@ def test_calibration_does_not_depend_on_the_number_of_processes(ranks):
     finally:
         torch.set_num_threads(threads)
     expected = calibrations.state_dict()["points"]
-    found = saved["calibrations"]["points"]
-    assert found.keys() == expected.keys() and len(found) == 4
+    points = saved["calibrations"]["points"]
+    assert points.keys() == expected.keys() and len(points) == 4
     for point, statistics in expected.items():
         for name, (mean, variance) in statistics.items():
-            assert torch.equal(found[point][name][0], mean)
-            assert torch.equal(found[point][name][1], variance)
+            assert torch.equal(points[point][name][0], mean)
+            assert torch.equal(points[point][name][1], variance)
 
 
 def test_an_error_of_one_process_is_raised_in_all(ranks):

@@ -72,8 +72,8 @@ def test_a_later_try_replaces_what_an_earlier_one_wrote(tmp_path):
     for start, stop in ((0, 6), (4, 8)):
         for writer in write(tmp_path, start, stop):
             writer.close()
-    found = [json.loads(x) for x in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert [record["iteration"] for record in found] == list(range(8))
+    lines = [json.loads(x) for x in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [record["iteration"] for record in lines] == list(range(8))
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [event.step for event in events.Scalars("full/total_loss")] == list(range(8))
@@ -108,7 +108,7 @@ class Trainer:
             self.iter += 1
         self.now += pause
 
-    def found(self, name):
+    def latest(self, name):
         return self.storage.latest()[name][0]
 
 
@@ -133,38 +133,38 @@ def test_step_time_split_is_the_mean_since_the_last_record(make_trainer):
     split = {"data": 2, "teacher_forward": 3, "other": 4}
     for part, seconds in split.items():
         assert trainer.storage.latest()[f"seconds/{part}"] == (seconds, 9)
-    assert trainer.found("data_share") == pytest.approx(2 / 9)
-    assert trainer.found("images_per_second") == pytest.approx(8 / 9)
+    assert trainer.latest("data_share") == pytest.approx(2 / 9)
+    assert trainer.latest("images_per_second") == pytest.approx(8 / 9)
     trainer.steps(10, data=0, forward=4)
-    assert trainer.found("seconds/data") == 0
-    assert trainer.found("seconds/teacher_forward") == 4
-    assert trainer.found("images_per_second") == 2
+    assert trainer.latest("seconds/data") == 0
+    assert trainer.latest("seconds/teacher_forward") == 4
+    assert trainer.latest("images_per_second") == 2
 
 
 def test_the_last_steps_are_measured_too(make_trainer):
     trainer = make_trainer(max_iter=14)
     trainer.steps(14, forward=2)
     assert trainer.storage.latest()["images_per_second"] == (4, 13)
-    assert trainer.found("eta_seconds") == 0
+    assert trainer.latest("eta_seconds") == 0
 
 
 @pytest.mark.parametrize("start", [0, 480])
 def test_time_left_after_a_resume(make_trainer, start):
     trainer = make_trainer(start=start)
     trainer.steps(20, forward=2)
-    assert trainer.found("eta_seconds") == 2 * (1000 - start - 20)
+    assert trainer.latest("eta_seconds") == 2 * (1000 - start - 20)
 
 
 def test_time_left_counts_as_many_pauses_as_there_will_be(make_trainer):
     """An evaluation of 50 s every 100 iterations, of which a resumed run soon meets the first."""
     trainer = make_trainer(start=290, max_iter=1000)
     trainer.steps(10, forward=2, pause=50)
-    assert trainer.found("eta_seconds") == 700 * 2  # it has met none yet
+    assert trainer.latest("eta_seconds") == 700 * 2  # it has met none yet
     trainer.steps(20, forward=2)
-    assert trainer.found("eta_seconds") == pytest.approx(680 * 2 + 6.8 * 50)
+    assert trainer.latest("eta_seconds") == pytest.approx(680 * 2 + 6.8 * 50)
     trainer.steps(80, forward=2, pause=50)
     trainer.steps(20, forward=2)
-    assert trainer.found("eta_seconds") == pytest.approx(580 * 2 + 5.8 * 50)
+    assert trainer.latest("eta_seconds") == pytest.approx(580 * 2 + 5.8 * 50)
 
 
 def test_a_training_writes_where_its_time_goes(make_training_cfg, tmp_path, monkeypatch):
@@ -201,7 +201,7 @@ def test_peak_memory(make_trainer, monkeypatch):
     assert "peak_memory_mib" not in trainer.storage.latest()
     monkeypatch.setattr(metrics, "resident_memory", {"VmHWM": 640.5}.get)
     trainer.steps(10, forward=1)
-    assert trainer.found("peak_memory_mib") == 640.5
+    assert trainer.latest("peak_memory_mib") == 640.5
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", {torch.device("cuda:1"): 2**30}.get)
     assert metrics.process_peak_memory(torch.device("cuda:1")) == 1024
 

@@ -104,10 +104,12 @@ def gradients_of(parameters):
 def parameters():
     """Of gradients short and long, with a large value, of norm 0, and without one."""
     torch.manual_seed(0)
-    found = [nn.Parameter(torch.zeros(shape)) for shape in ((3,), (4, 2), (2, 1, 3, 3), (5,), (6,))]
-    for parameter, scale in zip(found[:-1], (0.1, 10.0, 3.0, 0.0), strict=True):
+    tensors = [
+        nn.Parameter(torch.zeros(shape)) for shape in ((3,), (4, 2), (2, 1, 3, 3), (5,), (6,))
+    ]
+    for parameter, scale in zip(tensors[:-1], (0.1, 10.0, 3.0, 0.0), strict=True):
         parameter.grad = scale * torch.randn(parameter.shape)
-    return found
+    return tensors
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(make_cfg, workers):
     with pytest.raises(KeyboardInterrupt):
         killed.train()
     train(cfg, resume=True)
-    found = weights_of(cfg)
+    weights = weights_of(cfg)
     for name, value in weights_of(whole).items():
-        assert torch.equal(found[name], value), name
+        assert torch.equal(weights[name], value), name
 
 
 def test_all_points_of_the_grid_are_calibrated_and_load_back(make_cfg):
@@ -113,8 +113,8 @@ def test_the_full_network_alone_is_torchvisions(make_cfg):
     plain.load_state_dict(weights_of(cfg), strict=True)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        found = model.backbone(images)["logits"]
-        torch.testing.assert_close(plain(images), found, rtol=0, atol=1e-5)
+        logits = model.backbone(images)["logits"]
+        torch.testing.assert_close(plain(images), logits, rtol=0, atol=1e-5)
 
 
 def test_a_moving_average_is_what_a_training_ends_with(make_cfg):
@@ -140,9 +140,9 @@ def test_a_moving_average_starts_from_the_given_weights(make_cfg, tmp_path):
     cfg = make_cfg("b", *options, "MODEL.WEIGHTS", f"{tmp_path}/a/model_final.pth")
     train(cfg)
     expected = dict(first.network.named_parameters())
-    found = weights_of(cfg)
+    weights = weights_of(cfg)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4)
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-4)
 
 
 def test_a_longer_training_goes_on_from_the_weights_not_their_average(make_cfg):
@@ -153,9 +153,9 @@ def test_a_longer_training_goes_on_from_the_weights_not_their_average(make_cfg):
     train(make_cfg("longer", *options))
     longer = make_cfg("longer", *options, "SOLVER.MAX_ITER", "6")
     train(longer, resume=True)
-    found = weights_of(longer)
+    weights = weights_of(longer)
     for name, value in weights_of(whole).items():
-        assert torch.equal(found[name], value), name
+        assert torch.equal(weights[name], value), name
 
 
 @pytest.mark.parametrize("method", ["mutual", "us_net", "us_net_multi_scale", "independent"])

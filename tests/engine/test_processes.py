@@ -132,21 +132,21 @@ def test_a_mistake_is_told_once(start, tmp_path, command, options, message):
 
 def meet(store, delays):
     """What processes that start after so many seconds leave in their part, and find there."""
-    found = {}
+    counts = {}
 
     def start(rank):
         time.sleep(delays[rank])
         part = own_part(store.clone(), rank, len(delays))
         arrived = part.add("arrived", 1)
         part.wait(["all"]) if arrived < len(delays) else part.set("all", "")
-        found[rank] = part.add("arrived", 0)
+        counts[rank] = part.add("arrived", 0)
 
     threads = [threading.Thread(target=start, args=(rank,)) for rank in range(len(delays))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    return found
+    return counts
 
 
 def test_processes_that_restart_meet_each_other_and_not_those_before():

@@ -164,20 +164,20 @@ def test_seed_matters(build, run_steps):
 def test_independent_trains_the_full_network_alone(build, run_steps, monkeypatch):
     mutual = build("MUTUALNET.METHOD", "independent")
     monkeypatch.setattr(mutual.model, "study", None)
-    found = run_steps(mutual, 0)
-    assert {name.split("/")[0] for name in found} == {"full", "gradient_norm"}
-    assert math.isfinite(found["full/total_loss"])
+    metrics = run_steps(mutual, 0)
+    assert {name.split("/")[0] for name in metrics} == {"full", "gradient_norm"}
+    assert math.isfinite(metrics["full/total_loss"])
 
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_number_of_random_networks(build, run_steps, number):
-    found = run_steps(build("MUTUALNET.NUM_RANDOM", number), 0)
-    assert ("random/total_loss" in found) == (number > 0)
-    assert "narrowest/total_loss" in found
+    metrics = run_steps(build("MUTUALNET.NUM_RANDOM", number), 0)
+    assert ("random/total_loss" in metrics) == (number > 0)
+    assert "narrowest/total_loss" in metrics
 
 
 def test_metrics_by_kind_add_up(build, run_steps):
-    found = run_steps(build(), 0)
+    metrics = run_steps(build(), 0)
     ground_truth = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
     taught = {"loss_distill_class", "loss_distill_box", "loss_distill_mask"}
     for kind, expected in (
@@ -185,9 +185,9 @@ def test_metrics_by_kind_add_up(build, run_steps):
         ("narrowest", ground_truth | taught),
         ("random", ground_truth | taught),
     ):
-        losses = {n.split("/")[1]: v for n, v in found.items() if n.startswith(f"{kind}/loss")}
+        losses = {n.split("/")[1]: v for n, v in metrics.items() if n.startswith(f"{kind}/loss")}
         assert set(losses) == expected
-        assert found[f"{kind}/total_loss"] == pytest.approx(sum(losses.values()))
+        assert metrics[f"{kind}/total_loss"] == pytest.approx(sum(losses.values()))
 
 
 def test_metrics_are_the_mean_over_passes_of_a_kind(build, run_steps, monkeypatch):
@@ -197,9 +197,9 @@ def test_metrics_are_the_mean_over_passes_of_a_kind(build, run_steps, monkeypatc
     monkeypatch.setattr(
         mutual.model, "study", lambda *_: {"loss_cls": weight.sum() * 0 + next(values)}
     )
-    found = run_steps(mutual, 0)
-    assert found["narrowest/loss_cls"] == found["narrowest/total_loss"] == 5
-    assert found["random/loss_cls"] == found["random/total_loss"] == 2
+    metrics = run_steps(mutual, 0)
+    assert metrics["narrowest/loss_cls"] == metrics["narrowest/total_loss"] == 5
+    assert metrics["random/loss_cls"] == metrics["random/total_loss"] == 2
 
 
 @pytest.mark.parametrize("scope", ["backbone", "neck", "heads"])
@@ -209,20 +209,20 @@ def test_papers_setting_in_every_scope(build, run_steps, scope):
         *("MUTUALNET.LOSS_WEIGHTS.CLASS", 0.0, "MUTUALNET.LOSS_WEIGHTS.BOX", 0.0),
         *("MUTUALNET.LOSS_WEIGHTS.MASK", 0.0),
     )
-    found = run_steps(mutual, 0)
-    assert not [name for name in found if "distill" in name]
-    assert math.isfinite(found["narrowest/loss_rpn_cls"])
+    metrics = run_steps(mutual, 0)
+    assert not [name for name in metrics if "distill" in name]
+    assert math.isfinite(metrics["narrowest/loss_rpn_cls"])
     assert all(p.grad.abs().sum() > 0 for p in mutual.model.parameters())
 
 
 def test_own_proposals_with_a_teacher(build, run_steps):
-    found = run_steps(build("MUTUALNET.PROPOSALS", "own"), 0)
-    assert found["narrowest/loss_distill_class"] > 0
+    metrics = run_steps(build("MUTUALNET.PROPOSALS", "own"), 0)
+    assert metrics["narrowest/loss_distill_class"] > 0
 
 
 def test_without_masks(build, run_steps):
-    found = run_steps(build("MODEL.MASK_ON", False), 0)
-    assert not [name for name in found if "mask" in name]
+    metrics = run_steps(build("MODEL.MASK_ON", False), 0)
+    assert not [name for name in metrics if "mask" in name]
 
 
 def test_images_without_objects(build, run_steps, training_cfg, tmp_path):
@@ -240,10 +240,10 @@ def test_images_without_objects(build, run_steps, training_cfg, tmp_path):
     batches = build_training_loader(mutual.cfg, mutual.seed, 0)
     number = next(n for n, b in enumerate(batches) if not sum(len(x["instances"]) for x in b))
     before = weights(mutual)
-    found = run_steps(mutual, number)
-    assert all(math.isfinite(value) for value in found.values())
-    assert found["full/loss_mask"] == found["narrowest/loss_distill_mask"] == 0
-    assert found["full/loss_rpn_cls"] > 0
+    metrics = run_steps(mutual, number)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["full/loss_mask"] == metrics["narrowest/loss_distill_mask"] == 0
+    assert metrics["full/loss_rpn_cls"] > 0
     # Nothing to segment is no reason to stop: the rest learns.
     changed = {name for name, value in weights(mutual).items() if not value.equal(before[name])}
     assert "proposal_generator.rpn_head.objectness_logits.weight" in changed
@@ -257,20 +257,20 @@ def test_training_writes_metrics_of_every_kind(build, every_iteration):
     mutual = build("SOLVER.MAX_ITER", 3, "SOLVER.WARMUP_ITERS", 1, "SOLVER.WARMUP_FACTOR", 0.5)
     mutual.resume_or_load()
     mutual.train()
-    found = records(mutual.cfg.OUTPUT_DIR)
-    assert [record["iteration"] for record in found] == [0, 1, 2]
+    lines = records(mutual.cfg.OUTPUT_DIR)
+    assert [record["iteration"] for record in lines] == [0, 1, 2]
     for kind in KINDS:
-        assert all(math.isfinite(record[f"{kind}/total_loss"]) for record in found)
-        assert all(f"{kind}/loss_rpn_cls" in record for record in found)
+        assert all(math.isfinite(record[f"{kind}/total_loss"]) for record in lines)
+        assert all(f"{kind}/loss_rpn_cls" in record for record in lines)
     # Warm-up, then the cosine.
-    rates = [record["lr"] for record in found]
+    rates = [record["lr"] for record in lines]
     assert np.divide(rates, mutual.cfg.SOLVER.BASE_LR) == pytest.approx([0.5, 0.75, 0.25])
     events = EventAccumulator(mutual.cfg.OUTPUT_DIR)
     events.Reload()
     for kind in KINDS:
         steps = [(event.step, event.value) for event in events.Scalars(f"{kind}/total_loss")]
         assert [step for step, _ in steps] == [0, 1, 2]
-        assert steps[0][1] == pytest.approx(found[0][f"{kind}/total_loss"])
+        assert steps[0][1] == pytest.approx(lines[0][f"{kind}/total_loss"])
 
 
 def test_final_checkpoint_is_calibrated_for_the_grid(build):
@@ -436,8 +436,8 @@ def test_weights_that_are_not_finite_are_never_saved(build):
     mutual.optimizer.step = break_one
     with pytest.raises(FloatingPointError, match="backbone.fpn_output3.weight.*model_0000000.pth"):
         mutual.train()
-    found = sorted(path.name for path in Path(mutual.cfg.OUTPUT_DIR).glob("*.pth*"))
-    assert found == ["model_0000000.pth"]
+    names = sorted(path.name for path in Path(mutual.cfg.OUTPUT_DIR).glob("*.pth*"))
+    assert names == ["model_0000000.pth"]
     assert (Path(mutual.cfg.OUTPUT_DIR) / "last_checkpoint").read_text() == "model_0000000.pth"
 
 
@@ -461,14 +461,14 @@ def test_frozen_stages_stay(build, run_steps, tmp_path):
     )
     mutual.resume_or_load()
     run_steps(mutual, 0)
-    found = mutual.model.backbone.bottom_up.state_dict()
+    state = mutual.model.backbone.bottom_up.state_dict()
     for name, parameter in mutual.model.backbone.bottom_up.named_parameters():
         frozen = int(name.split(".")[1]) <= 3
         assert (parameter.grad is None) == frozen, name
-        assert not frozen or torch.equal(found[name], backbone[name]), name
+        assert not frozen or torch.equal(state[name], backbone[name]), name
     # Statistics are never frozen.
-    changed = [n for n in found if "running_mean" in n and not found[n].equal(backbone[n])]
-    assert len(changed) == sum("running_mean" in name for name in found)
+    changed = [n for n in state if "running_mean" in n and not state[n].equal(backbone[n])]
+    assert len(changed) == sum("running_mean" in name for name in state)
 
 
 def test_fresh_run_does_not_overwrite_another(build):

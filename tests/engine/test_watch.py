@@ -10,9 +10,9 @@ CASES = ("killed", "stopped", "first_killed", "first_stopped", "failed", "left",
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +26,12 @@ def ends(start_script, exit_codes, tmp_path_factory):
             start_script("watch_script.py", case=case, rank=rank, port=port, folder=str(folder))
             for rank in range(2)
         ]
-    found = {}
+    outcomes = {}
     for case, processes in started.items():
         codes = exit_codes(processes, 50)
         texts = [Path(folder, f"{case}_{rank}.txt").read_text() for rank in range(2)]
-        found[case] = (codes, [p.pid for p in processes], texts)
-    return found
+        outcomes[case] = (codes, [p.pid for p in processes], texts)
+    return outcomes
 
 
 def who(rank, pids):

@@ -79,11 +79,11 @@ def test_accuracies_are_those_of_the_predictions(cfg, model, calibrations, tmp_p
         assert [line["file_name"] for line in lines] == [r["file_name"] for r in records]
         best = [[int(label) for label in line["top5"].split()] for line in lines]
         labels = [record["label"] for record in records]
-        top1 = sum(label == found[0] for label, found in zip(labels, best, strict=True))
-        top5 = sum(label in found for label, found in zip(labels, best, strict=True))
+        top1 = sum(label == ranked[0] for label, ranked in zip(labels, best, strict=True))
+        top5 = sum(label in ranked for label, ranked in zip(labels, best, strict=True))
         assert row.scores["class"]["top1"] == pytest.approx(100 * top1 / len(records))
         assert row.scores["class"]["top5"] == pytest.approx(100 * top5 / len(records))
-        assert all(len(set(found)) == 5 for found in best)
+        assert all(len(set(ranked)) == 5 for ranked in best)
     assert len({row.scores["class"]["top5"] for row in grid.rows}) > 1
 
 

@@ -127,6 +127,6 @@ def test_killed_twice_and_resumed_equals_an_undisturbed_run(tmp_path):
     assert len(grid["rows"]) == 12 and grid["run"]["num_images"] == 79
     assert len(detections) == 24
     for content in detections.values():
-        found = json.loads(content)
-        assert len(found) > 79 and len({detection["image_id"] for detection in found}) > 70
+        results = json.loads(content)
+        assert len(results) > 79 and len({detection["image_id"] for detection in results}) > 70
     assert not (killed / "progress").exists()

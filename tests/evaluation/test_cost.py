@@ -220,8 +220,8 @@ def test_counts_every_kind_of_head(make_model, config, parts):
         first = heads.box_head[0] if isinstance(heads.box_head, nn.ModuleList) else heads.box_head
         first.register_forward_pre_hook(lambda m, x: proposals.append(len(x[0])))
     with torch.no_grad():
-        (found,) = unhooked([{"image": torch.zeros(3, 96, 160), "height": 96, "width": 160}])
-    detections = len(found["instances"]) if heads is not None else 0
+        (result,) = unhooked([{"image": torch.zeros(3, 96, 160), "height": 96, "width": 160}])
+    detections = len(result["instances"]) if heads is not None else 0
     cost = count_cost(model, [(96, 160)], proposals[0] if proposals else 0)
     by_part = cost.by_part(detections)
     names = {"backbone": "backbone.bottom_up", "neck": ("backbone.fpn", "backbone.top"), **parts}

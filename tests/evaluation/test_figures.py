@@ -39,9 +39,9 @@ def make_grid(points=None, *, masks=True, ap=None):
         shares = {"backbone": 0.1, "neck": 0.3, "rpn": 0.4, "box_head": 0.2}
         parts = {part: gflops * share for part, share in shares.items()}
         cost = Cost(parts, {}, 1000, dict.fromkeys((*parts, "mask_head"), 1000))
-        found = {"box": scores(box)} | ({"mask": scores(0.9 * box)} if masks else {})
+        by_kind = {"box": scores(box)} | ({"mask": scores(0.9 * box)} if masks else {})
         latency = {"CPU": Latency(50.0 * gflops, 60.0 * gflops)}
-        rows.append(GridRow(point, cost, 10.0, latency, found))
+        rows.append(GridRow(point, cost, 10.0, latency, by_kind))
     return Grid(tuple(rows), {})
 
 
@@ -150,7 +150,7 @@ def pictures(tmp_path):
 def find(ground_truth, score_of):
     """Every object found at every point, with the score that ``score_of(point)`` gives."""
 
-    def found(point):
+    def detections(point):
         return [
             {
                 "image_id": image_id,
@@ -163,7 +163,7 @@ def find(ground_truth, score_of):
             for image_id in range(6)
         ]
 
-    return found
+    return detections
 
 
 def boxes(axes):
@@ -174,8 +174,8 @@ def test_sheet_shows_ground_truth_and_budgets_from_cheap_to_dear(pictures):
     records, truth = pictures
     grid = make_grid()
     # Nothing is confident at the narrowest width.
-    found = find(truth, lambda point: 0.4 if point.width == 0.25 else 0.9)
-    figure = detection_sheet(grid, records, truth, found)
+    detections = find(truth, lambda point: 0.4 if point.width == 0.25 else 0.9)
+    figure = detection_sheet(grid, records, truth, detections)
     headers = [text.get_text() for text in figure.texts]
     best = grid_frontier(grid, "box")
     assert headers[0] == "ground truth" and len(headers) == 5
@@ -207,8 +207,8 @@ def test_sheet_without_masks_or_objects(pictures):
     records, truth = pictures
     for annotation in truth["annotations"]:
         del annotation["segmentation"]
-    found = find(truth, lambda point: 0.9)
-    sheet = detection_sheet(make_grid(masks=False), records, truth, found)
+    detections = find(truth, lambda point: 0.9)
+    sheet = detection_sheet(make_grid(masks=False), records, truth, detections)
     pixels = np.asarray(sheet.axes[0].images[0].get_array())
     assert (pixels == 90).all() and len(boxes(sheet.axes[0])) == 2
 

@@ -62,11 +62,11 @@ class Oracle(MutualRCNN):
         self.backbone(self.preprocess_image(batched_inputs).tensor)  # raises if not calibrated
         boxes, classes, scores = [], [], []
         for class_, number in itertools.product(range(2), range(6)):
-            found = (image[0] - 100 - 10 * class_).abs() < 3
-            found &= (image[1] - 20 * (number + 1)).abs() < 6
-            if found.sum() < 10:
+            is_object = (image[0] - 100 - 10 * class_).abs() < 3
+            is_object &= (image[1] - 20 * (number + 1)).abs() < 6
+            if is_object.sum() < 10:
                 continue
-            ys, xs = found.nonzero().T
+            ys, xs = is_object.nonzero().T
             shrink = (1 - width_of(self).value) * 0.1 * (xs.max() - xs.min())
             boxes.append([xs.min() + shrink, ys.min(), xs.max() + 1 - shrink, ys.max() + 1])
             classes.append(class_)
@@ -192,8 +192,8 @@ def evaluate(setting, output, points=POINTS, **kwargs):
 def by_hand(folder, point, iou_type):
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(folder / "ground_truth.json"))
-        found = truth.loadRes(str(folder / "detections" / f"{point}.{iou_type}.json"))
-        evaluation = COCOeval(truth, found, iou_type)
+        detections = truth.loadRes(str(folder / "detections" / f"{point}.{iou_type}.json"))
+        evaluation = COCOeval(truth, detections, iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -215,8 +215,8 @@ def test_ap_equals_pycocotools_by_hand(quick, setting, tmp_path):
     for row, point in zip(rows, POINTS, strict=True):
         assert (row["width"], row["resolution"]) == point
         for kind, iou_type in (("box", "bbox"), ("mask", "segm")):
-            found = [row[kind][metric] for metric in METRICS]
-            assert found == by_hand(tmp_path / "grid", point, iou_type)
+            metrics = [row[kind][metric] for metric in METRICS]
+            assert metrics == by_hand(tmp_path / "grid", point, iou_type)
     # The data set has no large object, and the oracle is the better the wider it is.
     assert all(row["box"]["APl"] is None for row in rows)
     assert rows[-1]["box"]["AP"] > rows[0]["box"]["AP"] > 0 and rows[0]["mask"]["AP"] > 0
@@ -243,8 +243,8 @@ def test_ap_equals_detectron2s_evaluator(quick, setting, tmp_path, dataset):
         results = inference_on_dataset(model, loader, evaluator)
     for kind, expected in (("box", results["bbox"]), ("mask", results["segm"])):
         for metric in METRICS:
-            found = grid.rows[0].scores[kind][metric]
-            assert (math.nan if found is None else found) == pytest.approx(
+            actual = grid.rows[0].scores[kind][metric]
+            assert (math.nan if actual is None else actual) == pytest.approx(
                 expected[metric], nan_ok=True
             )
 

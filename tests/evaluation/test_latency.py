@@ -42,8 +42,8 @@ def test_the_peak_is_what_was_allocated(size):
     """Also if it is not the first time, and what is free by now was in use before."""
     for _ in range(2):
         torch.ones(64 * MIB // 4)
-        found = peak_memory(CPU, lambda: torch.ones(size * MIB // 4))
-        assert found == pytest.approx(size, abs=2)
+        peak = peak_memory(CPU, lambda: torch.ones(size * MIB // 4))
+        assert peak == pytest.approx(size, abs=2)
 
 
 @on_linux
@@ -51,8 +51,8 @@ def test_the_peak_is_not_hidden_by_what_was_freed_in_small_pieces():
     pieces = [bytearray(40_000) for _ in range(2000)]
     wall = bytearray(40_000)  # the heap cannot shrink below it
     del pieces
-    found = peak_memory(CPU, lambda: [bytearray(b"1" * 40_000) for _ in range(1000)])
-    assert found == pytest.approx(1000 * 40_000 / MIB, rel=0.1)
+    peak = peak_memory(CPU, lambda: [bytearray(b"1" * 40_000) for _ in range(1000)])
+    assert peak == pytest.approx(1000 * 40_000 / MIB, rel=0.1)
     assert wall
 
 
@@ -92,9 +92,9 @@ def test_a_dearer_point_needs_more_memory(make_slimmable_config, model):
     batch = [{"image": torch.as_tensor(noise(64, 64).transpose(2, 0, 1).copy())}] * 2
     for point in points:
         calibrations.calibrate(point, [batch])
-    found = model_memory(cfg, model, points, calibrations.at, [noise(480, 640)])
+    memory = model_memory(cfg, model, points, calibrations.at, [noise(480, 640)])
     weights = sum(parameter.nbytes for parameter in model.parameters()) / MIB
-    assert weights < found[points[0]] < found[points[1]] - 2 < found[points[2]] - 4
+    assert weights < memory[points[0]] < memory[points[1]] - 2 < memory[points[2]] - 4
 
 
 def test_memory_is_that_of_the_largest_image_that_the_network_sees(
@@ -151,7 +151,7 @@ def test_points_take_turns(make_slimmable_config, machine):
         yield
 
     images = [noise(64, 80), noise(64, 70)]
-    found = profile_points(
+    profiles = profile_points(
         make_slimmable_config(), torch.nn.Identity(), points, at, images, num_forwards=12
     )
     # One after the other, for three images at a time.
@@ -160,9 +160,9 @@ def test_points_take_turns(make_slimmable_config, machine):
     assert [timed for timed, _ in by_visit[:12]] == [False, *[True] * 3] * 3
     assert sum(timed for timed, _ in by_visit) == 12 * len(points)
     # Each to its end before the next, the last would be 27 % slower than the first.
-    medians = [profile.latency.p50 for profile in found.values()]
+    medians = [profile.latency.p50 for profile in profiles.values()]
     assert max(medians) / min(medians) < 1.08
-    for profile in found.values():
+    for profile in profiles.values():
         assert profile.latency.memory == 5.0 and profile.detections_per_image == 3
         assert profile.latency.p95 > profile.latency.p50
 
@@ -184,16 +184,16 @@ def test_images_are_taken_in_turn(make_slimmable_config, machine):
 def test_equal_detections(model, count):
     image = torch.as_tensor(noise(64, 96).transpose(2, 0, 1).copy())
     with torch.no_grad():
-        found, _ = infer(model, image)
+        instances, _ = infer(model, image)
         with equal_detections(model, count):
             equal, _ = infer(model, image)
         again, _ = infer(model, image)
-    assert 3 < len(found) < 150
+    assert 3 < len(instances) < 150
     assert len(equal) == count and equal.pred_masks.shape[0] == count
-    kept = min(count, len(found))
-    assert torch.equal(equal.scores[:kept], found.scores[:kept])
+    kept = min(count, len(instances))
+    assert torch.equal(equal.scores[:kept], instances.scores[:kept])
     assert (equal.pred_boxes.tensor[kept:] == torch.tensor([0.0, 0, 96, 64])).all()
-    assert len(again) == len(found)
+    assert len(again) == len(instances)
 
 
 def test_equal_detections_of_a_model_without_roi_heads():

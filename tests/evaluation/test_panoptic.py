@@ -35,16 +35,16 @@ def test_the_same_is_perfect(scorer):
     one = segments(["1122", "1133"], {1: CAT, 2: CAT, 3: SKY})
     matches = match_segments(one, one)
     assert matches == [(*SKY, 1.0, 1, 0, 0), (*CAT, 2.0, 2, 0, 0)]
-    found = scorer.score([matches])
-    assert all(found[name] == 100 for name in ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"))
-    assert found["per_class"] == {"cat": 100, "sky": 100}
+    scores = scorer.score([matches])
+    assert all(scores[name] == 100 for name in ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"))
+    assert scores["per_class"] == {"cat": 100, "sky": 100}
 
 
 def test_by_hand(scorer):
     # The cat is found by 3 of its 4 pixels; the dog is taken for a cat; the sky has one too many.
     truth = segments(["11112222", "33333333"], {1: CAT, 2: DOG, 3: SKY})
-    found = segments(["11132222", "33333333"], {1: CAT, 2: CAT, 3: SKY})
-    matches = match_segments(truth, found)
+    predicted = segments(["11132222", "33333333"], {1: CAT, 2: CAT, 3: SKY})
+    matches = match_segments(truth, predicted)
     assert {(thing, index): rest for thing, index, *rest in matches} == {
         CAT: [3 / 4, 1, 1, 0],
         DOG: [0.0, 0, 0, 1],
@@ -60,8 +60,8 @@ def test_by_hand(scorer):
 
 
 def test_half_an_overlap_is_no_match():
-    truth, found = segments(["1100"], {1: CAT}), segments(["1000"], {1: CAT})
-    assert match_segments(truth, found) == [(*CAT, 0.0, 0, 1, 1)]
+    truth, predicted = segments(["1100"], {1: CAT}), segments(["1000"], {1: CAT})
+    assert match_segments(truth, predicted) == [(*CAT, 0.0, 0, 1, 1)]
 
 
 def test_nothing_is_found_in_vain_where_nothing_is_known():
@@ -120,9 +120,9 @@ def test_cocos_own_format(scorer, tmp_path):
         stuff_dataset_id_to_contiguous_id={17: 0, 18: 0, 200: 1},
     )
     scorer._annotations = {5: annotation}
-    found = scorer._published({"image_id": 5})
-    assert found.ids.tolist() == ids.tolist() and found.crowds == {70000}
-    assert found.categories == {7: DOG, 300: SKY, 70000: CAT}
+    published = scorer._published({"image_id": 5})
+    assert published.ids.tolist() == ids.tolist() and published.crowds == {70000}
+    assert published.categories == {7: DOG, 300: SKY, 70000: CAT}
 
 
 def test_the_files_of_the_ground_truth(scorer, tmp_path):
@@ -145,5 +145,5 @@ def test_the_files_of_the_ground_truth(scorer, tmp_path):
 
 
 def test_nothing_at_all(scorer):
-    found = scorer.score([[], []])
-    assert found["PQ"] is None and found["PQ_stuff"] is None and found["per_class"] == {}
+    scores = scorer.score([[], []])
+    assert scores["PQ"] is None and scores["PQ_stuff"] is None and scores["per_class"] == {}

@@ -72,8 +72,8 @@ def measured(monkeypatch):
 
     def profile_points(cfg, model, points, at, images, num_forwards):
         Measured.points, Measured.images = points, images
-        found = {p: Latency(Measured.milliseconds[p], 99.0, 60.0) for p in points}
-        return {point: PointProfile(latency, 3.0) for point, latency in found.items()}
+        latencies = {p: Latency(Measured.milliseconds[p], 99.0, 60.0) for p in points}
+        return {point: PointProfile(latency, 3.0) for point, latency in latencies.items()}
 
     monkeypatch.setattr(profile_module, "profile_points", profile_points)
     return Measured
@@ -121,8 +121,10 @@ def test_without_a_name_a_predictor_finds_the_device(folder, measured):
     with pytest.raises(ValueError, match=f"{re.escape(HERE)}.*profile_latency"):
         BudgetPredictor.from_pretrained(folder)(Image.new("RGB", (64, 64)), milliseconds=20)
     profile_folder(folder, "cpu", num_images=1)
-    found = BudgetPredictor.from_pretrained(folder)(Image.new("RGB", (64, 64)), milliseconds=20)
-    assert found.point == A
+    prediction = BudgetPredictor.from_pretrained(folder)(
+        Image.new("RGB", (64, 64)), milliseconds=20
+    )
+    assert prediction.point == A
 
 
 def test_a_folder_with_a_table_alone(folder, measured, tmp_path):
@@ -150,8 +152,8 @@ def test_a_table_of_its_own_beside_the_grid_is_kept_up(folder, measured):
 def test_measures_for_real(folder):
     profile = profile_folder(folder, "cpu", num_images=6)
     latency = {row.point: row.latency[HERE] for row in Grid.load(folder / "grid/grid.json").rows}
-    assert latency == {point: found.latency for point, found in profile.points.items()}
-    assert all(0 < found.p50 <= found.p95 for found in latency.values())
+    assert latency == {point: measured.latency for point, measured in profile.points.items()}
+    assert all(0 < measured.p50 <= measured.p95 for measured in latency.values())
 
 
 # Refused before anything is measured --------------------------------------------------------------

@@ -33,12 +33,12 @@ def start(tmp_path, monkeypatch):
         progress.close()
 
 
-def found(*images):
+def results(*images):
     return [(point, [{"image": i, "at": str(point)} for i in images]) for point in POINTS]
 
 
 def commit(part, *images):
-    part.commit(images, found(*images))
+    part.commit(images, results(*images))
 
 
 def images_of(progress):
@@ -96,7 +96,7 @@ def test_points_are_written_as_they_come(start):
     part = progress.part(0)
 
     def coming():
-        for number, (point, records) in enumerate(found(0)):
+        for number, (point, records) in enumerate(results(0)):
             lines = [path.read_text() for path in progress.folder.glob("part-0/*.jsonl")]
             assert len(lines) == number and all(lines)
             yield point, records

@@ -118,8 +118,8 @@ def test_equals_pycocotools_on_the_files(tmp_path, ground_truth, detections, iou
     (tmp_path / "dt.json").write_text(json.dumps(list(only(iou_type, detections))))
     expected = by_hand(str(tmp_path / "gt.json"), str(tmp_path / "dt.json"), iou_type)
     scores = score(load_ground_truth(ground_truth, evaluator), detections, iou_type)
-    found = [-100 if scores[metric] is None else scores[metric] for metric in METRICS]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=0)
+    actual = [-100 if scores[metric] is None else scores[metric] for metric in METRICS]
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=0)
     assert 0 < scores["AP"] < 100 and scores["APl"] is None
 
 
@@ -210,12 +210,12 @@ def test_keypoint_ap_has_the_given_sigmas(evaluator):
     similarity = math.exp(-(offset**2) / (2 * area * (2 * sigma) ** 2))
     assert 0.45 < similarity < 0.5  # at no threshold a match
     ground_truth = load_ground_truth(ground_truth, evaluator)
-    found = score(ground_truth, detections, "keypoints", [sigma] * 2)
+    scores = score(ground_truth, detections, "keypoints", [sigma] * 2)
     # Half of the objects found, with the higher score: precision 1 up to recall 0.5.
-    assert found["AP"] == pytest.approx(100 * 51 / 101)
+    assert scores["AP"] == pytest.approx(100 * 51 / 101)
     assert score(ground_truth, detections, "keypoints", [2 * sigma] * 2)["AP50"] == 100
-    assert set(found) == {"AP", "AP50", "AP75", "APm", "APl", "per_class"}
-    assert found["APm"] is None
+    assert set(scores) == {"AP", "AP50", "AP75", "APm", "APl", "per_class"}
+    assert scores["APm"] is None
 
 
 def test_every_column_of_a_query_table_is_some_kinds_and_labelled_there():
@@ -247,7 +247,7 @@ def moved(truth, rng):
     first = truth["images"][0]["id"]
     categories = [category["id"] for category in truth["categories"]]
     made_up = {**truth["annotations"][0], "image_id": first}
-    found = []
+    detections = []
     for annotation in [made_up, *truth["annotations"], *truth["annotations"][::3]]:
         if rng.random() < 0.1:
             continue
@@ -272,8 +272,8 @@ def moved(truth, rng):
             keypoints = np.array(annotation["keypoints"], float).reshape(-1, 3)
             keypoints[:, :2] += rng.normal(0, 0.05, 2) * (w, h)
             detection["keypoints"] = keypoints.reshape(-1).tolist()
-        found.append(detection)
-    return found
+        detections.append(detection)
+    return detections
 
 
 def add_keypoints(truth, rng):

@@ -25,17 +25,17 @@ CLASSES = ["background", "a", "b", "never there"]
 def records(tmp_path):
     """Masks of three classes, with ignored pixels, registered in Detectron2's semantic format."""
     generator = np.random.default_rng(0)
-    found = []
+    listed = []
     for index, size in enumerate([(6, 8), (5, 5), (9, 4)]):
         truth = generator.integers(0, 3, size, dtype=np.uint8)
         truth[0, :2] = 255
         path = tmp_path / f"{index}.png"
         Image.fromarray(truth).save(path)
         image = str(tmp_path / f"{index}.jpg")
-        found.append({"file_name": image, "sem_seg_file_name": str(path), "image_id": index})
-    DatasetCatalog.register(NAME, lambda: found)
+        listed.append({"file_name": image, "sem_seg_file_name": str(path), "image_id": index})
+    DatasetCatalog.register(NAME, lambda: listed)
     MetadataCatalog.get(NAME).set(stuff_classes=CLASSES, ignore_label=255)
-    yield found
+    yield listed
     DatasetCatalog.remove(NAME)
     MetadataCatalog.remove(NAME)
 
@@ -68,21 +68,21 @@ def test_equals_detectron2s_evaluator(scorer, records, tmp_path):
         evaluator.process([record], [{"sem_seg": logits}])
         confusions.append(scorer.confusion(classes, record))
     expected = evaluator.evaluate()["sem_seg"]
-    found = scorer.score(confusions)
-    assert found["mIoU"] == pytest.approx(expected["mIoU"])
-    assert found["accuracy"] == pytest.approx(expected["pACC"])
+    scores = scorer.score(confusions)
+    assert scores["mIoU"] == pytest.approx(expected["mIoU"])
+    assert scores["accuracy"] == pytest.approx(expected["pACC"])
     for name in CLASSES[:3]:
-        assert found["per_class"][name] == pytest.approx(expected[f"IoU-{name}"])
-    assert found["per_class"]["never there"] is None
+        assert scores["per_class"][name] == pytest.approx(expected[f"IoU-{name}"])
+    assert scores["per_class"]["never there"] is None
 
 
 def test_by_hand(scorer):
     # Class 0: 3 of 4 hit and 1 too many; class 1: 1 of 2 hit and 1 too many.
-    found = scorer.score([[(0, 0, 2), (0, 1, 1)], [(0, 0, 1), (1, 1, 1), (1, 0, 1)]])
-    assert found["per_class"]["background"] == pytest.approx(100 * 3 / 5)
-    assert found["per_class"]["a"] == pytest.approx(100 * 1 / 3)
-    assert found["mIoU"] == pytest.approx((60 + 100 / 3) / 2)
-    assert found["accuracy"] == pytest.approx(100 * 4 / 6)
+    scores = scorer.score([[(0, 0, 2), (0, 1, 1)], [(0, 0, 1), (1, 1, 1), (1, 0, 1)]])
+    assert scores["per_class"]["background"] == pytest.approx(100 * 3 / 5)
+    assert scores["per_class"]["a"] == pytest.approx(100 * 1 / 3)
+    assert scores["mIoU"] == pytest.approx((60 + 100 / 3) / 2)
+    assert scores["accuracy"] == pytest.approx(100 * 4 / 6)
 
 
 def test_a_mask_of_another_size_is_named(scorer, records):
@@ -115,8 +115,8 @@ def test_the_size_of_an_image_is_that_of_the_upright_one(tmp_path, orientation):
     exif[ExifTags.Base.Orientation] = orientation
     Image.new("RGB", (60, 40)).save(path, exif=exif)
     record = {"file_name": str(path)}
-    found = _with_size(record)
-    assert (found["height"], found["width"]) == read_record(record, "RGB").shape[:2]
+    sized = _with_size(record)
+    assert (sized["height"], sized["width"]) == read_record(record, "RGB").shape[:2]
 
 
 # The task -----------------------------------------------------------------------------------------
@@ -164,9 +164,9 @@ def test_detectron2s_own_segmentor_is_evaluated_too(cfg, make_model, tmp_path, n
     assert not hasattr(plain, "preprocess_image")
     plain.load_state_dict(mutual.state_dict())
     expected = evaluate(cfg, mutual, tmp_path / "mutual")
-    found = evaluate(cfg, plain, tmp_path / "plain")
-    assert [row.scores for row in found.rows] == [row.scores for row in expected.rows]
-    assert len({row.score("semantic") for row in found.rows}) == 2
+    actual = evaluate(cfg, plain, tmp_path / "plain")
+    assert [row.scores for row in actual.rows] == [row.scores for row in expected.rows]
+    assert len({row.score("semantic") for row in actual.rows}) == 2
 
 
 def test_masks_that_have_changed_are_not_continued_with(cfg, make_model, records, tmp_path):

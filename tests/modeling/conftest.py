@@ -52,11 +52,11 @@ class TorchvisionMobileNetV2(Backbone):
         self.width = width
 
     def forward(self, x):
-        found = {}
+        tensors = {}
         for index, block in enumerate(self.features):
             x = block(x)
-            found |= {name: x for name, (_, last, _) in TAPS.items() if last == index}
-        return found
+            tensors |= {name: x for name, (_, last, _) in TAPS.items() if last == index}
+        return tensors
 
     def output_shape(self):
         return {
@@ -194,9 +194,9 @@ def beside_plain():
         calibrations.calibrate(point, [batch])
         with torch.no_grad(), calibrations.at(point):
             plain.load_state_dict(sliced(model).state_dict(), strict=True)
-            found = compute(model)
+            computed = compute(model)
         with torch.no_grad():
-            return found, compute(plain)
+            return computed, compute(plain)
 
     return both
 

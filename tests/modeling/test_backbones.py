@@ -243,12 +243,12 @@ def assert_equals(calibrations, point, plain, taps):
     inputs = images(96, seed=2)
     with torch.no_grad(), calibrations.at(point):
         plain.load_state_dict(sliced(calibrations.model).state_dict(), strict=True, assign=True)
-        found = calibrations.model(inputs)
+        actual = calibrations.model(inputs)
         expected = create_feature_extractor(plain.eval(), taps)(inputs)
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].shape == tensor.shape
-        assert (found[name] - tensor).abs().max() < 1e-5
+        assert actual[name].shape == tensor.shape
+        assert (actual[name] - tensor).abs().max() < 1e-5
         assert (tensor[0] - tensor[1]).abs().max() > 0.01  # not equal for being constant
 
 
@@ -272,14 +272,14 @@ def test_logits_are_a_plain_networks_of_that_width(name, width):
 @each_family
 @pytest.mark.parametrize("width", [0.35, 1.6])
 def test_weights_are_a_plain_networks_of_that_width(name, width):
-    found, expected = (
+    actual, expected = (
         {key: tensor.shape for key, tensor in network.state_dict().items()}
         for network in (
             meta(classifier, name, 0.25, width, out_features=["logits"]),
             meta(FAMILIES[name].plain, width, CLASSES),
         )
     )
-    assert found == expected
+    assert actual == expected
 
 
 @pytest.mark.parametrize(
@@ -300,8 +300,8 @@ def test_full_network_is_torchvisions(name, options, plain):
     expected = meta(plain).eval()
     expected.load_state_dict(model.state_dict(), strict=True, assign=True)
     with torch.no_grad():
-        found, reference = model(images(96))["logits"], expected(images(96))
-    assert (found - reference).abs().max() < 1e-5
+        actual, reference = model(images(96))["logits"], expected(images(96))
+    assert (actual - reference).abs().max() < 1e-5
     assert (reference[0] - reference[1]).abs().max() > 0.01
 
 
@@ -342,8 +342,8 @@ def test_describes_its_features(name):
     assert [shape.stride for shape in shapes.values()] == [4, 8, 16, 32]
     for width, channels in FAMILIES[name].channels.items():
         with at_width(model, width):
-            found = model(torch.zeros(2, 3, 64, 96))
-        assert [tensor.shape for tensor in found.values()] == [
+            features = model(torch.zeros(2, 3, 64, 96))
+        assert [tensor.shape for tensor in features.values()] == [
             (2, count, 64 // stride, 96 // stride)
             for count, stride in zip(channels, (4, 8, 16, 32), strict=True)
         ]
@@ -356,9 +356,9 @@ def test_describes_its_logits(name):
     outputs = ["logits"] if name == "wide_resnet" else ["res3", "logits"]
     model = classifier(name, 0.25, 0.25, out_features=outputs)
     assert model.output_shape()["logits"] == ShapeSpec(channels=CLASSES)
-    found = model(images())
-    assert list(found) == list(model.output_shape()) == outputs
-    assert found["logits"].shape == (2, CLASSES)
+    features = model(images())
+    assert list(features) == list(model.output_shape()) == outputs
+    assert features["logits"].shape == (2, CLASSES)
 
 
 @each_family
@@ -416,9 +416,9 @@ def test_carries_a_pyramid(tiny_cfg, name):
     assert type(model.bottom_up) is FAMILIES[name].build
     assert not any(isinstance(module, nn.Linear) for module in model.modules())
     with at_width(model, 0.25):
-        found = model(images())
-        sum(tensor.square().sum() for tensor in found.values()).backward()
-    assert {key: tuple(tensor.shape) for key, tensor in found.items()} == {
+        features = model(images())
+        sum(tensor.square().sum() for tensor in features.values()).backward()
+    assert {key: tuple(tensor.shape) for key, tensor in features.items()} == {
         f"p{level}": (2, 8, 64 // 2**level, 64 // 2**level) for level in range(2, 7)
     }
     for module in model.modules():
@@ -475,7 +475,7 @@ def test_wide_resnet_projects_where_counts_agree_by_chance():
 @each_detection_family
 def test_recomputed_activations_change_nothing_but_memory(name, width):
     """Gradients and statistics are those of an ordinary pass, which keeps more for backward."""
-    found = []
+    passes = []
     for recomputes in (False, True):
         torch.manual_seed(0)
         model = FAMILIES[name].build(Width(0.25, 1.0)).train()
@@ -492,8 +492,8 @@ def test_recomputed_activations_change_nothing_but_memory(name, width):
             held = sum(kept.values())
             loss.backward()
         gradients = {n: p.grad for n, p in model.named_parameters()}
-        found.append((held, gradients, model.state_dict()))
-    (held, gradients, state), (fewer, others, other_state) = found
+        passes.append((held, gradients, model.state_dict()))
+    (held, gradients, state), (fewer, others, other_state) = passes
     for key, gradient in gradients.items():
         assert torch.equal(gradient, others[key]), key
     for key, value in state.items():

@@ -133,9 +133,9 @@ def test_where_they_agree_nothing_is_learnt(make_model, batch):
 
 
 def test_evaluation_gives_probabilities(make_model, batch):
-    found = make_model().eval()([{"image": item["image"]} for item in batch])
-    assert len(found) == len(batch)
-    for item in found:
+    results = make_model().eval()([{"image": item["image"]} for item in batch])
+    assert len(results) == len(batch)
+    for item in results:
         assert item["scores"].shape == (9,)
         torch.testing.assert_close(item["scores"].sum(), torch.tensor(1.0))
 

@@ -21,8 +21,8 @@ STRIDES = [4, 8, 16, 32, 64]
 
 def levels(*ratio):
     """The teacher's level for each of the student's, as names; None for none."""
-    found = [corresponding_level(stride, ratio, STRIDES) for stride in STRIDES]
-    return [None if level is None else f"p{level + 2}" for level in found]
+    indices = [corresponding_level(stride, ratio, STRIDES) for stride in STRIDES]
+    return [None if level is None else f"p{level + 2}" for level in indices]
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_every_ratio_shifts_the_pyramid_by_whole_levels():
     """No ratio falls between two levels, whatever rounding does to x and y."""
     for resolution in range(40, 601):
         for size in (resolution - 1, resolution, resolution + 1):
-            found = levels(600 / resolution, 600 / size)
-            shift = 5 - len([level for level in found if level])
-            assert found == [f"p{k + shift}" for k in range(2, 7 - shift)] + [None] * shift
+            shifted = levels(600 / resolution, 600 / size)
+            shift = 5 - len([level for level in shifted if level])
+            assert shifted == [f"p{k + shift}" for k in range(2, 7 - shift)] + [None] * shift
 
 
 def test_too_small_an_image_has_no_counterpart():
@@ -75,15 +75,15 @@ def test_area_weights_are_those_of_a_fine_grid(size, stride, full_size, full_str
         expected = torch.zeros(math.ceil(target / stride), math.ceil(source / full_stride)).double()
         expected.index_put_((rows, columns), torch.ones(200_000).double(), accumulate=True)
         expected /= expected.sum(dim=1, keepdim=True)
-        found = correspondence._area_weights(target, stride, source, full_stride)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+        actual = correspondence._area_weights(target, stride, source, full_stride)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-3)
 
 
 def test_values_are_averaged_over_the_area_of_each_cell():
     torch.manual_seed(0)
     values = torch.randn(3, 9, 13)  # one row and one column of padding
-    found = averaged_over_cells(values, (64, 96), 8, (32, 48), 8)
-    torch.testing.assert_close(found, F.avg_pool2d(values[:, :8, :12], 2))
+    averaged = averaged_over_cells(values, (64, 96), 8, (32, 48), 8)
+    torch.testing.assert_close(averaged, F.avg_pool2d(values[:, :8, :12], 2))
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_equal_grids_keep_their_values(size, stride, full_size, full_stride):
     torch.manual_seed(0)
     height, width = (math.ceil(side / stride) for side in size)
     values = torch.randn(3, height + 1, width + 2)
-    found = averaged_over_cells(values, full_size, full_stride, size, stride)
-    assert torch.equal(found, values[:, :height, :width])
+    averaged = averaged_over_cells(values, full_size, full_stride, size, stride)
+    assert torch.equal(averaged, values[:, :height, :width])
 
 
 # Anchors -----------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def centres_inside(anchors, size):
 def test_each_anchor_finds_the_one_it_overlaps_most(coco_anchors, make_anchors, full_size, size):
     full_grids, full = make_anchors(coco_anchors, full_size)
     grids, student = make_anchors(coco_anchors, size)
-    found, exists = corresponding_anchors(coco_anchors, size, grids, full_size, full_grids)
+    indices, exists = corresponding_anchors(coco_anchors, size, grids, full_size, full_grids)
     student, full = Boxes.cat(student), Boxes.cat(full)
     inside = centres_inside(student, size)
     student.scale(full_size[1] / size[1], full_size[0] / size[0])
@@ -138,20 +138,20 @@ def test_each_anchor_finds_the_one_it_overlaps_most(coco_anchors, make_anchors, 
     best = overlaps.max(dim=1).values
     assert torch.equal(exists, inside & (best >= correspondence.MIN_IOU))
     assert exists.sum() > inside.sum() / 2
-    iou = overlaps[torch.arange(len(found)), found][exists]
+    iou = overlaps[torch.arange(len(indices)), indices][exists]
     torch.testing.assert_close(iou, best[exists], rtol=0, atol=1e-5)
     if size == full_size:
         assert exists.sum() == inside.sum()
-        assert torch.equal(found[exists], torch.arange(len(found))[exists])
+        assert torch.equal(indices[exists], torch.arange(len(indices))[exists])
 
 
 def test_at_half_the_resolution_anchors_are_shifted_by_a_level(coco_anchors, make_anchors):
     (full_grids, full), (grids, student) = (
         make_anchors(coco_anchors, size) for size in ((512, 768), (256, 384))
     )
-    found, exists = corresponding_anchors(coco_anchors, (256, 384), grids, (512, 768), full_grids)
+    indices, exists = corresponding_anchors(coco_anchors, (256, 384), grids, (512, 768), full_grids)
     first = slice(0, len(student[0]))
     assert exists[first].all()
-    assert torch.equal(found[first], len(full[0]) + torch.arange(len(full[1])))
+    assert torch.equal(indices[first], len(full[0]) + torch.arange(len(full[1])))
     # What is twice as large as the largest that the teacher has.
     assert not exists[-len(student[-1]) :].any()

@@ -75,8 +75,8 @@ def test_class_distillation_is_the_kl_divergence(temperature):
     p = (teacher / temperature).softmax(1)
     q = (student / temperature).softmax(1)
     expected = temperature**2 * (p * (p / q).log()).sum(1).mean()
-    found = distillation.class_distillation(student, teacher, temperature)
-    torch.testing.assert_close(found, expected)
+    actual = distillation.class_distillation(student, teacher, temperature)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_temperature_hardly_changes_the_size_of_gradients():
@@ -95,22 +95,22 @@ def test_box_distillation_compares_the_deltas_of_the_foregrounds_class():
     teacher[0, 4:] = 100.0
     teacher[1, 4:] = -0.5  # class 1 of proposal 1: counts 2
     teacher[2:] = 100.0
-    found = distillation.box_distillation(student, teacher, classes, 2)
-    assert found == pytest.approx((4 + 2) / 4)
+    loss = distillation.box_distillation(student, teacher, classes, 2)
+    assert loss == pytest.approx((4 + 2) / 4)
 
 
 def test_mask_distillation_is_the_kl_divergence_of_the_pixels():
     student, teacher = logits(2, 6, 6), logits(2, 6, 6, seed=1)
     p, q = teacher.sigmoid(), student.sigmoid()
     expected = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
-    found = distillation.mask_distillation(student, teacher)
-    torch.testing.assert_close(found, expected.mean())
+    actual = distillation.mask_distillation(student, teacher)
+    torch.testing.assert_close(actual, expected.mean())
 
 
 def test_mask_distillation_survives_a_sure_teacher():
     teacher = torch.tensor([[[1e4, -1e4]]])
-    found = distillation.mask_distillation(torch.zeros(1, 1, 2), teacher)
-    assert found == pytest.approx(math.log(2))
+    loss = distillation.mask_distillation(torch.zeros(1, 1, 2), teacher)
+    assert loss == pytest.approx(math.log(2))
 
 
 def test_score_distillation_is_the_quality_focal_loss():
@@ -119,8 +119,8 @@ def test_score_distillation_is_the_quality_focal_loss():
     for temperature in (1.0, 2.0):
         y, p = (teacher / temperature).sigmoid(), (student / temperature).sigmoid()
         expected = -((y - p) ** 2) * (y * p.log() + (1 - y) * (1 - p).log())
-        found = distillation.score_distillation(student, teacher, temperature)
-        torch.testing.assert_close(found, temperature**2 * expected.sum())
+        actual = distillation.score_distillation(student, teacher, temperature)
+        torch.testing.assert_close(actual, temperature**2 * expected.sum())
     teacher.requires_grad_()
     distillation.score_distillation(student, teacher).backward()
     assert student.grad.abs().max() > 0 and teacher.grad is None
@@ -130,8 +130,8 @@ def test_score_distillation_is_the_quality_focal_loss():
 def test_masks_of_classes():
     masks = logits(3, 4, 2, 2)
     classes = torch.tensor([3, 0, 3])
-    found = distillation.masks_of_classes(masks, classes)
-    torch.testing.assert_close(found, torch.stack([masks[0, 3], masks[1, 0], masks[2, 3]]))
+    chosen = distillation.masks_of_classes(masks, classes)
+    torch.testing.assert_close(chosen, torch.stack([masks[0, 3], masks[1, 0], masks[2, 3]]))
     agnostic = distillation.masks_of_classes(masks[:, :1], classes)
     torch.testing.assert_close(agnostic, masks[:, 0])
 
@@ -195,19 +195,19 @@ def test_mask_loss_is_detectron2s():
     with EventStorage():
         expected = mask_rcnn_loss(predicted, instances)
     classes = torch.cat([x.gt_classes for x in instances])
-    found = distillation.mask_loss(
+    actual = distillation.mask_loss(
         distillation.masks_of_classes(predicted, classes), distillation.mask_targets(instances, 28)
     )
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_keypoint_distillation_is_the_kl_divergence_over_the_heatmaps_of_valid_keypoints():
     student, teacher = logits(2, 3, 8, 8), logits(2, 3, 8, 8, seed=1)
     p, q = teacher.flatten(2).softmax(2), student.flatten(2).softmax(2)
     expected = (p * (p / q).log()).sum(2)[VALID].mean()
-    found = distillation.keypoint_distillation(student, teacher, VALID)
-    torch.testing.assert_close(found, expected)
-    found.backward()
+    actual = distillation.keypoint_distillation(student, teacher, VALID)
+    torch.testing.assert_close(actual, expected)
+    actual.backward()
     assert student.grad[~VALID].abs().max() == 0
 
 
@@ -239,11 +239,11 @@ def test_keypoint_targets_are_positions_in_the_heatmap():
 
 def test_a_proposal_without_a_visible_keypoint_inside_is_left_out():
     instances = with_keypoints()
-    found = [distillation.with_visible_keypoints(x) for x in instances]
-    assert [len(x) for x in found] == [0, 1, 1]
+    visible = [distillation.with_visible_keypoints(x) for x in instances]
+    assert [len(x) for x in visible] == [0, 1, 1]
     with EventStorage():
         expected = select_proposals_with_visible_keypoints(instances)
-    for left, right in zip(found, expected, strict=True):
+    for left, right in zip(visible, expected, strict=True):
         assert left.proposal_boxes.tensor.tolist() == right.proposal_boxes.tensor.tolist()
 
 

@@ -100,12 +100,12 @@ def test_at_half_the_resolution_p3_learns_from_p4():
         for mine, theirs in (("p2", "p3"), ("p3", "p4"))
         for c in range(2)
     ]
-    found = pyramid_distillation(half, full, sizes, full_sizes, SHAPES)
-    assert found == pytest.approx(np.mean(expected), abs=1e-4)
+    actual = pyramid_distillation(half, full, sizes, full_sizes, SHAPES)
+    assert actual == pytest.approx(np.mean(expected), abs=1e-4)
     # Exactly as much there is to learn from; the teacher's p2 and the student's p4 have no part.
     full["p2"] += pyramid(128, 192, 2)["p2"]
     half["p4"] += 1
-    assert pyramid_distillation(half, full, sizes, full_sizes, SHAPES) == found
+    assert pyramid_distillation(half, full, sizes, full_sizes, SHAPES) == actual
     same = {"p2": full["p3"], "p3": full["p4"], "p4": half["p4"]}
     assert pyramid_distillation(same, full, sizes, full_sizes, SHAPES) < 1e-6
 
@@ -189,21 +189,21 @@ def test_the_other_losses_stay_what_they_are(make_model, batch, run, monkeypatch
         expected, expected_studied, expected_gradients, none_kept = passes(without)
     assert kept is not None and none_kept is None
     assert studied.keys() - expected_studied.keys() == {LOSS}
-    for found, other in ((losses, expected), (studied, expected_studied)):
-        assert all(torch.equal(found[name], loss) for name, loss in other.items())
+    for actual, other in ((losses, expected), (studied, expected_studied)):
+        assert all(torch.equal(actual[name], loss) for name, loss in other.items())
     for one, other in zip(gradients, expected_gradients, strict=True):
         assert (one is None) == (other is None)
         assert one is None or torch.equal(one, other)
 
 
 def test_its_weight_multiplies_it(make_model, batch, run):
-    found = []
+    losses = []
     for weight in (1, 5):
         model = make_model(FEATURE=weight)
         _, teacher = run(model.teach, batch)
         with at_width(model, 0.4, track=False):
-            found.append(run(model.study, view_at(batch, 48, 128, "cpu"), teacher)[LOSS])
-    torch.testing.assert_close(found[1], 5 * found[0])
+            losses.append(run(model.study, view_at(batch, 48, 128, "cpu"), teacher)[LOSS])
+    torch.testing.assert_close(losses[1], 5 * losses[0])
 
 
 def test_students_with_proposals_of_their_own_learn_from_features_too(

@@ -39,13 +39,13 @@ def images():
 def test_scope_says_what_slims(scope, inner, outer):
     model = pyramid(scope)
     with at_width(model, 0.25):
-        found = model(images())
+        features = model(images())
         for level, count in zip(range(2, 6), (8, 8, 24, 80), strict=True):
             lateral = getattr(model, f"fpn_lateral{level}").plain()
             output = getattr(model, f"fpn_output{level}").plain()
             assert lateral.weight.shape == (inner, count, 1, 1)
             assert output.weight.shape == (outer, inner, 3, 3)
-    assert {name: x.shape[1] for name, x in found.items()} == dict.fromkeys(
+    assert {name: x.shape[1] for name, x in features.items()} == dict.fromkeys(
         ["p2", "p3", "p4", "p5", "p6"], outer
     )
 
@@ -81,10 +81,10 @@ def test_equals_detectron2s_pyramid_of_that_width(torchvision_backbone, norm, fu
     with torch.no_grad(), calibrations.at(POINT):
         plain = sliced(model)
         expected.load_state_dict(plain.state_dict(), strict=True)
-        found, again, reference = model(images()), plain(images()), expected(images())
+        actual, again, reference = model(images()), plain(images()), expected(images())
     assert type(plain.fpn_lateral2) is Conv2d
     for name, features in reference.items():
-        assert (found[name] - features).abs().max() < 1e-5
+        assert (actual[name] - features).abs().max() < 1e-5
         assert (again[name] - features).abs().max() < 1e-5
         assert features.std() > 0.1
 

@@ -85,8 +85,8 @@ def test_rpn_head_is_detectron2s_of_that_width(width):
     levels = [torch.randn(2, count, size, size) for size in (8, 4)]
     with torch.no_grad(), at_width(head, width):
         expected.load_state_dict(sliced(head).state_dict(), strict=True)
-        for found, reference in zip(head(levels), expected(levels), strict=True):
-            for left, right in zip(found, reference, strict=True):
+        for actual, reference in zip(head(levels), expected(levels), strict=True):
+            for left, right in zip(actual, reference, strict=True):
                 assert (left - right).abs().max() < 1e-5
         assert [x.shape[1] for x in (head(levels)[0][0], head(levels)[1][0])] == [3, 12]
 

@@ -52,7 +52,7 @@ def outputs(model, inputs):
     levels = [features[name] for name in heads.in_features]
     boxes = [x.proposal_boxes for x in proposals]
     scores, deltas = heads.box_predictor(heads.box_head(heads.box_pooler(levels, boxes)))
-    found = {
+    tensors = {
         **features,
         "objectness": torch.cat([x.objectness_logits for x in proposals]),
         "proposals": torch.cat([x.tensor for x in boxes]),
@@ -62,25 +62,25 @@ def outputs(model, inputs):
     }
     for index, result in enumerate(model.inference(inputs)):
         instances = result["instances"]
-        found |= {
+        tensors |= {
             f"boxes {index}": instances.pred_boxes.tensor,
             f"scores {index}": instances.scores,
             f"classes {index}": instances.pred_classes,
             f"masks {index}": instances.pred_masks,
         }
-    return found
+    return tensors
 
 
 @pytest.fixture
 def assert_equals_plain(beside_plain):
     def check(model, plain, point, calibration_batch, inputs):
-        found, expected = beside_plain(
+        actual, expected = beside_plain(
             model, plain, point, calibration_batch, lambda x: outputs(x, inputs)
         )
         assert len(expected["boxes 0"]) > 0
         for name, tensor in expected.items():
-            assert found[name].shape == tensor.shape, name
-            assert (found[name].float() - tensor.float()).abs().max() < 1e-5, name
+            assert actual[name].shape == tensor.shape, name
+            assert (actual[name].float() - tensor.float()).abs().max() < 1e-5, name
 
     return check
 
@@ -137,19 +137,19 @@ def test_untouched_model_is_detectron2s(tiny_cfg, build_random, build_plain, tra
     plain.load_state_dict(model.state_dict(), strict=True)
     inputs = inputs_at(64, training_batch)
     with torch.no_grad():
-        found, expected = outputs(model, inputs), outputs(plain, inputs)
+        actual, expected = outputs(model, inputs), outputs(plain, inputs)
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5)
+        torch.testing.assert_close(actual[name], tensor, rtol=0, atol=1e-5)
 
     for network in (model, plain):
         network.train()
     torch.manual_seed(1)
-    found = run(model, training_batch())
+    actual = run(model, training_batch())
     torch.manual_seed(1)
     expected = run(plain, training_batch())
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, loss in expected.items():
-        torch.testing.assert_close(found[name], loss, rtol=0, atol=1e-5)
+        torch.testing.assert_close(actual[name], loss, rtol=0, atol=1e-5)
 
 
 def test_evaluating_an_uncalibrated_sub_network_is_an_error(tiny_cfg, training_batch):
@@ -236,10 +236,10 @@ def test_masks_of_a_view_are_cropped_at_the_scale_they_have(training_model, trai
             ]
         )
     model = training_model()
-    _, found = teach(model, view)
+    _, actual = teach(model, view)
     _, expected = teach(model, scaled)
     assert expected.targets.masks.mean() > 0.1
-    different = (found.targets.masks != expected.targets.masks).float().mean()
+    different = (actual.targets.masks != expected.targets.masks).float().mean()
     assert different < 0.01  # where rounding puts a pixel of the edge on the other side
 
 
@@ -271,9 +271,9 @@ def test_teach_has_detectron2s_losses(training_model, training_batch, batch, pro
     assert losses.keys() == expected.keys() == names
     for name, loss in expected.items():
         torch.testing.assert_close(losses[name], loss, rtol=0, atol=1e-6)
-    found = gradients(model, sum(losses.values()))
+    actual = gradients(model, sum(losses.values()))
     for name, gradient in gradients(twin, sum(expected.values())).items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-6)
     for name, buffer in twin.named_buffers():
         torch.testing.assert_close(model.get_buffer(name), buffer)
 
@@ -302,8 +302,8 @@ def test_a_student_learns_from_any_batch(
     losses = study(model, view_at(batch, resolution, 128, "cpu"), teacher, 0.25)
     assert losses.keys() == RPN_LOSSES | ROI_LOSSES | DISTILLATION_LOSSES
     assert all(loss.isfinite() for loss in losses.values())
-    found = gradients(model, sum(losses.values()))
-    assert all(gradient.isfinite().all() for gradient in found.values())
+    by_parameter = gradients(model, sum(losses.values()))
+    assert all(gradient.isfinite().all() for gradient in by_parameter.values())
     if not any(len(item["instances"]) for item in batch):
         for name in ("loss_box_reg", "loss_mask", "loss_distill_box", "loss_distill_mask"):
             assert losses[name] == 0
@@ -381,15 +381,15 @@ def test_a_term_teaches_the_student_and_not_the_teacher(
 
     losses = study(model, view_at(batch, 48, 128, "cpu"), teacher)
     assert losses.keys() == {TERMS[term]}
-    found = gradients(model, losses[TERMS[term]])
+    by_parameter = gradients(model, losses[TERMS[term]])
     # The student's channels get a gradient, back to the image; what is the full network's, none.
     with at_width(model, 0.4):
         for name in ("backbone.bottom_up.features.0.0", "backbone.fpn_output2"):
             layer = model.get_submodule(name)
             count = layer.out_dim.at(0.4)
             assert count < layer.out_channels
-            assert found[f"{name}.weight"][:count].abs().max() > 0
-    for name, gradient in found.items():
+            assert by_parameter[f"{name}.weight"][:count].abs().max() > 0
+    for name, gradient in by_parameter.items():
         assert gradient[outside(model, name, 0.4)].abs().sum() == 0, name
     # And the full network's own graph is as it was.
     alone = copy.deepcopy(model)
@@ -470,12 +470,12 @@ def test_teachers_proposals_are_scaled_by_the_actual_ratio(
     study(model, view, teacher)
     (_, full), (shape, scaled) = calls
     assert tuple(shape[-2:]) == (24, 24)  # 96 x 96 px: padded, which changes no box
-    for boxes, found, x, y in (
+    for boxes, rescaled, x, y in (
         (full[0], scaled[0], 75 / 125, 38 / 64),
         (full[1], scaled[1], 48 / 67, 72 / 101),
     ):
         assert x != y
-        torch.testing.assert_close(found, boxes * torch.tensor([x, y, x, y]))
+        torch.testing.assert_close(rescaled, boxes * torch.tensor([x, y, x, y]))
     assert [x.tensor.tolist() for x in boxes_of(teacher)] == [x.tolist() for x in full]
 
 
@@ -491,11 +491,11 @@ def test_own_proposals_are_scaled_to_the_teacher(training_model, training_batch,
     study(model, view_at(batch, 48, 75, "cpu"), teacher)
     _, (small, own), (large, at_teacher) = calls
     assert (tuple(large[-2:]), tuple(small[-2:])) == ((32, 32), (24, 24))
-    for boxes, found, x, y in (
+    for boxes, rescaled, x, y in (
         (own[0], at_teacher[0], 125 / 75, 64 / 38),
         (own[1], at_teacher[1], 67 / 48, 101 / 72),
     ):
-        torch.testing.assert_close(found, boxes * torch.tensor([x, y, x, y]))
+        torch.testing.assert_close(rescaled, boxes * torch.tensor([x, y, x, y]))
 
 
 @pytest.mark.parametrize("proposals", ["teacher", "own"])
@@ -520,9 +520,9 @@ def test_targets_do_not_depend_on_the_students_scale(
     if proposals == "teacher":
         assert targets is teacher.targets  # made once
     # Ground-truth boxes are those of the full-size image, whatever the student saw.
-    for found, item in zip(targets.foreground, batch, strict=True):
+    for foreground, item in zip(targets.foreground, batch, strict=True):
         boxes = item["instances"].gt_boxes.tensor
-        distance = torch.cdist(found.gt_boxes.tensor, boxes).min(dim=1).values
+        distance = torch.cdist(foreground.gt_boxes.tensor, boxes).min(dim=1).values
         assert distance.max() < 1e-3
     # A proposal that is a ground-truth box has its mask in it: 7/8 of the box.
     filled = targets.masks.mean((1, 2))

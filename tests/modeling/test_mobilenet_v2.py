@@ -43,11 +43,11 @@ def test_equals_torchvisions_network_of_that_width(wide, torchvision_backbone, w
     expected = torchvision_backbone(width)
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(2))
     with torch.no_grad(), wide.at(OperatingPoint(width, 64)):
-        found = wide.model(images)
+        actual = wide.model(images)
         expected.load_state_dict(sliced(wide.model).state_dict(), strict=True)
         for name, features in expected(images).items():
-            assert features.shape == found[name].shape
-            assert (features - found[name]).abs().max() < 1e-5
+            assert features.shape == actual[name].shape
+            assert (features - actual[name]).abs().max() < 1e-5
             assert features.std() > 0.1  # not equal for being zero
 
 
@@ -55,9 +55,9 @@ def test_shortcuts_are_torchvisions_of_full_width(torchvision_backbone):
     expected = [
         getattr(block, "use_res_connect", None) for block in torchvision_backbone(1).features
     ]
-    found = [getattr(block, "has_shortcut", None) for block in backbone().features]
-    assert found == expected
-    assert sum(filter(None, found)) == 10
+    actual = [getattr(block, "has_shortcut", None) for block in backbone().features]
+    assert actual == expected
+    assert sum(filter(None, actual)) == 10
 
 
 @pytest.mark.parametrize("maximum", [0.5, 1.0, 1.4])
@@ -73,11 +73,11 @@ def test_takes_torchvisions_state_dict_as_it_is(torchvision_backbone, maximum):
 @pytest.mark.parametrize("maximum", [1.0, 1.6])
 def test_describes_its_features(maximum):
     model = backbone(0.25, maximum)
-    found = model(torch.zeros(1, 3, 64, 96))
+    levels = model(torch.zeros(1, 3, 64, 96))
     shapes = model.output_shape()
     assert list(shapes) == ["res2", "res3", "res4", "res5"]
     for name, shape in shapes.items():
-        assert found[name].shape == (1, shape.channels, 64 // shape.stride, 96 // shape.stride)
+        assert levels[name].shape == (1, shape.channels, 64 // shape.stride, 96 // shape.stride)
     assert [shape.stride for shape in shapes.values()] == [4, 8, 16, 32]
     model.train()
     with at_width(model, 0.25):
@@ -145,9 +145,9 @@ def test_equals_the_public_code_with_its_own_calibration(tmp_path, name):
     calibrations = Calibrations(model)
     calibrations.calibrate(point, map(resized, data["calibration"]))
     with torch.no_grad(), calibrations.at(point):
-        found = model(resized(data["input"]))
+        actual = model(resized(data["input"]))
     reference = data["reference"][name]
     for features, expected in zip(
-        found.values(), reference["stage_features"].values(), strict=True
+        actual.values(), reference["stage_features"].values(), strict=True
     ):
         torch.testing.assert_close(features[..., ::4, ::4], expected, rtol=1e-4, atol=1e-4)

@@ -79,10 +79,10 @@ def test_equals_a_plain_network_of_that_width(
         pixel_std=tiny_cfg.MODEL.PIXEL_STD,
     ).eval()
     inputs = [{"image": x["image"]} for x in view_at(training_batch(), 48, 128, "cpu")]
-    found, expected = beside_plain(
+    actual, expected = beside_plain(
         model, plain, OperatingPoint(width, 48), inputs[::-1], lambda x: x(inputs)
     )
-    for left, right in zip(found, expected, strict=True):
+    for left, right in zip(actual, expected, strict=True):
         assert len(right["instances"]) > 0
         assert (left["sem_seg"] - right["sem_seg"]).abs().max() < 1e-4
         assert (left["instances"].scores - right["instances"].scores).abs().max() < 1e-4
@@ -137,13 +137,13 @@ def test_a_term_teaches_the_student_and_not_the_teacher(
 
 def test_weights_multiply_the_semantic_losses(make_model, panoptic_batch, run, study):
     batch = panoptic_batch()
-    found = []
+    losses = []
     for weights in ({}, {"GROUND_TRUTH": 3, "SEGMENTATION": 5}):
         model = make_model(**weights)
         _, teacher = run(model.teach, batch)
-        found.append(study(model, batch, teacher))
+        losses.append(study(model, batch, teacher))
     for name, factor in {"loss_sem_seg": 3, "loss_mask": 3, "loss_distill_sem_seg": 5}.items():
-        torch.testing.assert_close(found[1][name], factor * found[0][name])
+        torch.testing.assert_close(losses[1][name], factor * losses[0][name])
 
 
 def test_nothing_is_distilled_where_student_and_teacher_agree(

@@ -11,9 +11,9 @@ def test_a_batch_is_detectron2s(tiny_cfg):
     model = build_model(tiny_cfg)
     images = [{"image": torch.rand(3, *size) * 255} for size in ((64, 96), (50, 70))]
     expected = GeneralizedRCNN.preprocess_image(model, images)
-    found = normalised_batch(model, images)
-    assert torch.equal(found.tensor, expected.tensor)
-    assert found.image_sizes == expected.image_sizes == [(64, 96), (50, 70)]
+    actual = normalised_batch(model, images)
+    assert torch.equal(actual.tensor, expected.tensor)
+    assert actual.image_sizes == expected.image_sizes == [(64, 96), (50, 70)]
 
 
 @pytest.mark.parametrize("norm", ["", "BN"])

@@ -67,19 +67,19 @@ def outputs(model, inputs):
     """Everything a RetinaNet computes, from features to detections, by name."""
     features = model.backbone(model.preprocess_image(inputs).tensor)
     logits, deltas = model.head([features[name] for name in model.head_in_features])
-    found = {
+    tensors = {
         **features,
         **{f"logits {k}": x for k, x in enumerate(logits)},
         **{f"deltas {k}": x for k, x in enumerate(deltas)},
     }
     for index, result in enumerate(model(inputs)):
         instances = result["instances"]
-        found |= {
+        tensors |= {
             f"boxes {index}": instances.pred_boxes.tensor,
             f"scores {index}": instances.scores,
             f"classes {index}": instances.pred_classes,
         }
-    return found
+    return tensors
 
 
 # A slimmable network against a plain one ---------------------------------------------------------
@@ -94,15 +94,15 @@ def test_equals_a_plain_network_of_that_width(
     model, plain = build_random(dense_cfg), build_plain_retinanet(dense_cfg, width)
     assert not any(isinstance(module, SlimmableLayer) for module in plain.modules())
     inputs = inputs_at(48, training_batch)
-    found, expected = beside_plain(
+    actual, expected = beside_plain(
         model, plain, OperatingPoint(width, 48), inputs[::-1], lambda x: outputs(x, inputs)
     )
     assert len(expected["boxes 0"]) > 0
     for name, tensor in expected.items():
-        assert found[name].shape == tensor.shape, name
+        assert actual[name].shape == tensor.shape, name
         # Boxes are in px, of images of 100 x 150 px.
         limit = 1e-3 if name.startswith("boxes") else 1e-4
-        assert (found[name] - tensor).abs().max() < limit, name
+        assert (actual[name] - tensor).abs().max() < limit, name
 
 
 @pytest.mark.parametrize("scope", ["backbone", "neck", "heads"])

@@ -98,11 +98,11 @@ def test_equals_a_plain_network_of_that_width(
     tiny_cfg.merge_from_list(OVERRIDES[kind])
     model, plain = build_random(tiny_cfg), build_plain(tiny_cfg, width)
     inputs = [{"image": x["image"]} for x in view_at(training_batch(), 48, 128, "cpu")]
-    found, expected = beside_plain(
+    actual, expected = beside_plain(
         model, plain, OperatingPoint(width, 48), inputs[::-1], lambda x: x.inference(inputs)
     )
     fields = ["scores", "pred_masks" if kind == "cascade" else "pred_keypoint_heatmaps"]
-    for left, right in zip(found, expected, strict=True):
+    for left, right in zip(actual, expected, strict=True):
         left, right = left["instances"], right["instances"]
         assert len(right) > 0
         assert (left.pred_boxes.tensor - right.pred_boxes.tensor).abs().max() < 1e-4
@@ -210,10 +210,10 @@ def test_the_full_network_learns_as_it_would_alone(
     losses, teacher = run(model.teach, batch)
     sum(study(model, batch, teacher).values()).backward()
     parameters = list(model.parameters())
-    found = torch.autograd.grad(sum(losses.values()), parameters, allow_unused=True)
+    gradients = torch.autograd.grad(sum(losses.values()), parameters, allow_unused=True)
     again, _ = run(model.teach, batch)
     alone = torch.autograd.grad(sum(again.values()), parameters, allow_unused=True)
-    for left, right in zip(found, alone, strict=True):
+    for left, right in zip(gradients, alone, strict=True):
         torch.testing.assert_close(left, right)
 
 
@@ -282,11 +282,11 @@ def test_each_stage_is_taught_on_the_boxes_the_teacher_refined(
     full, scaled = calls[:3], calls[3:]
     assert len(scaled) == 3
     for stage in range(3):
-        for boxes, found, size, small in zip(
+        for boxes, rescaled, size, small in zip(
             full[stage], scaled[stage], UNEVEN["sizes"], SMALL, strict=True
         ):
             x, y = small[1] / size[1], small[0] / size[0]
-            torch.testing.assert_close(found, boxes * torch.tensor([x, y, x, y]))
+            torch.testing.assert_close(rescaled, boxes * torch.tensor([x, y, x, y]))
     # Refined: another stage, other boxes; labelled by a stricter overlap, as Detectron2 does.
     assert full[0][0].shape != full[1][0].shape or not torch.equal(full[0][0], full[1][0])
     heads = model.roi_heads
@@ -315,11 +315,11 @@ def test_a_student_with_proposals_of_its_own_refines_them_itself(
     own, at_teacher = calls[3:6], calls[6:]
     assert len(at_teacher) == 3
     for stage in range(3):
-        for boxes, found, size, small in zip(
+        for boxes, rescaled, size, small in zip(
             own[stage], at_teacher[stage], UNEVEN["sizes"], SMALL, strict=True
         ):
             x, y = size[1] / small[1], size[0] / small[0]
-            torch.testing.assert_close(found, boxes * torch.tensor([x, y, x, y]))
+            torch.testing.assert_close(rescaled, boxes * torch.tensor([x, y, x, y]))
 
 
 @PROPOSALS
@@ -338,9 +338,9 @@ def test_masks_and_keypoints_are_pooled_at_the_students_scale(
     # The student's and, with proposals of its own, the teacher's on the same ones.
     small, full = (calls[1], calls[0]) if proposals == "teacher" else calls[1:]
     assert sum(map(len, full)) >= 3
-    for boxes, found, size, target in zip(full, small, UNEVEN["sizes"], SMALL, strict=True):
+    for boxes, rescaled, size, target in zip(full, small, UNEVEN["sizes"], SMALL, strict=True):
         x, y = target[1] / size[1], target[0] / size[0]
-        torch.testing.assert_close(found, boxes * torch.tensor([x, y, x, y]))
+        torch.testing.assert_close(rescaled, boxes * torch.tensor([x, y, x, y]))
 
 
 @pytest.mark.parametrize("resolution", [64, 32])

@@ -27,8 +27,8 @@ def test_losses_and_proposals_are_detectron2s(
     assert losses.keys() == expected.keys()
     for name, loss in expected.items():
         torch.testing.assert_close(losses[name], loss, rtol=0, atol=0)
-    found = rpn.propose(generator, predictions, seen.sizes)
-    for one, other in zip(found, proposals, strict=True):
+    actual = rpn.propose(generator, predictions, seen.sizes)
+    for one, other in zip(actual, proposals, strict=True):
         assert len(other) > 0
         torch.testing.assert_close(one.proposal_boxes.tensor, other.proposal_boxes.tensor)
         torch.testing.assert_close(one.objectness_logits, other.objectness_logits)
@@ -57,8 +57,8 @@ def distilled(generator):
 
     def loss(student, size, full, full_size):
         teacher = rpn.RpnTeacher.of(full, [full_size])
-        (found,) = rpn.distillation_losses(generator, student, [size], teacher, 1.0).values()
-        return found
+        (value,) = rpn.distillation_losses(generator, student, [size], teacher, 1.0).values()
+        return value
 
     return loss
 
@@ -92,9 +92,9 @@ def test_the_loss_does_not_depend_on_how_many_anchors_there_are(
     objectness = torch.cat(full.objectness, 1).repeat(2, 1)
     objectness[1] = -1.0
     teacher = rpn.RpnTeacher([size] * 2, full.grid_sizes, objectness)
-    found = rpn.distillation_losses(generator, twice, [size] * 2, teacher, 3.0)
+    actual = rpn.distillation_losses(generator, twice, [size] * 2, teacher, 3.0)
     share = logits[1].sigmoid() / (logits[0].sigmoid() + logits[1].sigmoid())
-    torch.testing.assert_close(found["loss_distill_objectness"], 3 * share * expected)
+    torch.testing.assert_close(actual["loss_distill_objectness"], 3 * share * expected)
 
 
 def test_where_the_teacher_is_sure_of_no_object_the_sum_is_the_loss(predictions_of, distilled):

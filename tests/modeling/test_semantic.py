@@ -85,10 +85,10 @@ def test_equals_a_plain_network_of_that_width(
     plain = build_plain_segmentor(semantic_cfg, width)
     view = view_at(semantic_batch(), 48, 128, "cpu")
     inputs = [{"image": x["image"], "height": 100, "width": 150} for x in view]
-    found, expected = beside_plain(
+    actual, expected = beside_plain(
         model, plain, OperatingPoint(width, 48), inputs[::-1], lambda x: x(inputs)
     )
-    for result, reference in zip(found, expected, strict=True):
+    for result, reference in zip(actual, expected, strict=True):
         assert result["sem_seg"].shape == reference["sem_seg"].shape == (4, 100, 150)
         assert reference["sem_seg"].std() > 0.1
         assert (result["sem_seg"] - reference["sem_seg"]).abs().max() < 1e-4
@@ -159,24 +159,24 @@ def test_distillation_is_the_kl_divergence_of_the_pixels(temperature):
     divergence = temperature**2 * (p * (p / q).log()).sum(1)
     expected = (divergence[0].sum() + divergence[1, :6, :5].sum()) / (8 * 12 + 6 * 5)
     sizes = [(32, 48), (24, 17)]
-    found = semantic.semantic_distillation(student, teacher, sizes, sizes, temperature=temperature)
-    torch.testing.assert_close(found, expected)
+    actual = semantic.semantic_distillation(student, teacher, sizes, sizes, temperature=temperature)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_half_precision_is_not_for_probabilities():
     student, teacher = logits(1, 4, 8, 12), logits(1, 4, 16, 24, seed=1)
     args = student, teacher, [(29, 41)], [(58, 82)]
     with torch.autocast("cpu", torch.bfloat16):
-        found = semantic.semantic_distillation(*args)
-    torch.testing.assert_close(found, semantic.semantic_distillation(*args), rtol=1e-6, atol=0)
+        actual = semantic.semantic_distillation(*args)
+    torch.testing.assert_close(actual, semantic.semantic_distillation(*args), rtol=1e-6, atol=0)
 
 
 def test_probabilities_not_logits_are_averaged():
     student, teacher = logits(1, 4, 8, 12), 5 * logits(1, 4, 16, 24, seed=1)
     target = F.avg_pool2d(teacher.softmax(1), 2)
     expected = (target * (target.log() - student.log_softmax(1))).sum(1).mean()
-    found = semantic.semantic_distillation(student, teacher, [(32, 48)], [(64, 96)])
-    torch.testing.assert_close(found, expected)
+    actual = semantic.semantic_distillation(student, teacher, [(32, 48)], [(64, 96)])
+    torch.testing.assert_close(actual, expected)
 
 
 def test_padding_is_cut_off():
@@ -184,8 +184,8 @@ def test_padding_is_cut_off():
     student, teacher = logits(2, 4, 8, 12), logits(2, 4, 16, 24, seed=1)
     before = semantic.semantic_distillation(student, teacher, sizes, full_sizes)
     with torch.no_grad():
-        for x, found in ((student, sizes), (teacher, full_sizes)):
-            for index, (height, width) in enumerate(found):
+        for x, image_sizes in ((student, sizes), (teacher, full_sizes)):
+            for index, (height, width) in enumerate(image_sizes):
                 x[index, :, math.ceil(height / 4) :] = 100.0
                 x[index, 0, :, math.ceil(width / 4) :] = 100.0
     after = semantic.semantic_distillation(student, teacher, sizes, full_sizes)
@@ -195,12 +195,12 @@ def test_padding_is_cut_off():
 def test_ground_truth_is_the_nearest_pixel_of_the_source():
     labels = torch.arange(6)[:, None] * 10 + torch.arange(9)
     inputs = [{"sem_seg": labels}, {"sem_seg": labels.T}]
-    found = semantic.semantic_ground_truth(inputs, [(2, 3), (9, 6)])
-    assert found[0].tolist() == [[11, 14, 17], [41, 44, 47]]  # the middle of 3 x 3 pixels each
-    assert torch.equal(found[1], labels.T)
-    (found,) = semantic.semantic_ground_truth(inputs[:1], [(4, 5)])
+    actual = semantic.semantic_ground_truth(inputs, [(2, 3), (9, 6)])
+    assert actual[0].tolist() == [[11, 14, 17], [41, 44, 47]]  # the middle of 3 x 3 pixels each
+    assert torch.equal(actual[1], labels.T)
+    (actual,) = semantic.semantic_ground_truth(inputs[:1], [(4, 5)])
     expected = F.interpolate(labels[None, None].float(), (4, 5), mode="nearest-exact")[0, 0]
-    assert torch.equal(found, expected.long())
+    assert torch.equal(actual, expected.long())
 
 
 def head():
@@ -210,9 +210,9 @@ def head():
 
 
 def test_ground_truth_losses_are_detectron2s(semantic_batch):
-    batch, found = semantic_batch(), logits(2, 4, 20, 24)
-    losses = semantic.semantic_losses(head(), found, [x["sem_seg"] for x in batch])
-    upsampled = F.interpolate(found, scale_factor=4, mode="bilinear", align_corners=False)
+    batch, predicted = semantic_batch(), logits(2, 4, 20, 24)
+    losses = semantic.semantic_losses(head(), predicted, [x["sem_seg"] for x in batch])
+    upsampled = F.interpolate(predicted, scale_factor=4, mode="bilinear", align_corners=False)
     pixels = [
         (x[:, : labels.shape[0], : labels.shape[1]].flatten(1).T, labels.flatten())
         for x, labels in zip(upsampled, [x["sem_seg"] for x in batch], strict=True)
@@ -225,11 +225,11 @@ def test_ground_truth_losses_are_detectron2s(semantic_batch):
 
 
 def test_without_a_labelled_pixel_the_loss_is_zero_and_attached():
-    found = logits(1, 4, 16, 16)
-    losses = semantic.semantic_losses(head(), found, [torch.full((64, 60), IGNORE)])
+    predicted = logits(1, 4, 16, 16)
+    losses = semantic.semantic_losses(head(), predicted, [torch.full((64, 60), IGNORE)])
     assert losses["loss_sem_seg"] == 0
     losses["loss_sem_seg"].backward()
-    assert found.grad is not None
+    assert predicted.grad is not None
 
 
 # The training passes -----------------------------------------------------------------------------

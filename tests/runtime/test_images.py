@@ -22,8 +22,8 @@ def pixels():
 
 
 def rgb(image):
-    found, order = read_image(image)
-    return found if order == "RGB" else found[..., ::-1]
+    pixels, order = read_image(image)
+    return pixels if order == "RGB" else pixels[..., ::-1]
 
 
 def test_file_pil_image_and_bgr_array_are_one_picture(tmp_path, pixels):
@@ -57,9 +57,9 @@ def test_is_turned_as_exif_says(tmp_path, pixels, orientation):
 def test_other_modes_become_rgb(tmp_path, mode, suffix, colour, expected):
     path = tmp_path / f"image.{suffix}"
     Image.new(mode, (5, 4), colour).save(path)
-    found = rgb(path)
-    assert found.shape == (4, 5, 3) and found.dtype == np.uint8
-    assert (found == expected).all()
+    pixels = rgb(path)
+    assert pixels.shape == (4, 5, 3) and pixels.dtype == np.uint8
+    assert (pixels == expected).all()
 
 
 def test_a_cmyk_jpeg_has_its_colours(tmp_path):
@@ -116,7 +116,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("array", "found"),
+    ("array", "described"),
     [
         (np.zeros((4, 5, 3), np.float32), r"\(4, 5, 3\) of float32"),
         (np.zeros((4, 5), np.uint8), r"\(4, 5\) of uint8"),
@@ -125,9 +125,9 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
         (np.zeros((1, 4, 5, 3), np.uint8), r"\(1, 4, 5, 3\) of uint8"),
     ],
 )
-def test_arrays_of_another_kind_are_refused(array, found):
+def test_arrays_of_another_kind_are_refused(array, described):
     with pytest.raises(
-        ImageError, match=rf"^images\[2\] is an array {found}; expected \(H, W, 3\)"
+        ImageError, match=rf"^images\[2\] is an array {described}; expected \(H, W, 3\)"
     ):
         read_image(array, "images[2]")
 
@@ -171,20 +171,20 @@ def test_the_predictor_takes_files_of_extreme_sizes(predictor, tmp_path, size):
     path = tmp_path / "extreme.png"
     Image.fromarray(noise).save(path)
     for entry in predictor.table.entries:
-        found = predictor(path, point=entry.point).instances
-        assert found.image_size == size
-        assert found.pred_masks.shape == (len(found), *size)
-        boxes, (height, width) = found.pred_boxes.tensor, size
+        instances = predictor(path, point=entry.point).instances
+        assert instances.image_size == size
+        assert instances.pred_masks.shape == (len(instances), *size)
+        boxes, (height, width) = instances.pred_boxes.tensor, size
         assert ((boxes >= 0) & (boxes <= boxes.new_tensor([width, height] * 2))).all()
 
 
 def test_the_predictor_takes_cmyk(predictor, tmp_path, pixels):
     path = tmp_path / "print.tif"
     Image.fromarray(pixels).convert("CMYK").save(path)
-    found = predictor(path).instances
+    actual = predictor(path).instances
     expected = predictor(Image.fromarray(pixels)).instances
-    assert len(found) == len(expected) > 0
-    assert np.allclose(found.scores, expected.scores, atol=1e-4)
+    assert len(actual) == len(expected) > 0
+    assert np.allclose(actual.scores, expected.scores, atol=1e-4)
 
 
 @pytest.mark.parametrize("bad", ["truncated", "16 bits", "bomb"])

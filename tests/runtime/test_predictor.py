@@ -128,14 +128,14 @@ def by_hand(cfg, model, calibrations, path, point):
         return model([inputs])[0]
 
 
-def assert_same(found, expected, **tolerance):
+def assert_same(actual, expected, **tolerance):
     """The same instances, in the same order."""
-    assert len(found) == len(expected) > 10
-    assert found.image_size == expected.image_size
-    assert torch.equal(found.pred_classes, expected.pred_classes)
-    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, **tolerance)
-    torch.testing.assert_close(found.scores, expected.scores, **tolerance)
-    assert (found.pred_masks != expected.pred_masks).float().mean() < 1e-3
+    assert len(actual) == len(expected) > 10
+    assert actual.image_size == expected.image_size
+    assert torch.equal(actual.pred_classes, expected.pred_classes)
+    torch.testing.assert_close(actual.pred_boxes.tensor, expected.pred_boxes.tensor, **tolerance)
+    torch.testing.assert_close(actual.scores, expected.scores, **tolerance)
+    assert (actual.pred_masks != expected.pred_masks).float().mean() < 1e-3
 
 
 # What it finds ------------------------------------------------------------------------------------
@@ -186,19 +186,30 @@ def test_a_batch_finds_what_single_images_give(predictor, image):
     whole = np.asarray(Image.open(image))
     images = [whole[:64, :90], whole[:64, :70], whole[:32, :36]]
     batch = predictor.batch(images, gflops=5)
-    assert [found.instances.image_size for found in batch] == [(64, 90), (64, 70), (32, 36)]
-    for found, single in zip(batch, images, strict=True):
-        assert found.point == ENTRIES[-1].point and found.entry == ENTRIES[-1]
-        assert_same(found.instances, predictor(single).instances, rtol=1e-4, atol=1e-3)
+    assert [prediction.instances.image_size for prediction in batch] == [
+        (64, 90),
+        (64, 70),
+        (32, 36),
+    ]
+    for prediction, single in zip(batch, images, strict=True):
+        assert prediction.point == ENTRIES[-1].point and prediction.entry == ENTRIES[-1]
+        assert_same(prediction.instances, predictor(single).instances, rtol=1e-4, atol=1e-3)
 
 
 def test_a_batch_of_portraits_and_landscapes(predictor, image):
     whole = np.asarray(Image.open(image))
     batch = predictor.batch([whole, whole.transpose(1, 0, 2), image], milliseconds=10)
-    assert [found.instances.image_size for found in batch] == [(70, 90), (90, 70), (70, 90)]
-    assert {found.point for found in batch} == {ENTRIES[1].point}
-    for found in batch:
-        boxes, (height, width) = found.instances.pred_boxes.tensor, found.instances.image_size
+    assert [prediction.instances.image_size for prediction in batch] == [
+        (70, 90),
+        (90, 70),
+        (70, 90),
+    ]
+    assert {prediction.point for prediction in batch} == {ENTRIES[1].point}
+    for prediction in batch:
+        boxes, (height, width) = (
+            prediction.instances.pred_boxes.tensor,
+            prediction.instances.image_size,
+        )
         assert len(boxes) > 0 and (boxes <= boxes.new_tensor([width, height] * 2)).all()
 
 
@@ -223,8 +234,8 @@ def test_threads_do_not_disturb_each_other(predictor, image):
     jobs = POINTS * 4
     expected = {point: predictor(image, point=point).instances for point in POINTS}
     with ThreadPoolExecutor(len(POINTS)) as pool:
-        found = list(pool.map(lambda point: predictor(image, point=point), jobs))
-    for point, prediction in zip(jobs, found, strict=True):
+        predictions = list(pool.map(lambda point: predictor(image, point=point), jobs))
+    for point, prediction in zip(jobs, predictions, strict=True):
         assert prediction.point == point
         assert_same(prediction.instances, expected[point], rtol=0, atol=0)
 
@@ -343,14 +354,14 @@ def test_gives_what_the_model_gives(name, image):
     expected = by_hand(cfg, model, calibrations, image, point)
     assert prediction.output.keys() == expected.keys()
     for key, value in expected.items():
-        found = prediction.output[key]
+        output = prediction.output[key]
         if key == "instances":
-            assert torch.equal(found.scores, value.scores)
+            assert torch.equal(output.scores, value.scores)
             assert torch.equal(prediction.instances.pred_boxes.tensor, value.pred_boxes.tensor)
         elif key == "panoptic_seg":
-            assert torch.equal(found[0], value[0]) and found[1] == value[1]
+            assert torch.equal(output[0], value[0]) and output[1] == value[1]
         else:
-            assert torch.equal(found, value)
+            assert torch.equal(output, value)
     if "instances" not in expected:
         with pytest.raises(AttributeError, match="finds no objects; its output holds sem_seg"):
             _ = prediction.instances
@@ -429,9 +440,9 @@ def lacking(folder):
 def test_calibrations_of_the_evaluation_are_found(lacking, predictor, image, place):
     folder, calibrations = lacking
     write_calibrations(str(folder / place / "calibrations.pth"), calibrations, POINTS[-1:], {})
-    found = BudgetPredictor.from_pretrained(folder)
-    assert found.points == predictor.points
-    mine, other = (p(image, point=POINTS[-1]).instances for p in (found, predictor))
+    again = BudgetPredictor.from_pretrained(folder)
+    assert again.points == predictor.points
+    mine, other = (p(image, point=POINTS[-1]).instances for p in (again, predictor))
     assert torch.equal(mine.scores, other.scores)
 
 

@@ -132,13 +132,13 @@ def make_untimed_table():
     "budget, width", [({"gflops": 0.1}, 0.25), ({"milliseconds": 1}, 0.625), ({"gflops": 3}, 0.625)]
 )
 def test_clamping_gives_the_cheapest_where_none_fits(budget, width):
-    found = make_timed_table(CPU=(12.0, 10.0, 80.0)).lookup(clamp=True, **budget)
-    assert found.point.width == width
+    entry = make_timed_table(CPU=(12.0, 10.0, 80.0)).lookup(clamp=True, **budget)
+    assert entry.point.width == width
 
 
 def test_clamping_gives_the_better_of_equally_fast_points():
-    found = make_timed_table(CPU=(10.0, 10.0, 80.0)).lookup(milliseconds=1, clamp=True)
-    assert found.point.width == 0.625
+    entry = make_timed_table(CPU=(10.0, 10.0, 80.0)).lookup(milliseconds=1, clamp=True)
+    assert entry.point.width == 0.625
 
 
 def test_points_of_any_frontier_are_kept_and_looked_up_by_it():

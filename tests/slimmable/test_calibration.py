@@ -73,8 +73,8 @@ def test_is_the_cumulative_average(network, batches, width, training):
     calibrations.calibrate(point, batches)
     expected = statistics_by_hand(network, width, batches)
     with calibrations.at(point):
-        found = [width_of(network).shared.statistics[norm] for norm in norms_of(network)]
-    for (mean, variance), (expected_mean, expected_variance) in zip(found, expected, strict=True):
+        actual = [width_of(network).shared.statistics[norm] for norm in norms_of(network)]
+    for (mean, variance), (expected_mean, expected_variance) in zip(actual, expected, strict=True):
         torch.testing.assert_close(mean, expected_mean)
         torch.testing.assert_close(variance, expected_variance)
 
@@ -187,9 +187,9 @@ def test_without_statistics_every_point_within_the_widths_runs(network, calibrat
     calibrations = Calibrations(network)
     assert not calibrations.has_statistics and list(calibrations) == []
     with torch.no_grad(), calibrations.at(SLIM):
-        found = network(images)
+        outputs = network(images)
     with torch.no_grad(), at_width(network, SLIM.width):
-        torch.testing.assert_close(found, network(images))
+        torch.testing.assert_close(outputs, network(images))
     assert OperatingPoint(0.25, 9) in calibrations and OperatingPoint(1.0, 9) in calibrations
     for point in (OperatingPoint(0.24, 8), OperatingPoint(1.01, 8)):
         assert point not in calibrations

@@ -39,12 +39,12 @@ def passes(network, widths, gather):
 @pytest.mark.parametrize("widths", [(0.25,), (1.0,), (1.0, 0.25, 0.6), (0.6, 0.3, 1.0)])
 def test_gradients_are_autograds_own(network, widths):
     expected = passes(copy.deepcopy(network), widths, gather=False)
-    found = passes(network, widths, gather=True)
-    assert found["0.weight"] is None and found["9.weight"].abs().sum() > 0
+    actual = passes(network, widths, gather=True)
+    assert actual["0.weight"] is None and actual["9.weight"].abs().sum() > 0
     for name, gradient in expected.items():
         if gradient is not None:
-            assert torch.equal(found[name], gradient), name
-            assert found[name].stride() == network.get_parameter(name).stride(), name
+            assert torch.equal(actual[name], gradient), name
+            assert actual[name].stride() == network.get_parameter(name).stride(), name
 
 
 def test_a_parameter_that_no_loss_reaches_has_no_gradient(network, images):

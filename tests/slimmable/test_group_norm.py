@@ -43,10 +43,10 @@ def test_is_a_plain_norm_with_the_first_weights(dim, group_size, width, training
     plain = nn.GroupNorm(count // group_size, count)
     plain.load_state_dict({name: value[:count] for name, value in norm.state_dict().items()})
     with at_width(norm, width):
-        found = norm(features(count))
+        normalised = norm(features(count))
         assert type(norm.plain()) is nn.GroupNorm
-        assert torch.equal(norm.plain()(features(count)), found)
-    torch.testing.assert_close(found, plain(features(count)))
+        assert torch.equal(norm.plain()(features(count)), normalised)
+    torch.testing.assert_close(normalised, plain(features(count)))
 
 
 @pytest.mark.parametrize("dim, _", DIMENSIONS)

@@ -52,8 +52,8 @@ def make_case(width, shapes, mean, recomputes, dtype=torch.float32):
 
 
 @pytest.fixture(scope="module")
-def found(exit_codes, tmp_path_factory):
-    """By name: the case, and what each process found."""
+def joint(exit_codes, tmp_path_factory):
+    """By name: the case, and the result of each process."""
     torch.manual_seed(0)
     cases = {name: make_case(*args) for name, args in CASES.items()}
     folder = tmp_path_factory.mktemp("joint")
@@ -92,8 +92,8 @@ def reference(case):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "all_empty"])
-def test_is_the_norm_of_all_inputs(found, name):
-    case, *ranks = found[name]
+def test_is_the_norm_of_all_inputs(joint, name):
+    case, *ranks = joint[name]
     x, y, norm = reference(case)
     close = TOLERANCES.get(name, {"rtol": 1e-5, "atol": 1e-5})
     torch.testing.assert_close(values(r["output"] for r in ranks).double(), y, **close)
@@ -108,8 +108,8 @@ def test_is_the_norm_of_all_inputs(found, name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("all_empty", "narrow")])
-def test_running_statistics_are_of_all_inputs_and_updated_once(found, name):
-    case, *ranks = found[name]
+def test_running_statistics_are_of_all_inputs_and_updated_once(joint, name):
+    case, *ranks = joint[name]
     _, _, norm = reference(case)
     for rank in ranks:
         for key in ("running_mean", "running_var"):
@@ -119,8 +119,8 @@ def test_running_statistics_are_of_all_inputs_and_updated_once(found, name):
     assert torch.equal(ranks[0]["state"]["running_var"], ranks[1]["state"]["running_var"])
 
 
-def test_nothing_to_learn_from(found):
-    case, *ranks = found["all_empty"]
+def test_nothing_to_learn_from(joint):
+    case, *ranks = joint["all_empty"]
     for rank in ranks:
         assert rank["output"].shape == (0, CHANNELS, 5, 7)
         assert not rank["weight_gradient"].any()
@@ -128,7 +128,7 @@ def test_nothing_to_learn_from(found):
             assert torch.equal(rank["state"][key], case["state"][key])
 
 
-def test_a_sub_network_leaves_running_statistics_alone(found):
-    case, *ranks = found["narrow"]
+def test_a_sub_network_leaves_running_statistics_alone(joint):
+    case, *ranks = joint["narrow"]
     for rank in ranks:
         assert all(torch.equal(rank["state"][key], case["state"][key]) for key in case["state"])

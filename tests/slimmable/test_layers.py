@@ -136,9 +136,9 @@ def test_linear_behind_a_map_takes_its_first_channels():
     slim = full.clone()
     slim[:, 8:] = 0
     with at_width(layer, 0.25):
-        found = layer(full[:, :8].flatten(1))
+        outputs = layer(full[:, :8].flatten(1))
     # At full width, a map whose other channels are 0 gives the same.
-    torch.testing.assert_close(found, layer(slim.flatten(1))[:, :16])
+    torch.testing.assert_close(outputs, layer(slim.flatten(1))[:, :16])
 
 
 def test_depthwise_needs_equal_dimensions():
@@ -289,12 +289,12 @@ def test_cache_is_not_copied(copied):
 
 def test_a_cached_slice_keeps_the_layout_of_its_weight():
     x = torch.randn(1, 16, 5, 5)
-    found = []
+    outputs = []
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
         layer = SlimmableConv2d(Channels(16), Channels(32), 3).to(memory_format=layout)
         with torch.no_grad(), at_width(layer, 0.5):
-            found.append(layer(x[:, :8]))
+            outputs.append(layer(x[:, :8]))
             (_, piece), *_ = layer._slices._entries.values()
         assert piece.shape == (16, 8, 3, 3) and piece.is_contiguous(memory_format=layout)
-    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*outputs)

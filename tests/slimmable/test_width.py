@@ -210,13 +210,13 @@ def test_switching_costs_the_same_for_ten_layers_as_for_a_thousand(monkeypatch):
 
 
 def test_backward_inside_recomputes_at_the_same_width(network, images):
-    expected, found = [], []
-    for gradients, run in ((expected, network), (found, lambda x: checkpoint_of(network, x))):
+    expected, actual = [], []
+    for gradients, run in ((expected, network), (actual, lambda x: checkpoint_of(network, x))):
         network.zero_grad()
         with at_width(network, 0.5):
             run(images).square().sum().backward()
         gradients += [p.grad.clone() for p in network.parameters()]
-    for left, right in zip(expected, found, strict=True):
+    for left, right in zip(expected, actual, strict=True):
         torch.testing.assert_close(left, right)
 
 

@@ -52,9 +52,9 @@ def test_images_are_drawn_and_a_bad_one_is_counted(demo, images, tmp_path):
     output = tmp_path / "out"
     printed = demo(images, "--gflops", 5, "--output", output, "--min-score", 0)
     first, _, third = sorted(images.iterdir())
-    found = r": 0.50x48, 4 of 5 GFLOPs, [\d.]+ ms, \d+ objects?\n"
+    line = r": 0.50x48, 4 of 5 GFLOPs, [\d.]+ ms, \d+ objects?\n"
     last = re.escape(f"2 of 3 images done, in {output}.\n")
-    assert re.fullmatch(f"{first}{found}{third}{found}{last}", printed.out)
+    assert re.fullmatch(f"{first}{line}{third}{line}{last}", printed.out)
     assert re.match(r"error: The image .* cannot be decoded: .*truncated", printed.err)
     assert [file.name for file in sorted(output.iterdir())] == [first.name, third.name]
     for name in (first.name, third.name):

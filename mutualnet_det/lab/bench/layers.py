@@ -26,6 +26,11 @@ def lightly_calibrated(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
+def in_channels_last(network: nn.Module) -> nn.Module:
+    """The network in the layout that slimmable ones have in memory: what is compared is width."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 class _CalibratedModel:
     """A model of random weights, calibrated at its grid's widths at the largest resolution."""
 
@@ -41,8 +46,7 @@ class _CalibratedModel:
     def plain(self, point: OperatingPoint) -> nn.Module:
         with self.calibrations.at(point):
             network = sliced(self.model)
-        # The same layout in memory: what is compared is width.
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return in_channels_last(network)
 
     def images(self) -> list[dict]:
         side = full_point(self.cfg).resolution

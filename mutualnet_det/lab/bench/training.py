@@ -1,5 +1,5 @@
 """
-What a mutual training step costs: its parts, and against plain and naive training, in turn.
+The cost of a mutual training step: its parts, and against plain and naive training, in turn.
 
 All that is compared takes its step in one process on the same batch, at the same precision and
 memory layout; the loader's work is given apart, since worker processes do it meanwhile.
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +38,9 @@ from ...engine.trainer import MutualTrainer
 from ...modeling.build import build_network
 from ...modeling.meta_arch import Teacher
 from ...modeling.semantic import semantic_ground_truth
+from ...runtime.device import device_of
 from ...slimmable import Calibrations, OperatingPoint, at_width, sliced
-from .layers import lightly_calibrated
+from .layers import in_channels_last, lightly_calibrated
 from .pairs import TimedPair, elapsed, timings_table
 
 # Rounds that do not count: the first steps compile kernels and fill caches.
@@ -48,6 +50,8 @@ WARM_UP = 2
 @dataclass(frozen=True)
 class TrainingCost:
     """
+    The cost of a mutual training, in time and memory.
+
     Attributes:
         parts: median ms of each part of a mutual step, by StepTimer's names.
         steps: mutual against other ways to take a step.
@@ -63,7 +67,7 @@ class TrainingCost:
         # The loader's processes work beside the step.
         whole = sum(self.parts[part] for part in PARTS[1:])
         rows = [(part, self.parts[part], self.parts[part] / whole) for part in PARTS[1:]]
-        split = tabulate(rows, headers, floatfmt=(None, ".1f", ".1%"))
+        split = tabulate(rows, headers, floatfmt=("", ".1f", ".1%"))
         memory = self.memory
         return (
             f"{split}\n\n"
@@ -105,6 +109,7 @@ def compare_steps(cfg: CfgNode, rounds: int) -> tuple[dict[str, float], list[Tim
     sampler = build_sampler(cfg, mutual.trainer.seed)
     batches = build_training_loader(cfg, mutual.trainer.seed, 0)
     times: dict[str, list[float]] = {}
+    plain_times: list[list[float]] = []  # of each network
     parts: dict[str, list[float]] = {}
     for iteration in range(WARM_UP + rounds):
         start = time.perf_counter()
@@ -116,15 +121,16 @@ def compare_steps(cfg: CfgNode, rounds: int) -> tuple[dict[str, float], list[Tim
             "mutual": mutual.take(batch, iteration),
             "naive": naive.take(batch, iteration),
             "alone": alone.take(batch, iteration),
-            "plain": [plain.take(network, batch, point) for point, network in networks],
         }
+        each_plain = [plain.take(network, batch, point) for point, network in networks]
         split = {**mutual.trainer.timer.collect(), "data": loading}
         if iteration >= WARM_UP:
-            for name, found in measured.items():
-                times.setdefault(name, []).append(found)
+            for name, milliseconds in measured.items():
+                times.setdefault(name, []).append(milliseconds)
+            plain_times.append(each_plain)
             for name in PARTS:
                 parts.setdefault(name, []).append(split.get(name, 0.0) * 1000)
-    mine, full = times["mutual"], [found[0] for found in times["plain"]]
+    mine, full = times["mutual"], [each[0] for each in plain_times]
     steps = [
         TimedPair.of(f"{name}, against {other}", list(zip(ours, theirs, strict=True)))
         for name, ours, other, theirs in (
@@ -132,14 +138,14 @@ def compare_steps(cfg: CfgNode, rounds: int) -> tuple[dict[str, float], list[Tim
                 f"mutual step of {len(passes)} passes",
                 mine,
                 "as many plain trainings",
-                [sum(found) for found in times["plain"]],
+                [sum(each) for each in plain_times],
             ),
             ("naive mutual step", times["naive"], "the mutual step", mine),
             ("slimmable full network alone", times["alone"], "Detectron2's", full),
             ("mutual step", mine, "Detectron2's of the full network", full),
         )
     ]
-    return {name: statistics.median(found) for name, found in parts.items()}, steps
+    return {name: statistics.median(values) for name, values in parts.items()}, steps
 
 
 def _overridden(cfg: CfgNode, *overrides: object) -> CfgNode:
@@ -161,7 +167,8 @@ class _Steps:
         """The ms of a step."""
         self.trainer.iter = iteration
         with EventStorage(iteration) as self.trainer.storage:
-            return elapsed(partial(self.trainer.train_on, batch), self.trainer.model.device)
+            step = partial(self.trainer.train_on, batch)
+            return elapsed(step, device_of(self.trainer.model))
 
 
 class NaiveTrainer(MutualTrainer):
@@ -171,6 +178,8 @@ class NaiveTrainer(MutualTrainer):
     Each pass resizes images and ground truth on the CPU, as a mapper does, and has proposals and
     targets of its own; the full network runs once more for each sub-network, to teach it on them.
     """
+
+    model: Any  # whose lesson it replaces
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__(_overridden(cfg, "MUTUALNET.PROPOSALS", "own"))
@@ -202,28 +211,29 @@ class _PlainTrainings:
         calibrate_points(self._cfg, model, calibrations, [point])
         with calibrations.at(point):
             network = sliced(model)
-        return network.to(memory_format=torch.channels_last).train()
+        return in_channels_last(network).train()
 
     def take(self, network: nn.Module, batch: list[dict], point: OperatingPoint) -> float:
         """The ms of a step on the batch at ``point``'s resolution, resized beforehand."""
-        view = view_at(batch, point.resolution, self._cfg.INPUT.MAX_SIZE_TRAIN, network.device)
+        device = device_of(network)
+        view = view_at(batch, point.resolution, self._cfg.INPUT.MAX_SIZE_TRAIN, device)
         for item in view:
             scale_ground_truth(item)
         trainer = _plain_trainer(self._cfg, network, iter([view]))
         trainer.iter = 0
         with EventStorage(0):
-            return elapsed(trainer.run_step, network.device)
+            return elapsed(trainer.run_step, device)
 
 
 def _plain_trainer(
     cfg: CfgNode, network: nn.Module, batches: Iterator[list[dict]]
 ) -> SimpleTrainer:
-    """Detectron2's, of its own optimiser, at the config's precision."""
+    """Detectron2's trainer, with an optimiser of its own, at the config's precision."""
     trainer_class = SimpleTrainer
     if cfg.SOLVER.AMP.ENABLED and cfg.MUTUALNET.AMP_DTYPE == "float16":
         trainer_class = AMPTrainer
     elif cfg.SOLVER.AMP.ENABLED:  # AMPTrainer always scales, and knows no CPU
-        network.forward = torch.autocast(network.device.type, torch.bfloat16)(network.forward)
+        network.forward = torch.autocast(device_of(network).type, torch.bfloat16)(network.forward)
     return trainer_class(network, batches, build_optimizer(cfg, network))
 
 
@@ -234,8 +244,9 @@ def naive_view(batch: list[dict], resolution: int, max_size: int, device) -> lis
     """A batch resized as Detectron2's mapper would: images and all ground truth, on the CPU."""
     view = view_at(batch, resolution, max_size, "cpu")
     for item, viewed in zip(batch, view, strict=True):
-        size = item["image"].shape[-2:]
-        transform = ResizeTransform(*size, *resized_shape(*size, resolution, max_size))
+        height, width = item["image"].shape[-2:]
+        resized = resized_shape(height, width, resolution, max_size)
+        transform = ResizeTransform(height, width, *resized)
         image = transform.apply_image(item["image"].permute(1, 2, 0).numpy())
         viewed["image"] = torch.as_tensor(image.transpose(2, 0, 1).copy()).to(device)
         scale_ground_truth(viewed)
@@ -305,7 +316,7 @@ def _train_mutual(cfg: CfgNode, steps: int) -> None:
 
 
 def _train_plain(cfg: CfgNode, steps: int) -> None:
-    network = sliced(build_network(cfg)).to(memory_format=torch.channels_last)
+    network = in_channels_last(sliced(build_network(cfg)))
     trainer = _plain_trainer(cfg, network, build_training_loader(cfg, 0, 0))
     with EventStorage(0):
         for trainer.iter in range(steps):

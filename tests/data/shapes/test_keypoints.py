@@ -37,9 +37,9 @@ def object_of(outline, angle, at=(40.0, 50.0), side=30.0):
 
 def points_of(item):
     """Coordinates in continuous px by name, and flags by name."""
-    found = np.array(keypoints_of(SMALL, item)).reshape(-1, 3)
-    return dict(zip(KEYPOINT_NAMES, found[:, :2] + 0.5, strict=True)), dict(
-        zip(KEYPOINT_NAMES, found[:, 2], strict=True)
+    keypoints = np.array(keypoints_of(SMALL, item)).reshape(-1, 3)
+    return dict(zip(KEYPOINT_NAMES, keypoints[:, :2] + 0.5, strict=True)), dict(
+        zip(KEYPOINT_NAMES, keypoints[:, 2], strict=True)
     )
 
 
@@ -57,8 +57,8 @@ def test_keypoints_are_the_centre_and_the_extreme_points(outline, angle):
         x, y = 40 + radius * np.cos(turns), 50 + radius * np.sin(turns)
         extremes = [y.argmin(), x.argmax(), y.argmax(), x.argmin()]
         expected = np.stack([x, y], axis=1)[extremes]
-    found = [points[name] for name in ("top", "right", "bottom", "left")]
-    np.testing.assert_allclose(found, expected, atol=0.011)
+    actual = [points[name] for name in ("top", "right", "bottom", "left")]
+    np.testing.assert_allclose(actual, expected, atol=0.011)
 
 
 def test_a_covered_keypoint_is_labelled_but_not_visible():
@@ -88,8 +88,8 @@ def test_a_flipped_image_has_the_keypoints_of_the_flipped_object(outline):
         keypoint_hflip_indices=create_keypoint_hflip_indices([SPLIT]),
     )["keypoints"]
     expected, _ = points_of(mirrored)
-    for found, name in zip(flipped, KEYPOINT_NAMES, strict=True):
-        np.testing.assert_allclose(found[:2], expected[name], atol=0.02)
+    for keypoint, name in zip(flipped, KEYPOINT_NAMES, strict=True):
+        np.testing.assert_allclose(keypoint[:2], expected[name], atol=0.02)
 
 
 @pytest.fixture
@@ -127,13 +127,13 @@ def test_the_project_and_detectron2_load_it(tiny_cfg, small_split):
     for record in records:
         keypoints = np.array([a["keypoints"] for a in record["annotations"]]).reshape(-1, 5, 3)
         assert (keypoints[..., :2] >= 0).all() and (keypoints[..., :2] <= 96).all()
-        found = mapper(record)["instances"]
-        assert found.gt_keypoints.tensor.shape == (len(keypoints), 5, 3)
+        instances = mapper(record)["instances"]
+        assert instances.gt_keypoints.tensor.shape == (len(keypoints), 5, 3)
         # Flipped or not, left is left of the centre, and top above it.
-        center, top, right, bottom, left = found.gt_keypoints.tensor[..., :2].unbind(1)
+        center, top, right, bottom, left = instances.gt_keypoints.tensor[..., :2].unbind(1)
         assert (left[:, 0] < center[:, 0]).all() and (center[:, 0] < right[:, 0]).all()
         assert (top[:, 1] < center[:, 1]).all() and (center[:, 1] < bottom[:, 1]).all()
-        labelled = found.gt_keypoints.tensor[..., 2]
+        labelled = instances.gt_keypoints.tensor[..., 2]
         assert torch.isin(labelled, torch.tensor([1.0, 2.0])).all()
 
 

@@ -31,10 +31,10 @@ def test_background_is_what_no_object_covers(records):
 
 
 def test_detectron2s_mapper_reads_both(records, tiny_cfg):
-    found = DatasetMapper(tiny_cfg, is_train=True)(records[0])
-    assert found["sem_seg"].shape == found["image"].shape[1:]
-    assert set(found["sem_seg"].unique().tolist()) == {0, 1}
-    assert len(found["instances"]) == len(records[0]["annotations"])
+    mapped = DatasetMapper(tiny_cfg, is_train=True)(records[0])
+    assert mapped["sem_seg"].shape == mapped["image"].shape[1:]
+    assert set(mapped["sem_seg"].unique().tolist()) == {0, 1}
+    assert len(mapped["instances"]) == len(records[0]["annotations"])
 
 
 def test_masks_of_classes_are_not_taken_for_them(records, tiny_shapes, tmp_path):

@@ -169,12 +169,12 @@ def test_images_and_masks_are_flipped_alike(registered, tiny_cfg):
     tiny_cfg.merge_from_list(["INPUT.MIN_SIZE_TRAIN", (192,), "MODEL.MASK_ON", False])
     (record, *_) = DatasetCatalog.get("shapes_sem_val")
     mapper = DatasetMapper(tiny_cfg, is_train=True)
-    found = {}
+    items = {}
     for seed in range(8):
         np.random.seed(seed)
         item = mapper(record)
-        found[item["image"].sum(dim=0)[:, 0].sum().item()] = item
-    straight, flipped = found.values()
+        items[item["image"].sum(dim=0)[:, 0].sum().item()] = item
+    straight, flipped = items.values()
     assert torch.equal(straight["image"], flipped["image"].flip(2))
     assert torch.equal(straight["sem_seg"], flipped["sem_seg"].flip(1))
     assert straight["sem_seg"].dtype == torch.int64

@@ -29,10 +29,10 @@ def make_row(point, *, kinds=("box", "mask"), scale=1.0, ap=None, classes=("cat"
     for number, kind in enumerate(kinds):
         # Other points are best in the second kind than in the first.
         value = main * (1 - 0.6 * point.width) ** number if ap != "none" else None
-        found = {m: value and value * 0.9**i for i, m in enumerate(KINDS[kind].metrics)}
+        metrics = {m: value and value * 0.9**i for i, m in enumerate(KINDS[kind].metrics)}
         if kind != "class":
-            found["per_class"] = {n: value and value * (1 - i / 5) for i, n in enumerate(classes)}
-        scores[kind] = found
+            metrics["per_class"] = {n: value and value * (1 - i / 5) for i, n in enumerate(classes)}
+        scores[kind] = metrics
     return GridRow(point, cost, 8.0, latency, scores)
 
 

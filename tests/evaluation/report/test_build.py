@@ -17,8 +17,8 @@ EVIL = "</script><script>alert(1)</script><!-- {{data}} & <b>"
 
 def content(page):
     """What the page holds as JSON."""
-    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
-    return json.loads(found)
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    return json.loads(data)
 
 
 def test_it_holds_every_point_and_the_query_table(tmp_path, write_evaluation):
@@ -28,11 +28,11 @@ def test_it_holds_every_point_and_the_query_table(tmp_path, write_evaluation):
     rows = {row["point"]: row for row in run["rows"]}
     assert len(rows) == 9
     for row in grid.rows:
-        found = rows[str(row.point)]
-        assert found["gflops"] == row.gflops
-        assert found["latency"]["Some GPU"]["p95"] == row.latency["Some GPU"].p95
-        assert found["scores"]["mask"]["APs"] == row.scores["mask"]["APs"]
-        assert found["classes"]["box"] == row.scores["box"]["per_class"]
+        shown = rows[str(row.point)]
+        assert shown["gflops"] == row.gflops
+        assert shown["latency"]["Some GPU"]["p95"] == row.latency["Some GPU"].p95
+        assert shown["scores"]["mask"]["APs"] == row.scores["mask"]["APs"]
+        assert shown["classes"]["box"] == row.scores["box"]["per_class"]
     table = grid.query_table()
     assert run["table"] == [str(entry.point) for entry in table.entries] and len(run["table"]) < 9
     assert run["devices"] == list(table.devices)
@@ -52,14 +52,14 @@ class Elements(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.found, self.title = [], ""
+        self.tags, self.title = [], ""
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
+        self.tags.append((tag, dict(attributes)))
 
     def handle_data(self, text):
-        if self.found and self.found[-1][0] == "title":
+        if self.tags and self.tags[-1][0] == "title":
             self.title += text
 
 
@@ -68,7 +68,7 @@ def test_names_with_markup_stay_text(tmp_path, write_evaluation, run_facts):
     write_evaluation(tmp_path / "m", run=run, classes=(EVIL, "dog"))
     page = build_report([tmp_path / "m"], [EVIL])
     elements = Elements(page)
-    assert [a for tag, a in elements.found if tag == "script"] == [
+    assert [a for tag, a in elements.tags if tag == "script"] == [
         {"type": "application/json", "id": "data"},
         {"type": "module"},
     ]
@@ -80,7 +80,7 @@ def test_names_with_markup_stay_text(tmp_path, write_evaluation, run_facts):
 def test_nothing_is_loaded_from_elsewhere(tmp_path, write_evaluation):
     write_evaluation(tmp_path / "m")
     page = build_report([tmp_path / "m"])
-    elements = Elements(page).found
+    elements = Elements(page).tags
     links = [a[key] for _, a in elements for key in ("src", "href") if key in a]
     assert all(link.startswith("#") for link in links)
     (policy,) = [a["content"] for _, a in elements if a.get("http-equiv")]

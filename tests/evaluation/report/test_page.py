@@ -73,7 +73,7 @@ def two_runs(tmp_path_factory, write_evaluation, write_pictures, run_facts):
 def shown_points(page, selector, run=0):
     return set(
         page.eval_on_selector_all(
-            f"{selector}[data-run='{run}']", "found => found.map(each => each.dataset.point)"
+            f"{selector}[data-run='{run}']", "shown => shown.map(each => each.dataset.point)"
         )
     )
 
@@ -161,13 +161,13 @@ def test_a_budget_is_answered_as_the_query_table_does(open_page, two_runs, cost,
         expected = []
         for table, (point, text) in zip(tables, answers, strict=True):
             try:
-                found = table.lookup(**{argument: budget}, device=device).point
+                chosen = table.lookup(**{argument: budget}, device=device).point
             except BudgetError:
-                found = ""
+                chosen = ""
                 cheapest = table.lookup(**{argument: budget}, device=device, clamp=True)
                 assert pretty(cheapest.point) in text and "Nothing fits" in text
-            expected.append(str(found))
-            assert point == str(found)
+            expected.append(str(chosen))
+            assert point == str(chosen)
         for run, point in enumerate(expected):  # and marked in the curves and the table
             assert shown_points(page, ".chosen", run) == ({point} if point else set())
         marked = page.eval_on_selector_all("tr.chosen .point", "all => all.map(e => e.innerText)")
@@ -261,8 +261,8 @@ def test_heat_maps_of_scores_and_costs(open_page, two_runs):
         page.select_option("#heat-value", value)
         for index, grid in enumerate(grids):
             shown = page.locator(".heat").nth(index).locator("td[data-point]")
-            found = shown.evaluate_all("all => all.map(e => [e.dataset.point, e.firstChild.data])")
-            assert dict(found) == {str(row.point): of(row) for row in grid.rows}
+            cells = shown.evaluate_all("all => all.map(e => [e.dataset.point, e.firstChild.data])")
+            assert dict(cells) == {str(row.point): of(row) for row in grid.rows}
     framed = page.locator(".heat").first.locator(".framed")
     table = grids[0].query_table()
     points = framed.evaluate_all("all => all.map(e => e.dataset.point)")

@@ -56,8 +56,8 @@ def test_outlines_cover_the_mask(evaluated):
     ImageDraw.Draw(drawn).polygon([(float(x), float(y)) for x, y in corners], fill=1)
     expected = np.zeros((100, 200), bool)
     expected[20:60, 20:60] = True
-    found = np.asarray(drawn, bool)
-    assert (found & expected).sum() / (found | expected).sum() > 0.94
+    drawn_pixels = np.asarray(drawn, bool)
+    assert (drawn_pixels & expected).sum() / (drawn_pixels | expected).sum() > 0.94
 
 
 def test_large_images_are_made_smaller_and_objects_with_them(evaluated, monkeypatch):
@@ -112,8 +112,8 @@ def test_boxes_alone(evaluated):
 def test_what_is_not_at_hand_is_noted(evaluated, spoil, note):
     pictures, _ = evaluated("a", change=spoil)
     assert pictures["groups"] == []
-    (found,) = pictures["notes"]
-    assert re.search(f"things_val: .*{note}", found)
+    (reason,) = pictures["notes"]
+    assert re.search(f"things_val: .*{note}", reason)
 
 
 def test_data_sets_that_nothing_knows(tmp_path, write_evaluation, write_pictures):

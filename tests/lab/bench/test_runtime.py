@@ -45,15 +45,15 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def found(model_folder):
+def pretrained(model_folder):
     return load_pretrained(model_folder, "cpu")
 
 
 # The data -----------------------------------------------------------------------------------------
 
 
-def test_some_of_the_test_images(found, tiny_shapes):
-    with runtime.some_images(found, 3) as cfg:
+def test_some_of_the_test_images(pretrained, tiny_shapes):
+    with runtime.some_images(pretrained, 3) as cfg:
         (name,) = cfg.DATASETS.TEST
         records = DatasetCatalog.get(name)
         all_ids = [image["id"] for image in json.loads(open(tiny_shapes[1]).read())["images"]]
@@ -64,17 +64,17 @@ def test_some_of_the_test_images(found, tiny_shapes):
         assert all(record["annotations"] for record in records)
         assert cfg.DATASETS.TRAIN == ()
     assert name not in DatasetCatalog
-    assert (tiny_shapes[0],) == found.cfg.DATASETS.TEST
+    assert (tiny_shapes[0],) == pretrained.cfg.DATASETS.TEST
 
 
 @pytest.mark.parametrize("name", ["PanopticFPN", "MutualSemanticSegmentor", "MutualClassifier"])
-def test_what_detectron2_does_not_evaluate_alike_is_refused(found, name):
-    cfg = found.cfg.clone()
+def test_what_detectron2_does_not_evaluate_alike_is_refused(pretrained, name):
+    cfg = pretrained.cfg.clone()
     cfg.defrost()
     cfg.MODEL.META_ARCHITECTURE = name
     with (
         pytest.raises(BenchmarkError, match=f"A {name} cannot be compared"),
-        runtime.some_images(found._replace(cfg=cfg), 3),
+        runtime.some_images(pretrained._replace(cfg=cfg), 3),
     ):
         pass
 
@@ -110,9 +110,9 @@ def known_times(clock, monkeypatch):
     monkeypatch.setattr(evaluator, "evaluate", clock.taking(8, evaluator.evaluate))
 
 
-def test_the_grids_parts_are_kept_apart(found, known_times):
-    points = sorted(found.calibrations)[:2]
-    inside, beyond, with_pasting = runtime.compare_grid(found, points, 2, rounds=2)
+def test_the_grids_parts_are_kept_apart(pretrained, known_times):
+    points = sorted(pretrained.calibrations)[:2]
+    inside, beyond, with_pasting = runtime.compare_grid(pretrained, points, 2, rounds=2)
     times = [(c.milliseconds, c.baseline) for c in (inside, beyond, with_pasting)]
     # Of an image at a point, of two images: what is once for a point counts by half.
     encoding, scoring = 5, 4 / 2
@@ -136,20 +136,20 @@ def test_both_evaluators_score_every_point(tmp_path, clock, monkeypatch):
     }
     (tmp_path / "ground_truth.json").write_text(json.dumps(truth))
     (tmp_path / "detections").mkdir()
-    found = [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5}]
+    detected = [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5}]
     for point in ("0.25x32", "1.00x64"):
-        (tmp_path / "detections" / f"{point}.bbox.json").write_text(json.dumps(found))
+        (tmp_path / "detections" / f"{point}.bbox.json").write_text(json.dumps(detected))
     seen = []
 
     def score(truth, detections, *args):
-        seen.append((type(truth).__name__, detections == found))
+        seen.append((type(truth).__name__, detections == detected))
         clock.now += 20 if len(seen) % 2 else 40
 
     monkeypatch.setattr(runtime, "score", score)
-    (comparison,) = runtime.compare_scoring(tmp_path, ())
+    (pair,) = runtime.compare_scoring(tmp_path, ())
     assert seen == [("HotcocoEvaluator", True), ("PycocotoolsEvaluator", True)] * 2
-    assert comparison.name == "scoring a point's box AP, hotcoco against pycocotools"
-    assert (comparison.milliseconds, comparison.baseline) == pytest.approx((20, 40))
+    assert pair.name == "scoring a point's box AP, hotcoco against pycocotools"
+    assert (pair.milliseconds, pair.baseline) == pytest.approx((20, 40))
 
 
 def test_scoring_needs_an_evaluated_grid_and_hotcoco(tmp_path, monkeypatch):
@@ -164,17 +164,17 @@ def test_scoring_needs_an_evaluated_grid_and_hotcoco(tmp_path, monkeypatch):
 # The predictor ------------------------------------------------------------------------------------
 
 
-def test_the_predictor_and_the_model_do_the_same(found):
+def test_the_predictor_and_the_model_do_the_same(pretrained):
     """The widths and input sizes of all forwards, in order."""
     seen = []
-    hook = found.model.backbone.register_forward_pre_hook(
-        lambda module, args: seen.append((width_of(found.model).value, tuple(args[0].shape)))
+    hook = pretrained.model.backbone.register_forward_pre_hook(
+        lambda module, args: seen.append((width_of(pretrained.model).value, tuple(args[0].shape)))
     )
-    comparisons = runtime.compare_predictor(found, 2, rounds=1)
+    pairs = runtime.compare_predictor(pretrained, 2, rounds=1)
     hook.remove()
-    entries = found.table.entries
+    entries = pretrained.table.entries
     names = [str(entry.point) for entry in entries]
-    assert [c.name for c in comparisons] == [
+    assert [pair.name for pair in pairs] == [
         *(f"predictor at {name}, against the model alone" for name in names),
         *(f"predictor at {name} with resizing, against DefaultPredictor's steps" for name in names),
     ]
@@ -189,7 +189,7 @@ def test_the_predictor_and_the_model_do_the_same(found):
 # Exports ------------------------------------------------------------------------------------------
 
 
-def test_exports_run_what_the_model_runs(found, monkeypatch):
+def test_exports_run_what_the_model_runs(pretrained, monkeypatch):
     calls, order = [], []
     written = []
 
@@ -218,10 +218,10 @@ def test_exports_run_what_the_model_runs(found, monkeypatch):
         return run(model, images)
 
     monkeypatch.setattr(runtime, "run", recorded)
-    comparisons = runtime.compare_exports(found, 2, rounds=2)
-    ends = found.table.entries[0].point, found.table.entries[-1].point
+    pairs = runtime.compare_exports(pretrained, 2, rounds=2)
+    ends = pretrained.table.entries[0].point, pretrained.table.entries[-1].point
     assert written == [(point, "one", 2) for point in ends]
-    assert [c.name for c in comparisons] == [
+    assert [pair.name for pair in pairs] == [
         f"{point} exported as one, against the model" for point in ends
     ]
     assert calls == ran and len(calls) == 2 * (runtime.WARM_UP + 2)

@@ -43,9 +43,9 @@ def test_machines_add_their_own_reduction():
 
 def test_a_step_is_its_computation_and_its_reductions():
     cluster = Cluster(1, 2, Link(1.0, 100.0), SLOW, overhead=0.0)
-    found = predict(10.0, Messages(1000, (100, 100)), cluster)
-    assert found == StepCost(2, step=10 + 12 + 6, gradients=12, statistics=6, num_statistics=2)
-    assert "36%" in scaling_table([found], base=10.0)
+    cost = predict(10.0, Messages(1000, (100, 100)), cluster)
+    assert cost == StepCost(2, step=10 + 12 + 6, gradients=12, statistics=6, num_statistics=2)
+    assert "36%" in scaling_table([cost], base=10.0)
 
 
 def test_what_a_step_reduces(training_cfg):

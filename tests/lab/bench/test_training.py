@@ -87,14 +87,14 @@ def check_training(parts, steps):
 def test_compares_every_detector(make_cfg, kind):
     cfg = make_cfg(kind)
     inference = layers.compare_inference(cfg, 1)
-    assert [found.name for found in inference] == [
+    assert [pair.name for pair in inference] == [
         f"inference at {point}, against plain layers" for point in ("0.25x64", "1.00x64")
     ]
     switching = layers.compare_switching(cfg, 1)
     assert len(switching) == 2
-    for found in (*inference, *switching):
-        assert found.milliseconds > 0 and found.baseline > 0
-        assert found.ratio == pytest.approx(found.milliseconds / found.baseline)
+    for pair in (*inference, *switching):
+        assert pair.milliseconds > 0 and pair.baseline > 0
+        assert pair.ratio == pytest.approx(pair.milliseconds / pair.baseline)
     parts, steps = training.compare_steps(cfg, 1)
     check_training(parts, steps)
 
@@ -117,7 +117,7 @@ def test_compares_classifiers_too(request, tmp_path):
         ],
     )
     check_datasets(cfg)
-    assert all(found.ratio > 0 for found in layers.compare_inference(cfg, 1))
+    assert all(pair.ratio > 0 for pair in layers.compare_inference(cfg, 1))
     check_training(*training.compare_steps(cfg, 1))
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
@@ -139,18 +139,18 @@ def test_a_plain_training_has_all_ground_truth_at_the_views_scale(bitmasks):
     assert view["image"].shape == (3, 20, 40) and view["source_size"] == (20, 40)
     resize = ResizeTransform(48, 96, 20, 40)
     expected = resize.apply_coords(polygon.reshape(-1, 2))
-    found = view["instances"]
+    viewed = view["instances"]
     if bitmasks:
-        (mask,) = found.gt_masks.tensor.numpy()
+        (mask,) = viewed.gt_masks.tensor.numpy()
         assert mask.shape == (20, 40)
         rows, columns = mask.nonzero()
         corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert np.abs(corners - np.concatenate([expected.min(0), expected.max(0)])).max() <= 1
     else:
-        np.testing.assert_allclose(found.gt_masks.polygons[0][0].reshape(-1, 2), expected)
+        np.testing.assert_allclose(viewed.gt_masks.polygons[0][0].reshape(-1, 2), expected)
     points = resize.apply_coords(np.array([[10.0, 20.0], [30.0, 8.0]]))
-    np.testing.assert_allclose(found.gt_keypoints.tensor[0, :, :2], points, rtol=1e-6)
-    assert found.gt_keypoints.tensor[0, :, 2].tolist() == [2, 1]
+    np.testing.assert_allclose(viewed.gt_keypoints.tensor[0, :, :2], points, rtol=1e-6)
+    assert viewed.gt_keypoints.tensor[0, :, 2].tolist() == [2, 1]
     assert torch.equal(view["sem_seg"], torch.arange(2).repeat_interleave(20).expand(20, 40))
     # The batch is seen again, by other passes.
     assert batch[0]["sem_seg"] is labels and instances.gt_keypoints.tensor[0, 0, 0] == 10
@@ -176,6 +176,6 @@ def test_naive_students_bring_proposals_of_their_own_and_are_taught_on_them(trai
 
 
 def test_peak_memory_is_that_of_processes_that_train(training_cfg):
-    found = training.compare_memory(training_cfg, 1)
+    memory = training.compare_memory(training_cfg, 1)
     # Importing torch alone takes more.
-    assert 200 < found.baseline < 5000 and 0.5 < found.ratio < 2
+    assert 200 < memory.baseline < 5000 and 0.5 < memory.ratio < 2

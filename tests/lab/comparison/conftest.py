@@ -113,7 +113,7 @@ def find(ground_truth):
     nothing at all. Scores are equal in many images, never in one.
     """
 
-    def found(fraction, seed):
+    def detections_of(fraction, seed):
         rng = np.random.default_rng(seed)
         detections = []
         for annotation in ground_truth["annotations"]:
@@ -136,7 +136,7 @@ def find(ground_truth):
                 detection["score"] = 0.9 - 0.05 * int(place)
         return detections
 
-    return found
+    return detections_of
 
 
 @pytest.fixture

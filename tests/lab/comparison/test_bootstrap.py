@@ -15,7 +15,7 @@ from mutualnet_det.lab.comparison.bootstrap import Bootstrap, resample
 def duplicated(ground_truth, detections, counts):
     """The data set and the detections with as many copies of every image, each with its own id."""
     data = {"images": [], "annotations": [], "categories": ground_truth["categories"]}
-    found = []
+    copies = []
     for image, count in zip(ground_truth["images"], counts, strict=True):
         for _ in range(count):
             new = {**image, "id": len(data["images"]) + 1}
@@ -25,12 +25,12 @@ def duplicated(ground_truth, detections, counts):
                     number = len(data["annotations"]) + 1
                     copied = {**annotation, "id": number, "image_id": new["id"]}
                     data["annotations"].append(copied)
-            found += [
+            copies += [
                 {**detection, "image_id": new["id"]}
                 for detection in detections
                 if detection["image_id"] == image["id"]
             ]
-    return data, found
+    return data, copies
 
 
 def as_masks(detections):
@@ -59,12 +59,12 @@ def test_ap_of_a_resample_is_that_of_the_duplicated_data_set(with_crowds, find, 
         detections = as_masks(detections)
         for annotation in with_crowds["annotations"]:
             annotation["iscrowd"] = 0  # pycocotools wants run lengths of a crowd
-    found = Bootstrap(with_crowds, 8).ap(copy.deepcopy(detections), iou_type)
+    actual = Bootstrap(with_crowds, 8).ap(copy.deepcopy(detections), iou_type)
     expected = []
     for counts in resample(20, 8).tolist():
         data, copies = duplicated(with_crowds, detections, counts)
         expected.append(score(load_ground_truth(data, "pycocotools"), copies, iou_type)["AP"])
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
     assert np.std(expected) > 1  # the resamples do differ
 
 

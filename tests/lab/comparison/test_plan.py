@@ -106,8 +106,8 @@ def test_one_backbone_for_all_runs(write_plan, pretrain, counted, tmp_path):
     assert training.folder == tmp_path / "pretrained" and training.steps == 5
     assert training.cfg.SOLVER.BASE_LR == 0.005 and training.cfg.SEED == 0
     assert load_config(training.base, list(training.options)) == training.cfg
-    found = {run.cfg.MODEL.WEIGHTS for run in plan.runs}
-    assert found == {str(tmp_path / "pretrained" / "model_final.pth")}
+    weights = {run.cfg.MODEL.WEIGHTS for run in plan.runs}
+    assert weights == {str(tmp_path / "pretrained" / "model_final.pth")}
 
 
 @pytest.mark.parametrize(

@@ -31,17 +31,17 @@ def record(plan, finished):
 
 
 def cell(items, method, point="1.00x64"):
-    (found,) = (i for i in items if (i["method"], i["point"], i["kind"]) == (method, point, "box"))
-    return found
+    (match,) = (i for i in items if (i["method"], i["point"], i["kind"]) == (method, point, "box"))
+    return match
 
 
 def test_scores_are_means_and_deviations_over_the_seeds(record, finished):
     aps = [finished[f"us_net, seed {seed}"]["0.25x32"] for seed in (0, 1)]
-    found = cell(record["scores"], "us_net", "0.25x32")
-    assert found["by_seed"] == {"0": aps[0], "1": aps[1]}
-    assert found["mean"] == pytest.approx(statistics.mean(aps))
-    assert found["spread"] == pytest.approx(abs(aps[0] - aps[1]) / 2**0.5)
-    assert found["gflops"] == 8.0
+    score = cell(record["scores"], "us_net", "0.25x32")
+    assert score["by_seed"] == {"0": aps[0], "1": aps[1]}
+    assert score["mean"] == pytest.approx(statistics.mean(aps))
+    assert score["spread"] == pytest.approx(abs(aps[0] - aps[1]) / 2**0.5)
+    assert score["gflops"] == 8.0
     # An independent network counts at its own point.
     assert (
         cell(record["scores"], "independent")["by_seed"]["0"]
@@ -52,21 +52,23 @@ def test_scores_are_means_and_deviations_over_the_seeds(record, finished):
 
 
 def test_differences_pair_seeds_and_resamples(record, plan, ground_truth):
-    found = cell(record["differences"], "us_net")
+    difference = cell(record["differences"], "us_net")
     mutual, us_net = (cell(record["scores"], name) for name in ("mutual", "us_net"))
-    assert found["mean"] == pytest.approx(us_net["mean"] - mutual["mean"])
+    assert difference["mean"] == pytest.approx(us_net["mean"] - mutual["mean"])
     drawn = np.zeros(plan.resamples)
     for run in plan.runs:
         if run.method.name != "independent":
             path = run.folder / "grid" / "detections" / "1.00x64.bbox.json"
             ap = Bootstrap(ground_truth, plan.resamples).ap(json.loads(path.read_text()), "bbox")
             drawn += (ap if run.method.name == "us_net" else -ap) / 2
-    assert [found["low"], found["high"]] == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
-    assert found["low"] < found["mean"] < found["high"] < 0
+    assert [difference["low"], difference["high"]] == pytest.approx(
+        np.percentile(drawn, (2.5, 97.5))
+    )
+    assert difference["low"] < difference["mean"] < difference["high"] < 0
     # With one degree of freedom, Student's distribution is Cauchy's.
-    first, second = found["by_seed"].values()
+    first, second = difference["by_seed"].values()
     t = abs(first + second) / abs(first - second)
-    assert found["p_value"] == pytest.approx(1 - 2 / math.pi * math.atan(t))
+    assert difference["p_value"] == pytest.approx(1 - 2 / math.pi * math.atan(t))
     assert not [d for d in record["differences"] if d["method"] == "mutual"]
 
 
@@ -202,10 +204,10 @@ def test_differences_that_are_unlikely_by_chance_are_marked(record):
     text, markdown = comparison_text(record), comparison_text(record, markdown=True)
     assert "over images; *: p < 0.05 in a paired t-test over seeds" in text
     assert "over images; bold: p < 0.05 in a paired t-test over seeds" in markdown
-    for found in marked:
-        assert f"* {found} [" in text and f"| **{found}** [" in re.sub(" +", " ", markdown)
-    for found in plain:
-        assert f"{found} [" in text and f"* {found}" not in text and f"**{found}" not in markdown
+    for shown in marked:
+        assert f"* {shown} [" in text and f"| **{shown}** [" in re.sub(" +", " ", markdown)
+    for shown in plain:
+        assert f"{shown} [" in text and f"* {shown}" not in text and f"**{shown}" not in markdown
 
 
 def test_a_point_that_nothing_is_held_against_has_no_difference(record):
@@ -217,7 +219,7 @@ def test_a_point_that_nothing_is_held_against_has_no_difference(record):
 
 
 def test_a_budget_is_spent_on_the_best_point_that_it_allows(record):
-    found = {
+    by_method = {
         "mutual": {"0.25x32": (0.0101, 30), "0.25x64": (0.02, 29), "1.00x64": (0.492, 60)},
         "us_net": {"0.25x32": (0.0104, 40), "1.00x32": (0.4, 50)},
         "independent": {"1.00x64": (0.5, 55)},
@@ -231,7 +233,7 @@ def test_a_budget_is_spent_on_the_best_point_that_it_allows(record):
             "mean": mean,
             "spread": 1.0,
         }
-        for method, points in found.items()
+        for method, points in by_method.items()
         for point, (gflops, mean) in points.items()
     ]
     text = comparison_text(record).split("Box AP of the best point")[1].split("\n\n")[0]

@@ -245,8 +245,8 @@ def test_time_left_after_a_resume_is_what_runs_take(plan, monkeypatch, caplog):
 
 def test_work_is_the_time_that_runs_of_a_method_took(plan):
     def expected():
-        found = runs.expected_seconds(plan.runs)
-        by_title = {run.title: s for run, s in zip(plan.runs, found, strict=True)}
+        actual = runs.expected_seconds(plan.runs)
+        by_title = {run.title: s for run, s in zip(plan.runs, actual, strict=True)}
         return pytest.approx(list(by_title.values()))
 
     (mutual, _), (us_net, _), (large, _), (small, other) = (

@@ -68,9 +68,9 @@ def learn_background(model, calibrations, points, empty, full):
         for image, target in [(empty, 8.0)] * len(full) + [(image, -8.0) for image in full]:
             with calibrations.at(point), torch.no_grad():
                 model.inference([{"image": as_input(image, point.resolution)}])
-            found = seen.pop()
-            features.append(F.pad(found, (0, predictor.in_features - found.shape[1])))
-            targets.append(torch.full((len(found),), target))
+            proposals = seen.pop()
+            features.append(F.pad(proposals, (0, predictor.in_features - proposals.shape[1])))
+            targets.append(torch.full((len(proposals),), target))
     hook.remove()
     x, y = torch.cat(features), torch.cat(targets)
     x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
@@ -118,19 +118,21 @@ def points():
 @pytest.fixture(scope="session")
 def assert_same():
     """
-    ``assert_same(expected, found, size)``: the same detections, at the network's scale, compared on
-    an image of that height and width. None of the scores may be at the threshold.
+    ``assert_same(expected, actual, size)``: the same detections, at the network's scale, compared
+    on an image of that height and width. None of the scores may be at the threshold.
     """
 
-    def check(expected, found, size):
-        expected, found = (detector_postprocess(copy.deepcopy(x), *size) for x in (expected, found))
-        assert len(found) == len(expected)
-        overlap = box_iou(expected.pred_boxes.tensor, found.pred_boxes.tensor)
-        overlap[expected.pred_classes[:, None] != found.pred_classes] = 0
+    def check(expected, actual, size):
+        expected, actual = (
+            detector_postprocess(copy.deepcopy(x), *size) for x in (expected, actual)
+        )
+        assert len(actual) == len(expected)
+        overlap = box_iou(expected.pred_boxes.tensor, actual.pred_boxes.tensor)
+        overlap[expected.pred_classes[:, None] != actual.pred_classes] = 0
         for index in range(len(expected)):
             other = overlap[index].argmax()
             assert overlap[index, other] > 0.9
-            one, other = expected[index], found[int(other)]
+            one, other = expected[index], actual[int(other)]
             box = (one.pred_boxes.tensor - other.pred_boxes.tensor).abs().max()
             assert box <= 0.1 and (one.scores - other.scores).abs() <= 1e-3
             assert one.has("pred_masks") == other.has("pred_masks")

@@ -32,18 +32,24 @@ def test_the_code_finds_what_the_source_finds(
     # A JPEG would not decode to the same everywhere.
     (folder / "code.py").write_text(code.replace("image.jpg", "image.png"))
     monkeypatch.chdir(folder)
-    found = runpy.run_path("code.py")
+    variables = runpy.run_path("code.py")
     image, size = seen(model.cfg, "image.png", HALF.resolution)
     (expected,) = source_finds(model, HALF, [image])
     expected = detector_postprocess(expected, *size)
     assert len(expected) > 5
     if name == "detectron2":
-        instances = found["instances"]
+        instances = variables["instances"]
         boxes, masks = instances.pred_boxes.tensor, instances.pred_masks
         scores, classes = instances.scores, instances.pred_classes
     else:
-        boxes, masks = torch.as_tensor(found["boxes"]), torch.as_tensor(np.stack(found["masks"]))
-        scores, classes = torch.as_tensor(found["scores"]), torch.as_tensor(found["classes"])
+        boxes, masks = (
+            torch.as_tensor(variables["boxes"]),
+            torch.as_tensor(np.stack(variables["masks"])),
+        )
+        scores, classes = (
+            torch.as_tensor(variables["scores"]),
+            torch.as_tensor(variables["classes"]),
+        )
     # In the same order, as no two scores are that near.
     assert torch.equal(classes, expected.pred_classes)
     tolerance = {"rtol": 0, "atol": 1e-2, "check_dtype": False}

@@ -49,8 +49,8 @@ def test_batches_of_any_sizes(make_model, exported, source_finds, assert_same, n
         [grey, grey],
     ):
         expected = source_finds(model, HALF, batch)
-        for own, found, seen in zip(expected, run(batch), batch, strict=True):
-            assert_same(own, found, tuple(seen.shape[1:]))
+        for own, actual, seen in zip(expected, run(batch), batch, strict=True):
+            assert_same(own, actual, tuple(seen.shape[1:]))
     assert len(expected[0]) == 0
 
 
@@ -73,8 +73,8 @@ def test_torchscript_needs_torchvision_alone(make_model, exported, source_finds,
         import numpy as np, torch, torchvision
         model = torch.jit.load({str(exported("torchscript") / "model.ts")!r})
         for image in (torch.from_numpy(np.load("image.npy")), torch.zeros(3, 40, 50)):
-            (found,) = model([image])
-            print(sorted(found), *found["masks"].shape)
+            (outputs,) = model([image])
+            print(sorted(outputs), *outputs["masks"].shape)
         """,
         ["detectron2", "mutualnet_det"],
         tmp_path,
@@ -125,9 +125,9 @@ def test_a_resnet_loads_in_detectron2_as_it_is(
         cfg = get_cfg()
         cfg.merge_from_file("config.yaml")
         predictor = DefaultPredictor(cfg)
-        found = predictor(np.load("image.npy")[..., ::-1])["instances"]
+        instances = predictor(np.load("image.npy")[..., ::-1])["instances"]
         print(type(predictor.model).__name__, predictor.model.backbone.bottom_up.stem.out_channels)
-        print(len(found), found.scores[0].item())
+        print(len(instances), instances.scores[0].item())
         """,
         ["mutualnet_det"],
         tmp_path / "export",

@@ -34,8 +34,8 @@ def test_objects_on_several_levels(make_model, source_finds):
         graph = DetectorGraph(plain, nms).eval()
         for batch in [*batches, images[:1]]:
             with torch.no_grad():
-                found = graph(batch)
-            for own, each in zip(source_finds(model, HALF, batch), found, strict=True):
+                actual = graph(batch)
+            for own, each in zip(source_finds(model, HALF, batch), actual, strict=True):
                 assert len(own) > 20
                 close = {"rtol": 0, "atol": 1e-3}
                 torch.testing.assert_close(each["boxes"], own.pred_boxes.tensor, **close)

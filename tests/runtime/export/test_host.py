@@ -32,5 +32,5 @@ def test_pasted_as_detectron2_pastes():
             torch.from_numpy(masks), torch.from_numpy(boxes), (70, 90), threshold=0.5
         )
         pairs = zip(masks, boxes, strict=True)
-        found = np.stack([paste(*pair, width=90, height=70) for pair in pairs])
-        assert expected.any() and (found != expected.numpy()).mean() < 1e-4
+        actual = np.stack([paste(*pair, width=90, height=70) for pair in pairs])
+        assert expected.any() and (actual != expected.numpy()).mean() < 1e-4

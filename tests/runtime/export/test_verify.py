@@ -11,23 +11,23 @@ SIZE = (100, 200)
 
 def detections(boxes, scores, classes, masks=None, keypoints=None):
     """At half of the scale of an image of 200 x 100 px."""
-    found = Instances((50, 100))
-    found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    found.scores = torch.tensor(scores)
-    found.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    instances = Instances((50, 100))
+    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.scores = torch.tensor(scores)
+    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
     if masks is not None:
-        found.pred_masks = masks
+        instances.pred_masks = masks
     if keypoints is not None:
-        found.pred_keypoints = keypoints
-    return found
+        instances.pred_keypoints = keypoints
+    return instances
 
 
 BOXES = [[10, 10, 30, 30], [50, 10, 80, 40], [10, 10, 31, 30]]
 
 
-def compare(expected, found, most=100):
+def compare(expected, actual, most=100):
     agreement = Agreement(threshold=0.5, most=most)
-    agreement.compare("a.jpg", expected, found, SIZE)
+    agreement.compare("a.jpg", expected, actual, SIZE)
     return agreement
 
 
@@ -36,8 +36,8 @@ def source():
 
 
 def test_the_same_in_another_order_agrees():
-    found = detections(BOXES[::-1], [0.7, 0.8, 0.9], [1, 0, 0])
-    agreement = compare(source(), found)
+    reordered = detections(BOXES[::-1], [0.7, 0.8, 0.9], [1, 0, 0])
+    agreement = compare(source(), reordered)
     assert (agreement.images, agreement.detections) == (1, 3)
     assert (agreement.box, agreement.score, agreement.mask_iou) == (0, 0, None)
 
@@ -50,7 +50,7 @@ def test_differences_are_of_the_image_on_disk():
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("actual", "message"),
     [
         (
             detections([[10.06, 10, 30, 30], *BOXES[1:]], [0.9, 0.8, 0.7], [0, 0, 1]),
@@ -75,9 +75,9 @@ def test_differences_are_of_the_image_on_disk():
         (detections([], [], []), "the export does not find the detection of class 0, score 0.9"),
     ],
 )
-def test_differences_that_are_not_allowed(found, message):
+def test_differences_that_are_not_allowed(actual, message):
     with pytest.raises(ExportError, match=message):
-        compare(source(), found)
+        compare(source(), actual)
 
 
 def test_what_is_at_the_threshold_may_come_or_go():
