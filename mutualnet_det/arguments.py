@@ -1,4 +1,4 @@
-"""What command lines of several tools have in common."""
+"""Options that the command lines of several tools share."""
 
 from __future__ import annotations
 

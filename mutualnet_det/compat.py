@@ -74,7 +74,7 @@ def foreach_norm(tensors: list[Tensor], order: float = 2) -> Tensor:
 
 
 def in_backward() -> bool:
-    """Whether this runs inside a backward pass, as a forward does that is recomputed for it."""
+    """Tell whether this runs inside a backward pass, as a recomputed forward does."""
     return bool(torch._C._current_graph_task_id() != -1)
 
 

@@ -224,7 +224,7 @@ def default_loss_weights(terms: Sequence[str]) -> dict[str, float]:
 
 
 def terms_present(terms: Sequence[str], *, mask_on: bool, keypoint_on: bool) -> list[str]:
-    """Those of the keys of ``LOSS_WEIGHTS`` that a network with or without these heads has."""
+    """The keys of ``LOSS_WEIGHTS`` in ``terms`` that a network with or without the heads has."""
     absent = {"MASK": not mask_on, "KEYPOINT": not keypoint_on}
     return [term for term in terms if not absent.get(term, False)]
 
@@ -303,8 +303,8 @@ def check_config(cfg: CfgNode) -> None:
             )
     learns = node.METHOD in ALONE or any(node.LOSS_WEIGHTS[term] for term in terms)
     if terms and not learns:
-        found = {term: node.LOSS_WEIGHTS[term] for term in terms}
-        _fail("MUTUALNET.LOSS_WEIGHTS", found, "a weight above 0")
+        weights = {term: node.LOSS_WEIGHTS[term] for term in terms}
+        _fail("MUTUALNET.LOSS_WEIGHTS", weights, "a weight above 0")
     if not 0 < node.TEMPERATURE < math.inf:
         _fail("MUTUALNET.TEMPERATURE", node.TEMPERATURE, "a temperature above 0")
     if not 0 < node.SUBNETWORK_WEIGHT < math.inf:

@@ -71,13 +71,13 @@ def family(cfg: CfgNode) -> Family:
 
 def outputs(cfg: CfgNode) -> tuple[str, ...]:
     """
-    What a config's network gives for an image: of "class", that of the whole image; "box", "mask"
-    and "keypoint", those of objects; "semantic", the class of each pixel.
+    The outputs of a config's network for an image: of "class", that of the whole image; "box",
+    "mask" and "keypoint", those of objects; "semantic", the class of each pixel.
     """
     absent = {"mask": not cfg.MODEL.MASK_ON, "keypoint": not cfg.MODEL.KEYPOINT_ON}
     return tuple(name for name in OUTPUTS[family(cfg)] if not absent.get(name, False))
 
 
 def finds_only_objects(cfg: CfgNode) -> bool:
-    """Whether a config's network gives objects, and nothing beside them."""
+    """Tell whether a config's network gives objects, and nothing beside them."""
     return set(outputs(cfg)) <= set(OUTPUTS[Family.RCNN])

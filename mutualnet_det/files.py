@@ -14,7 +14,7 @@ from typing import IO
 
 
 def draft_of(path: Path) -> Path:
-    """Where :func:`replacing` writes; what a kill leaves there is of no use."""
+    """The file that :func:`replacing` writes to; what a kill leaves there is of no use."""
     return path.with_name(f".{path.name}.draft")
 
 
@@ -47,9 +47,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's content, as 64 hex digits."""
-    found = hashlib.sha256()
+    """SHA-256 of a file's content, as 64 hex digits."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(2**20):
-            found.update(part)
-    return found.hexdigest()
+            digest.update(part)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""How often a long work tells how far it is, and how long the rest of it will take."""
+"""Progress of long work: when to tell how far it is, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ProgressLog:
         self._start = self._logged = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether it is time for a line; having said so, not again before a period has passed."""
+        """True if it is time for a line; having said so, not again before a period has passed."""
         now = time.monotonic()
         if now - self._logged < self._period:
             return False
@@ -29,8 +29,8 @@ class ProgressLog:
 
     def time_left(self, done: float, left: float) -> str | None:
         """
-        How long the rest takes at the pace so far; None, and the pace counts from now, if nothing
-        is done yet: what a work needs to get going says nothing of the rest.
+        The time that the rest takes at the pace so far; None, and the pace counts from now, if
+        nothing is done yet: what a work needs to get going says nothing of the rest.
 
         Args:
             done, left: the work done since the beginning and the work left, in one unit.

@@ -1,4 +1,4 @@
-"""What JSON and YAML files hold, as typed records: a mistake is named by its field and value."""
+"""Typed records of JSON and YAML files: a mistake is named by its field and value."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class UnsafePickleError(UserError, ValueError):
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes at pickle protocol 2."""
+    """The function by which Python 3 writes bytes at pickle protocol 2."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
     return text.encode(encoding)

@@ -160,7 +160,7 @@ class MutualCheckpointer(Checkpointer):
             return network_of(build_network(cfg))
 
     def _without_classifier(self, state: dict[str, Any], backbone: nn.Module) -> dict[str, Any]:
-        """What a detector takes of a classification network, which goes on after the features."""
+        """The entries of a classification network that are not behind a detector's features."""
         own = backbone.state_dict()
         head = {key for key in classifier_entries(self.cfg) if key not in own}
         return {key: value for key, value in state.items() if key not in head}
@@ -185,9 +185,9 @@ def _backbone_of(detector: nn.Module) -> nn.Module:
 def _check_fits(state: dict[str, Any], model: nn.Module, path: str) -> None:
     expected = model.state_dict()
     if differ_in_statistics(state, expected):
-        found, wanted = ("BN", "GN") if len(state) > len(expected) else ("GN", "BN")
+        saved, wanted = ("BN", "GN") if len(state) > len(expected) else ("GN", "BN")
         raise CheckpointError(
-            f"{path} is of a network with MUTUALNET.NORM {found}, the config has {wanted}. Set "
+            f"{path} is of a network with MUTUALNET.NORM {saved}, the config has {wanted}. Set "
             "MUTUALNET.NORM in the config, or use weights trained that way."
         )
     missing = [f"{key} is missing" for key in expected if key not in state]
@@ -207,7 +207,7 @@ def _check_fits(state: dict[str, Any], model: nn.Module, path: str) -> None:
 
 
 def _hint(state: dict[str, Any], model: nn.Module, path: str) -> str:
-    """What to do about a backbone in the names of another code base."""
+    """Advice about a backbone in the names of another code base."""
     if not isinstance(model, SlimmableBackbone):
         return ""
     try:
@@ -225,14 +225,14 @@ def find_weights(cfg: CfgNode, resume: bool = False) -> str:
     """
     if cfg.MODEL.WEIGHTS and not resume:
         return cfg.MODEL.WEIGHTS
-    found = checkpoints(Path(cfg.OUTPUT_DIR))
-    if not found:
+    saved = checkpoints(Path(cfg.OUTPUT_DIR))
+    if not saved:
         raise CheckpointError(
             f"There is no trained model in OUTPUT_DIR {cfg.OUTPUT_DIR}. Train one first, or set "
             "MODEL.WEIGHTS to a checkpoint."
         )
-    check_good(found[0])
-    return str(found[0])
+    check_good(saved[0])
+    return str(saved[0])
 
 
 def load_detector(cfg: CfgNode, path: str) -> tuple[nn.Module, Calibrations]:

@@ -41,7 +41,7 @@ FROZEN_EPS = 1e-5
 @dataclass
 class ImportReport:
     """
-    What became of a file's content; prints as a table.
+    A record of what became of a file's content; prints as a table.
 
     Attributes:
         path: of the file.
@@ -69,7 +69,7 @@ class ImportReport:
 
     @property
     def is_static(self) -> bool:
-        """Whether one width alone is trained."""
+        """True if one width alone is trained."""
         return self.width_range[0] == self.width_range[1]
 
     def __str__(self) -> str:
@@ -138,7 +138,7 @@ def convert_backbone(
     resolutions: Sequence[int] | None = None,
     resolution: int | None = None,
 ) -> tuple[dict[str, Any], ImportReport]:
-    """What :func:`import_backbone` does between reading ``path`` and writing."""
+    """Do the part of :func:`import_backbone` between reading ``path`` and writing."""
     if "mutualnet" in checkpoint:
         raise CheckpointError(
             f"{path} is a checkpoint of this project already: set MODEL.WEIGHTS to it."
@@ -159,7 +159,9 @@ def convert_backbone(
         resolutions = STATIC_RESOLUTIONS if report.is_static else PUBLISHED_RESOLUTIONS
     report.resolutions = tuple(sorted(resolutions, reverse=True))
 
-    by_width = {width: found for width, found in by_width.items() if was_updated(found)}
+    by_width = {
+        width: statistics for width, statistics in by_width.items() if was_updated(statistics)
+    }
     _complete(source, dims, by_width.get(full), report)
     cfg = layout.architecture.config(
         report.num_classes, report.width_range, report.resolutions, report.preprocessing
@@ -170,14 +172,16 @@ def convert_backbone(
     content: dict[str, Any] = {"model": state, "mutualnet": provenance(cfg)}
     if by_width:
         points = {
-            OperatingPoint(width, resolution or report.resolutions[0]): found
-            for width, found in by_width.items()
+            OperatingPoint(width, resolution or report.resolutions[0]): statistics
+            for width, statistics in by_width.items()
         }
         content["calibrations"] = {
             "fingerprint": fingerprint(model),
             "points": {
-                str(point): {norm: list(found.get(norm, source.running(norm))) for norm in dims}
-                for point, found in points.items()
+                str(point): {
+                    norm: list(statistics.get(norm, source.running(norm))) for norm in dims
+                }
+                for point, statistics in points.items()
             },
         }
         report.points = sorted(points)
@@ -232,7 +236,7 @@ class _Source:
         self.stem_bias = plain[stem_bias] if layout.stem_bias and stem_bias else None
 
     def file_name(self, key: str) -> str:
-        """What an entry is called in the file."""
+        """The name of an entry in the file."""
         name = self.layout.names[key]
         return self.file_names.get(name, name)
 
@@ -325,7 +329,7 @@ def _match_listed(
         )
     file_norms = {norm: source.layout.rename(f"{norm}.weight")[: -len(".weight")] for norm in dims}
     full = report.width_range[1]
-    found: dict[float, Statistics] = {}
+    by_width: dict[float, Statistics] = {}
     for place, (k, by_file_norm) in enumerate(listed.items()):
         statistics = {n: by_file_norm[f] for n, f in file_norms.items() if f in by_file_norm}
         counts = counts_of(statistics)
@@ -347,15 +351,15 @@ def _match_listed(
             report.unused |= dict.fromkeys(keys, "statistics that some norms lack")
         elif width is None or width > full:
             report.unused |= dict.fromkeys(keys, "statistics with channels of no width")
-        elif width in found:
+        elif width in by_width:
             report.unused |= dict.fromkeys(keys, "statistics with channels of an earlier width")
         else:
-            found[width] = statistics
+            by_width[width] = statistics
             if was_updated(statistics):
                 report.used[f"statistics at width {width:g}"] = keys
             else:
                 report.unused |= dict.fromkeys(keys, "statistics that were never updated")
-    return found
+    return by_width
 
 
 def _complete(

@@ -33,12 +33,12 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def differ_in_statistics(found: Iterable[str], expected: Iterable[str]) -> bool:
+def differ_in_statistics(names: Iterable[str], expected: Iterable[str]) -> bool:
     """
-    Whether the names of two networks' entries differ by all statistics of one of them and nothing
-    else: it has batch normalisation, the other one group normalisation.
+    Tell whether the names of two networks' entries differ by all statistics of one of them and
+    nothing else: it has batch normalisation, the other one group normalisation.
     """
-    fewer, more = sorted((set(found), set(expected)), key=len)
+    fewer, more = sorted((set(names), set(expected)), key=len)
     statistics = {name for name in more if name.endswith(STATISTICS)}
     return bool(statistics) and fewer == more - statistics
 
@@ -118,7 +118,7 @@ def classifier_entries(cfg: CfgNode) -> list[str]:
 @dataclass(frozen=True)
 class Layout:
     """
-    How one network is stored by one code base.
+    The form in which one code base stores one network.
 
     Attributes:
         source: whose layout it is, for people.
@@ -152,7 +152,7 @@ class Layout:
 
     @functools.cached_property
     def backbone_names(self) -> dict[str, str]:
-        """Those of the entries that a detector's backbone has."""
+        """The entries that a detector's backbone has."""
         keys = entries(self.architecture, num_classes=0)
         return {key: name for key, name in self.names.items() if key in keys}
 
@@ -204,7 +204,7 @@ def _timm_mobilenet_v2(key: str) -> str:
 
 
 def _stage_and_block(index: int) -> tuple[int, int]:
-    """Of MobileNetV2's block ``features.<index>``, from 0."""
+    """Names of MobileNetV2's block ``features.<index>``, from 0."""
     block = index - 1
     for stage, (_, _, repeats, _) in enumerate(mobilenet_v2.STAGES):
         if block < repeats:
@@ -364,11 +364,11 @@ def recognise(names: Iterable[str], path: str) -> Layout:
             nearest, best = layout, alike
             differences = "; ".join(
                 text
-                for found, text in (
+                for keys, text in (
                     (missing, f"missing {len(missing)}: {', '.join(missing[:3])}"),
                     (unknown, f"unknown {len(unknown)}: {', '.join(unknown[:3])}"),
                 )
-                if found
+                if keys
             )
     raise CheckpointError(
         f"{path} is in no known layout. The nearest is {nearest}, of {len(nearest.required)} "

@@ -34,11 +34,11 @@ def split_listed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[i
         batches among them are left out: nothing reads them.
     """
     plain: dict[str, Tensor] = {}
-    found: dict[int, dict[str, dict[str, Tensor]]] = {}
+    by_number: dict[int, dict[str, dict[str, Tensor]]] = {}
     for key, value in state.items():
         match = _KEY.fullmatch(key)
         if match is not None:
-            norms = found.setdefault(int(match["k"]), {})
+            norms = by_number.setdefault(int(match["k"]), {})
             norms.setdefault(match["norm"], {})[match["name"]] = value
         elif _COUNTER.fullmatch(key) is None:
             plain[key] = value
@@ -48,7 +48,7 @@ def split_listed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[i
             for norm, pair in norms.items()
             if len(pair) == 2
         }
-        for k, norms in sorted(found.items())
+        for k, norms in sorted(by_number.items())
     }
     return plain, listed
 
@@ -79,7 +79,7 @@ def infer_width(counts: Mapping[str, int], dims: Mapping[str, Channels]) -> floa
 
 
 def was_updated(statistics: Statistics) -> bool:
-    """Whether statistics are any but those that a norm begins with."""
+    """Tell whether statistics are any but those that a norm begins with."""
     return any(bool(mean.any()) or bool((var != 1).any()) for mean, var in statistics.values())
 
 

@@ -1,4 +1,4 @@
-"""What weights were trained for: their preprocessing, widths, resolutions and scope."""
+"""Provenance of weights: their preprocessing, widths, resolutions and scope."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def backbone_builder(cfg: CfgNode) -> tuple[str, str]:
 
 
 def provenance(cfg: CfgNode) -> dict[str, Any]:
-    """What stands in a checkpoint beside the weights; plain values only."""
+    """The facts that stand in a checkpoint beside the weights; plain values only."""
     key, builder = backbone_builder(cfg)
     architecture: dict[str, Any] = {key: builder}
     if builder == RESNET_BUILDER:
@@ -60,10 +60,10 @@ def check_provenance(
     """
     wanted = provenance(cfg)
     for group in ("preprocessing", "architecture"):
-        found = saved.get(group, {})
+        saved_group = saved.get(group, {})
         for key, value in wanted[group].items():
             names = BUILDER_KEYS if key in BUILDER_KEYS else (key,)
-            was = next((found[name] for name in names if name in found), value)
+            was = next((saved_group[name] for name in names if name in saved_group), value)
             if was != value:
                 raise ValueError(
                     f"{path} was trained with {key} {was}, the config has {value}. "
@@ -87,17 +87,17 @@ def check_width_range(
     low, high = trained
     smallest, largest = trained_widths(cfg)
     was = f"at widths {low} to {high}" if low < high else f"at width {high} alone"
-    found = (
+    ranges = (
         f"{path} was trained {was}, MUTUALNET.WIDTH_RANGE is {tuple(cfg.MUTUALNET.WIDTH_RANGE)}."
     )
     if largest > high or (largest < high and not narrower):
         must = "not be above" if narrower else "be the same"
-        raise ValueError(f"{found} The largest width must {must} and the smallest not below.")
+        raise ValueError(f"{ranges} The largest width must {must} and the smallest not below.")
     if smallest < low and not cfg.MUTUALNET.ALLOW_UNTRAINED_WIDTHS:
         raise ValueError(
-            f"{found} Widths below {low} would start untrained. Raise the smallest width, take "
+            f"{ranges} Widths below {low} would start untrained. Raise the smallest width, take "
             "weights trained at it, or set MUTUALNET.ALLOW_UNTRAINED_WIDTHS True to train on from "
             "these."
         )
     if smallest < low:
-        logger.warning("%s Widths below %s start untrained.", found, low)
+        logger.warning("%s Widths below %s start untrained.", ranges, low)

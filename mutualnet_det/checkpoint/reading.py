@@ -79,7 +79,7 @@ def _read_torch(path: str) -> Any:
 
 
 def _is_safetensors(path: str) -> bool:
-    """Whether a file begins with the length of a header and a header in JSON."""
+    """Tell whether a file begins with the length of a header and a header in JSON."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         return 2 <= length <= os.path.getsize(path) - 8 and file.read(2) == b'{"'

@@ -70,7 +70,7 @@ def _not_written(path: str, content: dict[str, Any], cause: OSError) -> str:
 
 
 def _num_bytes(content: object) -> int:
-    """Of all tensors in it, however deep."""
+    """The bytes of all tensors in it, however deep."""
     if isinstance(content, torch.Tensor):
         return content.nbytes
     if isinstance(content, dict):

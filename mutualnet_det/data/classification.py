@@ -162,11 +162,11 @@ def _folder(name: str) -> str:
 def _folder_records(name: str) -> list[dict]:
     folder = _folder(name)
     try:
-        found = ImageFolder(folder)
+        images = ImageFolder(folder)
     except FileNotFoundError as error:  # no class, or a class without images, which it names
         raise DatasetError(f"The data set {name!r} in {folder}: {error}") from error
-    MetadataCatalog.get(name).classes = found.classes
-    return [{"file_name": path, "label": label} for path, label in found.samples]
+    MetadataCatalog.get(name).classes = images.classes
+    return [{"file_name": path, "label": label} for path, label in images.samples]
 
 
 def _cifar_records(name: str, split: str) -> list[dict]:
@@ -222,7 +222,7 @@ def evaluation_images(
     cfg: CfgNode, images: Sequence[np.ndarray], resolution: int
 ) -> Iterator[Tensor]:
     """
-    What evaluation sees of images (H, W, 3): their middle, as (3, R, R) in float, 0-255.
+    Views that evaluation has of images (H, W, 3): their middle, as (3, R, R) in float, 0-255.
 
     The crop keeps ``CLASSIFICATION.TEST_CROP`` of the short side. It is resized to the largest
     resolution and from there to R, as the views of a training image are.

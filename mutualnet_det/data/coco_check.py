@@ -153,10 +153,10 @@ def _check_ids(json_file: str, data: dict) -> None:
             for key in keys:
                 wrong = [i for i, r in enumerate(records) if not isinstance(r.get(key), type_)]
                 if wrong:
-                    found = _examples((f"no. {i}: {records[i].get(key)!r}" for i in wrong), "; ")
+                    examples = _examples((f"no. {i}: {records[i].get(key)!r}" for i in wrong), "; ")
                     raise DatasetError(
                         f"{json_file}: {key!r} must be {what} in every {kind}, and is not in "
-                        f"{len(wrong)} of {len(records)}, counted from 0: {found}."
+                        f"{len(wrong)} of {len(records)}, counted from 0: {examples}."
                     )
         repeated = _repeated(r["id"] for r in records)
         if repeated:
@@ -168,12 +168,13 @@ def _check_ids(json_file: str, data: dict) -> None:
         known = {r["id"] for r in records}
         unknown = [a for a in annotations if a[f"{kind}_id"] not in known]
         if unknown:
-            found = _examples(
+            examples = _examples(
                 (f"annotation {a['id']} names {kind} {a[f'{kind}_id']}" for a in unknown), "; "
             )
             raise DatasetError(
                 f"{json_file}: {len(unknown)} of {len(annotations)} annotations name an unknown "
-                f"{kind}: {found}. Known are {len(known)} {kind} ids ({_examples(sorted(known))})."
+                f"{kind}: {examples}. Known are {len(known)} {kind} ids "
+                f"({_examples(sorted(known))})."
             )
 
 
@@ -221,7 +222,7 @@ def _usable_images(images: list[dict], image_root: str | None, bad: _BadRecords)
 
 
 class _FileFinder:
-    """Whether files exist below a folder. Lists each folder once: one call, not one per image."""
+    """Lookup of files below a folder. Each folder is listed once: one call, not one per image."""
 
     def __init__(self, root: str | None) -> None:
         if root is not None and not os.path.isdir(root):

@@ -59,7 +59,7 @@ def _whole(cfg: CfgNode, image: np.ndarray, resolution: int) -> Tensor:
 
 class View(NamedTuple):
     """
-    What a network sees of an image.
+    A view of an image, as a network sees it.
 
     Attributes:
         make: of a config, an image (H, W, 3) and a resolution, the view (3, H', W').
@@ -84,5 +84,5 @@ VIEWS = {
 
 
 def evaluation_view(cfg: CfgNode, image: np.ndarray, resolution: int) -> Tensor:
-    """What the config's model sees of an image (H, W, 3) at a resolution, as (3, H', W')."""
+    """The model's view of an image (H, W, 3) at a resolution, as (3, H', W')."""
     return VIEWS[family(cfg)].make(cfg, image, resolution)

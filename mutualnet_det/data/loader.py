@@ -143,7 +143,7 @@ def _pixels_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
 
 
 def _stack(items: list) -> tuple[torch.Tensor, list[dict[str, Any]]] | list:
-    """All images as one tensor: each tensor that a worker sends takes an open file."""
+    """The images of a batch as one tensor: each tensor that a worker sends takes an open file."""
     if any(isinstance(item, DatasetError) for item in items):
         return items
     return torch.stack([item.pop("image") for item in items]), items
@@ -151,7 +151,7 @@ def _stack(items: list) -> tuple[torch.Tensor, list[dict[str, Any]]] | list:
 
 class Inputs(NamedTuple):
     """
-    How training inputs are made.
+    The parts that make training inputs.
 
     Attributes:
         mapper: of a config, what makes an input of a record.

@@ -1,4 +1,4 @@
-"""Which images an iteration sees: a function of (seed, iteration)."""
+"""The images that an iteration sees: a function of (seed, iteration)."""
 
 from __future__ import annotations
 

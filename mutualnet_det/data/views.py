@@ -41,7 +41,7 @@ def scale_boxes(boxes: Boxes, ratio: tuple[float, float]) -> Boxes:
 
 def scale_ratio(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float]:
     """
-    How far x and y stretch between two sizes (height, width) of one image.
+    Factors by which x and y stretch between two sizes (height, width) of one image.
 
     Rounding and the cap of the long side make them differ.
     """

@@ -36,7 +36,7 @@ class MetricsError(UserError, ValueError):
 @dataclass(frozen=True)
 class Run:
     """
-    What a training wrote into its ``metrics.json``.
+    Records that a training wrote into its ``metrics.json``.
 
     Attributes:
         name: what the curves are called.
@@ -48,12 +48,12 @@ class Run:
 
     def curve(self, key: str) -> Curve:
         """The finite values of ``key``; empty if there are none."""
-        found = [
+        points = [
             (record["iteration"] + 1, record[key])
             for record in self.records
             if math.isfinite(record.get(key, math.nan))
         ]
-        iterations, values = zip(*found, strict=True) if found else ((), ())
+        iterations, values = zip(*points, strict=True) if points else ((), ())
         return np.asarray(iterations), np.asarray(values, dtype=float)
 
     @property
@@ -152,7 +152,7 @@ def write_curves(
 
 
 def draw_run(run: Run) -> Figure:
-    """One training: losses and a step's time; gradient norm, learning rate, pace and memory."""
+    """Draw a training: losses, a step's time, gradient norm, learning rate, pace and memory."""
     figure = _figure(13, 7)
     upper, lower = figure.subfigures(2, 1, height_ratios=(5, 4))
     losses, split = upper.subplots(1, 2)
@@ -186,7 +186,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _draw_rest(panels: Sequence[Axes], runs: Sequence[Run]) -> None:
-    """What runs have one curve of."""
+    """The metrics that runs have one curve of."""
     norm, rate, pace, memory = panels
 
     def curves(key: str) -> list[tuple[str, Curve]]:
@@ -222,8 +222,8 @@ def _draw_split(axes: Axes, run: Run) -> None:
         iterations = sorted({int(i) for part in parts for i in run.curve(SPLIT + part)[0]})
         layers = []
         for part in parts:
-            found = dict(zip(*run.curve(SPLIT + part), strict=True))
-            layers.append([found.get(iteration, 0.0) for iteration in iterations])
+            seconds = dict(zip(*run.curve(SPLIT + part), strict=True))
+            layers.append([seconds.get(iteration, 0.0) for iteration in iterations])
         colours = [part_colour(part) for part in parts]
         total = sum(run.split.values())
         labels = [f"{_words(part)}  {seconds / total:.0%}" for part, seconds in run.split.items()]
@@ -284,7 +284,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def part_colour(part: str) -> Any:
-    """Of one of the step's parts: data stands out, and what has no name stands back."""
+    """The colour of a part of the step: data stands out, and what has no name stands back."""
     if part == "data":
         return WARNING
     if part == OTHER:

@@ -1,4 +1,4 @@
-"""What training writes while it runs: a progress line, JSON and TensorBoard; cut on resume."""
+"""Writers of a training: a progress line, JSON and TensorBoard; cut on resume."""
 
 from __future__ import annotations
 
@@ -116,13 +116,13 @@ class MeasureSteps(HookBase):
         parts[OTHER] = max(step - sum(parts.values()), 0.0)
         self._num_steps = 0
         left = self.trainer.max_iter - self.trainer.iter - 1
-        found = {f"{SPLIT}{name}": seconds for name, seconds in parts.items()}
-        found["data_share"] = parts.get("data", 0.0) / step
-        found["images_per_second"] = self._num_images / step
-        found["eta_seconds"] = left * (times.median(1000) + sum(self._pauses) / self._pause_period)
+        values = {f"{SPLIT}{name}": seconds for name, seconds in parts.items()}
+        values["data_share"] = parts.get("data", 0.0) / step
+        values["images_per_second"] = self._num_images / step
+        values["eta_seconds"] = left * (times.median(1000) + sum(self._pauses) / self._pause_period)
         if (memory := process_peak_memory(self._device)) is not None:
-            found["peak_memory_mib"] = memory
-        for name, value in found.items():
+            values["peak_memory_mib"] = memory
+        for name, value in values.items():
             storage.put_scalar(name, value, smoothing_hint=False)
 
 
@@ -141,7 +141,7 @@ def process_peak_memory(device: torch.device) -> float | None:
 
 
 class ProgressPrinter(EventWriter):
-    """One log line: how far, time left, loss by kind of operating point, pace, rate, memory."""
+    """A log line: how far, time left, loss by kind of operating point, pace, rate, memory."""
 
     def __init__(self, max_iter: int) -> None:
         self._max_iter = max_iter

@@ -116,8 +116,8 @@ def _join(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) 
         error, device = "", "cpu"
         try:
             device = _check_torchrun(args, local_size).MODEL.DEVICE
-        except UserError as found:
-            error = str(found)
+        except UserError as user_error:
+            error = str(user_error)
         _end_together(store, rank, world_size, error)
         on_gpu = device != "cpu"
         if on_gpu:

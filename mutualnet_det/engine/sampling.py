@@ -15,7 +15,7 @@ FULL, NARROWEST, RANDOM = "full", "narrowest", "random"
 
 
 class TrainingPass(NamedTuple):
-    """One pass of an iteration: its kind ("full", "narrowest", "random") and operating point."""
+    """A pass of an iteration: its kind ("full", "narrowest", "random") and operating point."""
 
     kind: str
     point: OperatingPoint

@@ -1,4 +1,4 @@
-"""How long the parts of a training step take, measured without slowing it down."""
+"""Times of the parts of a training step, measured without slowing it down."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class StepTimer:
         return seconds
 
     def _switch(self) -> None:
-        """What comes before this moment belongs to the part that is open."""
+        """Count the time up to now to the part that is open."""
         now = self._now()
         if self._open:
             self._intervals.append((self._open[-1], self._since, now))

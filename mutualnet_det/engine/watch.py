@@ -131,7 +131,7 @@ class Watch:
     def _end_without_store(self) -> None:
         self._kill(0)
         cause = f"{self._who(0)} has died, or its machine cannot be reached any more"
-        self._end(cause, found=True)
+        self._end(cause, is_finder=True)
 
     def _fail(self, cause: str) -> None:
         """Tell the others; a process that stops by itself goes its own way."""
@@ -139,11 +139,11 @@ class Watch:
             if not self._store.check(["failed"]):
                 self._store.set("failed", cause)
         if threading.current_thread() is self._thread:
-            self._end(cause, found=True)
+            self._end(cause, is_finder=True)
 
-    def _end(self, cause: str, found: bool = False) -> None:
+    def _end(self, cause: str, is_finder: bool = False) -> None:
         logger.critical(cause)
-        if found or self._rank == 0:
+        if is_finder or self._rank == 0:
             sys.stderr.write(f"error: {cause}\n")
             sys.stderr.flush()
         os._exit(1)  # the main thread may wait in a collective for ever

@@ -1,4 +1,4 @@
-"""What Detectron2 builds from a config; importing it registers the parts."""
+"""Networks that Detectron2 builds from a config; importing this registers their parts."""
 
 from .backbones import (
     build_slimmable_mobilenet_v1_backbone,

@@ -104,7 +104,7 @@ class MutualClassifier(Teaching, Classifier):
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, Tensor]:
         """
-        One training pass of the full network.
+        Run a training pass of the full network.
 
         Returns:
             its loss from the ground truth, and its detached logits (N, K).
@@ -114,7 +114,7 @@ class MutualClassifier(Teaching, Classifier):
 
     def study(self, batched_inputs: list[dict], teacher: Tensor) -> Losses:
         """
-        One training pass of the sub-network whose width is in force.
+        Run a training pass of the sub-network whose width is in force.
 
         Args:
             batched_inputs: the teacher's images at this pass's resolution, in the same order.

@@ -1,5 +1,5 @@
 """
-What of the teacher's corresponds to what of a student's that sees an image at another size.
+Correspondence between a teacher and a student that sees an image at another size.
 
 Things correspond by size, not by level: a cell of 8 px at half the resolution sees what one of
 16 px sees at full resolution, a level higher. So what a student has, a pyramid's cell or an anchor,
@@ -84,7 +84,7 @@ def averaged_over_cells(
 
 def _area_weights(target: int, target_stride: int, source: int, stride: int) -> Tensor:
     """
-    How much of each cell of one grid lies in each of another's, along an axis of an image that is
+    Shares of each cell of one grid that lie in each of another's, along an axis of an image that is
     ``target`` px long in one and ``source`` px in the other.
 
     Returns:
@@ -129,7 +129,7 @@ def corresponding_anchors(
     offset = generator.offset
     ratio = torch.tensor(scale_ratio(size, full_size))
     shapes = [x[:, 2:].cpu() - x[:, :2].cpu() for x in generator.cell_anchors]
-    found = []
+    by_level = []
     for stride, own, (height, width) in zip(generator.strides, shapes, grid_sizes, strict=True):
         x, y = ((torch.arange(n) + offset) * stride for n in (width, height))
         scaled = own * ratio
@@ -154,9 +154,11 @@ def corresponding_anchors(
                 best_iou = torch.maximum(iou, best_iou)
             first += rows * columns * len(others)
         inside = (y < size[0])[:, None] & (x < size[1])
-        found.append((best_index.flatten(), ((best_iou >= MIN_IOU) & inside[..., None]).flatten()))
+        by_level.append(
+            (best_index.flatten(), ((best_iou >= MIN_IOU) & inside[..., None]).flatten())
+        )
     device = next(generator.buffers()).device
-    indices, exists = (torch.cat(parts).to(device) for parts in zip(*found, strict=True))
+    indices, exists = (torch.cat(parts).to(device) for parts in zip(*by_level, strict=True))
     return indices, exists
 
 

@@ -1,5 +1,5 @@
 """
-What a sub-network learns on the shared heads: from the ground truth and from the teacher.
+Losses of a sub-network on the shared heads: from the ground truth and from the teacher.
 
 Shapes: R proposals of a batch, F of them foreground, V of those with a visible keypoint in them, K
 classes, P keypoints, M the side of a mask (28), S that of a heatmap (56). No gradient reaches a
@@ -142,7 +142,7 @@ def keypoint_targets(
     instances: list[Instances], num_keypoints: int, side: int
 ) -> tuple[Tensor, Tensor]:
     """
-    Where in its proposal's heatmap each keypoint lies, whatever the scale of the image.
+    The place of each keypoint in its proposal's heatmap, whatever the scale of the image.
 
     Args:
         instances: proposals with ``proposal_boxes`` and ``gt_keypoints``, per image.
@@ -151,11 +151,13 @@ def keypoint_targets(
         positions (V, P) among the heatmap's ``side`` * ``side``, row by row, and whether there is
         one (V, P): the keypoint is labelled and inside its proposal.
     """
-    found = [x.gt_keypoints.to_heatmap(x.proposal_boxes.tensor, side) for x in instances if len(x)]
-    if not found:
+    heatmaps = [
+        x.gt_keypoints.to_heatmap(x.proposal_boxes.tensor, side) for x in instances if len(x)
+    ]
+    if not heatmaps:
         none = torch.zeros(0, num_keypoints, device=instances[0].proposal_boxes.device)
         return none.long(), none.bool()
-    positions, valid = zip(*found, strict=True)
+    positions, valid = zip(*heatmaps, strict=True)
     return torch.cat(positions), torch.cat(valid).bool()
 
 

@@ -1,5 +1,5 @@
 """
-What a sub-network learns from the features of the teacher's pyramid.
+Distillation of the features of the teacher's pyramid.
 
 Shapes: N images, c channels of a student's level and C of a teacher's, P cells over the batch.
 Sizes are (height, width) in pixels, before padding.
@@ -73,7 +73,7 @@ def pyramid_distillation(
     strides = [shapes[name].stride for name in names]
     losses = []
     for name, stride in zip(names, strides, strict=True):
-        found, taught = [], []
+        student_parts, taught = [], []
         for index, (size, full_size) in enumerate(zip(student_sizes, teacher_sizes, strict=True)):
             level = corresponding_level(stride, scale_ratio(size, full_size), strides)
             if level is None:
@@ -83,10 +83,12 @@ def pyramid_distillation(
                 teacher[names[level]][index, : len(one)], full_size, strides[level], size, stride
             )
             height, width = target.shape[-2:]
-            found.append(one[:, :height, :width].flatten(1))
+            student_parts.append(one[:, :height, :width].flatten(1))
             taught.append(target.flatten(1))
-        if found:
-            losses.append(feature_distillation(torch.cat(found, dim=1), torch.cat(taught, dim=1)))
+        if student_parts:
+            losses.append(
+                feature_distillation(torch.cat(student_parts, dim=1), torch.cat(taught, dim=1))
+            )
     if not losses:
         return sum(x.sum() for x in student.values()) * 0
     return sum(losses) / len(losses)
@@ -101,7 +103,7 @@ def feature_losses(
     weights: Mapping[str, float],
 ) -> Losses:
     """
-    What a sub-network has to learn from the teacher's pyramid: the weighted
+    The loss of a sub-network against the teacher's pyramid: the weighted
     ``loss_distill_feature``, or nothing if the weight "FEATURE" is 0.
 
     Args:

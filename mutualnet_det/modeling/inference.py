@@ -1,5 +1,5 @@
 """
-How each kind of network is called on images, Detectron2's own and those of this project.
+Calls of each kind of network on images, Detectron2's own and those of this project.
 
 Inputs are Detectron2's: a dict with "image" (3, H, W) for each of N images.
 """
@@ -20,7 +20,7 @@ from .parts import normalised_batch
 
 class Output(NamedTuple):
     """
-    What a network gives for an image.
+    The output of a network for an image.
 
     Attributes:
         instances: detections at the network's scale; None of a network that makes none.
@@ -40,8 +40,8 @@ def infer_batch(model: nn.Module, batched_inputs: list[dict[str, Any]]) -> list[
 
 @infer_batch.register(GeneralizedRCNN)
 def _(model: GeneralizedRCNN, batched_inputs: list[dict[str, Any]]) -> list[Output]:
-    found = model.inference(batched_inputs, do_postprocess=False)
-    return [Output(instances, None) for instances in found]
+    results = model.inference(batched_inputs, do_postprocess=False)
+    return [Output(instances, None) for instances in results]
 
 
 @infer_batch.register(PanopticFPN)
@@ -55,8 +55,8 @@ def _(model: DenseDetector, batched_inputs: list[dict[str, Any]]) -> list[Output
     maps = model.backbone(images.tensor)
     features = [maps[name] for name in model.head_in_features]
     predictions = model.head(features)
-    found = model.forward_inference(images, features, predictions)
-    return [Output(instances, None) for instances in found]
+    results = model.forward_inference(images, features, predictions)
+    return [Output(instances, None) for instances in results]
 
 
 @infer_batch.register(SemanticSegmentor)
@@ -72,7 +72,7 @@ def _(model: MutualClassifier, batched_inputs: list[dict[str, Any]]) -> list[Out
 
 @functools.singledispatch
 def backbone_features(model: nn.Module, batched_inputs: list[dict[str, Any]]) -> Any:
-    """What the backbone of ``model`` gives, of the images as the model preprocesses them."""
+    """Features of the images by the backbone of ``model``, preprocessed as the model does it."""
     return model.backbone(model.preprocess_image(batched_inputs).tensor)
 
 

@@ -71,7 +71,7 @@ class SlimmableNormConv2d(SlimmableConv2d):
 
 def head_arguments(cfg: CfgNode) -> dict[str, Any]:
     """
-    What a slimmable head takes from a config beside Detectron2's arguments: ``in_dim``, the
+    Arguments that a slimmable head takes from a config beside Detectron2's: ``in_dim``, the
     dimension of the pyramid's levels, and ``width``, a handle. Under the scopes "backbone" and
     "neck", nothing: the head stays plain.
     """

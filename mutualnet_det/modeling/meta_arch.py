@@ -103,7 +103,7 @@ class MutualRCNN(Teaching, GeneralizedRCNN):
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, Teacher]:
         """
-        One training pass of the full network, with Detectron2's losses.
+        Run a training pass of the full network, with Detectron2's losses.
 
         Args:
             batched_inputs: Detectron2's training inputs, or a resolution view of them: see
@@ -116,7 +116,7 @@ class MutualRCNN(Teaching, GeneralizedRCNN):
 
     def study(self, batched_inputs: list[dict], teacher: Teacher) -> Losses:
         """
-        One training pass of the sub-network whose width is in force.
+        Run a training pass of the sub-network whose width is in force.
 
         Args:
             batched_inputs: the teacher's batch at this pass's resolution: see
@@ -167,8 +167,8 @@ class MutualRCNN(Teaching, GeneralizedRCNN):
         if own or weights["RPN"] > 0 or weights["OBJECTNESS"] > 0:
             anchored = rpn.predict(generator, seen.features)
         if weights["RPN"] > 0:
-            found = rpn.ground_truth_losses(generator, anchored, seen.instances)
-            losses |= {name: weights["RPN"] * loss for name, loss in found.items()}
+            from_truth = rpn.ground_truth_losses(generator, anchored, seen.instances)
+            losses |= {name: weights["RPN"] * loss for name, loss in from_truth.items()}
         if weights["OBJECTNESS"] > 0:
             losses |= rpn.distillation_losses(
                 generator, anchored, seen.sizes, teacher.rpn, weights["OBJECTNESS"]
@@ -182,8 +182,8 @@ class MutualRCNN(Teaching, GeneralizedRCNN):
             targets, taught = teacher.targets, teacher.predictions
             predictions = roi.predict(heads, seen.features, targets, seen.sizes)
         if weights["GROUND_TRUTH"] > 0:
-            found = roi.ground_truth_losses(heads, predictions, targets)
-            losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in found.items()}
+            from_truth = roi.ground_truth_losses(heads, predictions, targets)
+            losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in from_truth.items()}
         if taught is not None:
             losses |= roi.distillation_losses(
                 heads, predictions, taught, targets, weights, self.temperature
@@ -209,7 +209,7 @@ class MutualRCNN(Teaching, GeneralizedRCNN):
 
     @torch.no_grad()
     def _teacher_predictions(self, teacher: Teacher, targets: RoiTargets) -> RoiPredictions:
-        """What the full network predicts on a student's proposals."""
+        """Predict with the full network on a student's proposals."""
         full = width_of(self).maximum
         with at_width(self, full, track=False, statistics=teacher.statistics):
             return roi.predict(self.roi_heads, teacher.features, targets, teacher.image_sizes)
@@ -218,14 +218,14 @@ class MutualRCNN(Teaching, GeneralizedRCNN):
 def _check_teachable(proposal_generator: nn.Module, roi_heads: nn.Module) -> None:
     """ValueError for parts whose losses the training passes would leave out."""
     if not isinstance(proposal_generator, RPN):
-        found = f"MODEL.PROPOSAL_GENERATOR.NAME builds a {type(proposal_generator).__name__}"
+        unteachable = f"MODEL.PROPOSAL_GENERATOR.NAME builds a {type(proposal_generator).__name__}"
     elif proposal_generator.anchor_generator.box_dim != 4:
-        found = "MODEL.ANCHOR_GENERATOR.NAME builds rotated anchors"
+        unteachable = "MODEL.ANCHOR_GENERATOR.NAME builds rotated anchors"
     else:
-        found = roi.unteachable_part(roi_heads)
-    if found is not None:
+        unteachable = roi.unteachable_part(roi_heads)
+    if unteachable is not None:
         raise ValueError(
-            f"{found}; MutualRCNN teaches an RPN with standard or cascade box heads, mask and "
-            "keypoint heads. Set MODEL.META_ARCHITECTURE to GeneralizedRCNN to train the full "
+            f"{unteachable}; MutualRCNN teaches an RPN with standard or cascade box heads, mask "
+            "and keypoint heads. Set MODEL.META_ARCHITECTURE to GeneralizedRCNN to train the full "
             "network alone, as Detectron2 does."
         )

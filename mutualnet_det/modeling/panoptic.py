@@ -50,7 +50,7 @@ class MutualPanopticFPN(MutualRCNN, PanopticFPN):
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, PanopticTeacher]:
         """
-        One training pass of the full network, with Detectron2's losses: see
+        Run a training pass of the full network, with Detectron2's losses: see
         :meth:`MutualRCNN.teach`. The inputs have "sem_seg" too, at the source's scale.
         """
         seen = self._see(batched_inputs)
@@ -63,7 +63,7 @@ class MutualPanopticFPN(MutualRCNN, PanopticFPN):
 
     def study(self, batched_inputs: list[dict], teacher: PanopticTeacher) -> Losses:
         """
-        One training pass of the sub-network whose width is in force: see :meth:`MutualRCNN.study`.
+        Run a training pass of the sub-network in force: see :meth:`MutualRCNN.study`.
 
         Returns:
             its losses, with ``loss_sem_seg`` and ``loss_distill_sem_seg`` beside.

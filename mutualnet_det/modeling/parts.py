@@ -1,4 +1,4 @@
-"""What is around the backbone, of any of Detectron2's models: how images reach it, what follows."""
+"""Parts around the backbone of any of Detectron2's models: how images reach it, what follows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def normalised_batch(model: nn.Module, batched_inputs: list[dict]) -> ImageList:
 
 
 def has_norms_behind_backbone(model: nn.Module) -> bool:
-    """Whether parts behind the backbone and its pyramid hold statistics, too."""
+    """Tell whether parts behind the backbone and its pyramid hold statistics, too."""
     in_backbone = set(model.backbone.modules())
     return any(
         isinstance(module, SlimmableBatchNorm2d) and module not in in_backbone

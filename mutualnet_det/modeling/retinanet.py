@@ -92,7 +92,7 @@ class DenseTeacher:
 @dataclass
 class DensePredictions:
     """
-    What the head predicts in one pass.
+    Predictions of the head in one pass.
 
     Attributes:
         image_sizes, grid_sizes: as in :class:`DenseTeacher`.
@@ -136,7 +136,7 @@ class MutualRetinaNet(Teaching, RetinaNet):
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, DenseTeacher]:
         """
-        One training pass of the full network, with Detectron2's losses.
+        Run a training pass of the full network, with Detectron2's losses.
 
         Args:
             batched_inputs: Detectron2's training inputs, or a resolution view of them: see
@@ -160,7 +160,7 @@ class MutualRetinaNet(Teaching, RetinaNet):
 
     def study(self, batched_inputs: list[dict], teacher: DenseTeacher) -> Losses:
         """
-        One training pass of the sub-network whose width is in force.
+        Run a training pass of the sub-network whose width is in force.
 
         Args:
             batched_inputs: the teacher's batch at this pass's resolution.
@@ -176,8 +176,8 @@ class MutualRetinaNet(Teaching, RetinaNet):
         labels, boxes = self._targets(predictions, batched_inputs)
         losses: Losses = {}
         if weights["GROUND_TRUTH"] > 0:
-            found = self._ground_truth_losses(predictions, labels, boxes)
-            losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in found.items()}
+            from_truth = self._ground_truth_losses(predictions, labels, boxes)
+            losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in from_truth.items()}
         if weights["CLASS"] > 0 or weights["BOX"] > 0:
             losses |= self._distillation_losses(predictions, labels, teacher)
         return losses | feature_losses(
@@ -191,7 +191,7 @@ class MutualRetinaNet(Teaching, RetinaNet):
 
     def _ema_update(self, name, value, initial_value, momentum=0.9):
         """
-        What Detectron2 divides the losses by: here the number of positive anchors of the pass alone
+        The divisor of Detectron2's losses: here the number of positive anchors of the pass alone
         (RetinaNet's own rule, arXiv 1708.02002, section 4.1). Its average over iterations would mix
         the passes, and a run that is resumed would start without it.
         """
@@ -247,16 +247,16 @@ class MutualRetinaNet(Teaching, RetinaNet):
         divisor = max(int(sum(x.sum() for x in positives)), 1)
         if weights["CLASS"] > 0:
             logits = torch.cat(predictions.class_logits, dim=1)
-            found = sum(
+            total = sum(
                 score_distillation(one[exists], other[index[exists]], self.temperature)
                 for one, other, (index, exists) in zip(
                     logits, teacher.class_logits, pairs, strict=True
                 )
             )
-            losses["loss_distill_class"] = weights["CLASS"] * found / divisor
+            losses["loss_distill_class"] = weights["CLASS"] * total / divisor
         if weights["BOX"] > 0:
             deltas = torch.cat(predictions.box_deltas, dim=1)
-            found = 0
+            total = 0
             for image, ((index, exists), (size, full_size)) in enumerate(
                 zip(pairs, sizes, strict=True)
             ):
@@ -265,6 +265,6 @@ class MutualRetinaNet(Teaching, RetinaNet):
                 targets = self.box2box_transform.get_deltas(
                     anchors.tensor[taught], scale_boxes(boxes, scale_ratio(full_size, size)).tensor
                 )
-                found = found + (deltas[image][taught] - targets).abs().sum()
-            losses["loss_distill_box"] = weights["BOX"] * found / divisor
+                total = total + (deltas[image][taught] - targets).abs().sum()
+            losses["loss_distill_box"] = weights["BOX"] * total / divisor
         return losses

@@ -39,7 +39,7 @@ Stage = list[Instances]  # the proposals of a stage of the box head, per image
 @dataclass
 class BoxPredictions:
     """
-    What a stage of the box head predicts on its proposals.
+    Predictions of a stage of the box head on its proposals.
 
     Attributes:
         class_logits: (R, K + 1).
@@ -56,7 +56,7 @@ class BoxPredictions:
 @dataclass
 class RoiPredictions:
     """
-    What the ROI heads predict on sampled proposals.
+    Predictions of the ROI heads on sampled proposals.
 
     Attributes:
         stages: of the box head.
@@ -174,7 +174,7 @@ def predict(
     heads: StandardROIHeads, features: Features, targets: RoiTargets, sizes: Sizes
 ) -> RoiPredictions:
     """
-    What the heads predict on the proposals of ``targets``, those of each stage included.
+    Predict on the proposals of ``targets``, those of each stage included.
 
     Args:
         sizes: of the images, at the scale of the features.
@@ -209,7 +209,7 @@ def predict_instances(
 
 
 def num_stages(heads: StandardROIHeads) -> int:
-    """Of the box head: 1 unless it is a cascade."""
+    """The number of stages of the box head: 1 unless it is a cascade."""
     return heads.num_cascade_stages if _is_cascade(heads) else 1
 
 
@@ -235,12 +235,12 @@ def ground_truth_losses(
 ) -> Losses:
     """Detectron2's losses of the ROI heads, by its names. No target depends on the scale."""
     losses = {}
-    for number, (found, proposals) in enumerate(
+    for number, (stage, proposals) in enumerate(
         zip(predictions.stages, targets.stages, strict=True)
     ):
         # Detectron2 logs accuracies per stage, under a scope that would end the trainer's own.
         predictor = heads.box_predictor if num_stages(heads) == 1 else heads.box_predictor[number]
-        stage_losses = predictor.losses((found.class_logits, found.box_deltas), proposals)
+        stage_losses = predictor.losses((stage.class_logits, stage.box_deltas), proposals)
         losses |= {_of_stage(heads, name, number): loss for name, loss in stage_losses.items()}
     if heads.mask_on:
         logits = predictions.mask_logits
@@ -263,7 +263,7 @@ def distillation_losses(
     temperature: float,
 ) -> Losses:
     """
-    What a student has to learn from the teacher's predictions on the same proposals.
+    Losses of a student against the teacher's predictions on the same proposals.
 
     Args:
         weights: of the losses, by "CLASS", "BOX", "MASK" and "KEYPOINT"; 0 leaves one out.
@@ -271,18 +271,18 @@ def distillation_losses(
     """
     losses = {}
     terms = taught_terms(heads, weights)
-    for number, (found, taught, proposals) in enumerate(
+    for number, (stage, taught, proposals) in enumerate(
         zip(student.stages, teacher.stages, targets.stages, strict=True)
     ):
         if "CLASS" in terms:
             loss = distillation.class_distillation(
-                found.class_logits, taught.class_logits, temperature
+                stage.class_logits, taught.class_logits, temperature
             )
             losses[_of_stage(heads, "loss_distill_class", number)] = weights["CLASS"] * loss
         if "BOX" in terms:
             classes = torch.cat([x.gt_classes for x in proposals])
             loss = distillation.box_distillation(
-                found.box_deltas, taught.box_deltas, classes, heads.num_classes
+                stage.box_deltas, taught.box_deltas, classes, heads.num_classes
             )
             losses[_of_stage(heads, "loss_distill_box", number)] = weights["BOX"] * loss
     if "MASK" in terms:

@@ -24,7 +24,7 @@ from .features import Features, Losses, Sizes
 @dataclass
 class RpnPredictions:
     """
-    What the RPN predicts in one pass.
+    Predictions of the RPN in one pass.
 
     Attributes:
         grid_sizes: (height, width) in cells of each level, as padded.
@@ -40,7 +40,7 @@ class RpnPredictions:
 @dataclass
 class RpnTeacher:
     """
-    What the full network's RPN hands out.
+    Objectness that the full network's RPN hands out.
 
     Attributes:
         image_sizes: of its images.
@@ -59,7 +59,7 @@ class RpnTeacher:
 
 
 def predict(rpn: RPN, features: Features) -> RpnPredictions:
-    """What the RPN of the width in force predicts on a pyramid's levels, by name."""
+    """Predict with the RPN of the width in force on a pyramid's levels, by name."""
     levels = [features[name] for name in rpn.in_features]
     objectness, deltas = rpn.rpn_head(levels)
     return RpnPredictions(
@@ -98,7 +98,7 @@ def distillation_losses(
     weight: float,
 ) -> Losses:
     """
-    What a sub-network's RPN learns from the full network's: ``loss_distill_objectness``.
+    The loss of a sub-network's RPN against the full network's: ``loss_distill_objectness``.
 
     The ground truth tells a few sampled anchors whether there is an object; the teacher tells each
     anchor that has a counterpart how sure it is of one. (An RPN's teacher is from Chen et al.,

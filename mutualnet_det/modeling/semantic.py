@@ -82,7 +82,7 @@ class SlimmableSemSegFPNHead(SemSegFPNHead):
 
 
 def semantic_logits(head: SemSegFPNHead, features: dict[str, Tensor]) -> Tensor:
-    """What the head predicts before upsampling: logits (N, K, h, w) at its stride, 4 px."""
+    """Predictions of the head before upsampling: logits (N, K, h, w) at its stride, 4 px."""
     return head.layers(features)
 
 
@@ -164,8 +164,8 @@ def semantic_distillation(
         probabilities = (other / temperature).softmax(dim=0)
         target = averaged_over_cells(probabilities, full_size, stride, size, stride)
         height, width = target.shape[-2:]
-        found = (one[:, :height, :width] / temperature).log_softmax(dim=0)
-        divergences.append(F.kl_div(found, target, reduction="sum"))
+        student = (one[:, :height, :width] / temperature).log_softmax(dim=0)
+        divergences.append(F.kl_div(student, target, reduction="sum"))
         count += height * width
     return temperature**2 * sum(divergences) / count
 
@@ -196,7 +196,7 @@ def semantic_study(
     temperature: float,
 ) -> Losses:
     """
-    What the semantic head of a sub-network has to learn.
+    Losses of a sub-network's semantic head.
 
     Args:
         logits: (N, K, h, w) from :func:`semantic_logits`.
@@ -211,8 +211,8 @@ def semantic_study(
     """
     losses: Losses = {}
     if weights["GROUND_TRUTH"] > 0:
-        found = semantic_losses(head, logits, semantic_ground_truth(batched_inputs, sizes))
-        losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in found.items()}
+        from_truth = semantic_losses(head, logits, semantic_ground_truth(batched_inputs, sizes))
+        losses |= {name: weights["GROUND_TRUTH"] * loss for name, loss in from_truth.items()}
     if weights["SEGMENTATION"] > 0:
         losses["loss_distill_sem_seg"] = weights["SEGMENTATION"] * semantic_distillation(
             logits,
@@ -250,7 +250,7 @@ class MutualSemanticSegmentor(Teaching, SemanticSegmentor):
 
     def teach(self, batched_inputs: list[dict]) -> tuple[Losses, SemanticTeacher]:
         """
-        One training pass of the full network, with Detectron2's loss.
+        Run a training pass of the full network, with Detectron2's loss.
 
         Args:
             batched_inputs: Detectron2's training inputs, or a resolution view of them: see
@@ -267,7 +267,7 @@ class MutualSemanticSegmentor(Teaching, SemanticSegmentor):
 
     def study(self, batched_inputs: list[dict], teacher: SemanticTeacher) -> Losses:
         """
-        One training pass of the sub-network whose width is in force.
+        Run a training pass of the sub-network whose width is in force.
 
         Args:
             batched_inputs: the teacher's batch at this pass's resolution.

@@ -1,4 +1,4 @@
-"""What a meta-architecture that teaches its sub-networks has beside the one that it teaches."""
+"""The base of meta-architectures that teach their sub-networks."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class Calibrations:
 
     @property
     def has_statistics(self) -> bool:
-        """Whether the model has any. Without, it runs at every point of its widths as it is."""
+        """True if the model has any. Without, it runs at every point of its widths as it is."""
         return bool(self._norms)
 
     def fingerprint(self) -> str:

@@ -33,7 +33,7 @@ def _count(base: int, ratio: float, width: float) -> int:
 @dataclass(frozen=True)
 class Channels:
     """
-    One channel dimension of a slimmable network.
+    A channel dimension of a slimmable network.
 
     Args:
         base: channels at width 1.
@@ -60,5 +60,5 @@ class Channels:
 
     @property
     def divisor(self) -> int:
-        """What the count is a multiple of at every width."""
+        """The divisor of the count at every width."""
         return int(DIVISOR * self.ratio) if self.slims else self.base

@@ -15,7 +15,7 @@ def joint_batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
-    What one process that saw all inputs would compute for this one's part, gradients included.
+    Normalise this process's part as one that saw all inputs would, gradients included.
 
     Every process must call it, and its backward, as often as the others: with an input without
     elements too.
@@ -34,7 +34,7 @@ def joint_batch_norm(
 
 class _JointBatchNorm(torch.autograd.Function):
     """
-    One reduction in each direction.
+    Batch normalisation with one reduction in each direction.
 
     Each process computes mean and variance about its own mean; these become sums of values and of
     squares in float64. Nothing that float32 can tell apart is lost, so this is as stable as

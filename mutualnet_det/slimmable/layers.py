@@ -67,7 +67,7 @@ class SliceCache:
 
 class SlimmableLayer(nn.Module):
     """
-    What slimmable layers have in common.
+    The base of slimmable layers.
 
     Subclasses also derive from their torch counterpart, set :attr:`width`, and say in
     :meth:`plain` what layer they are at the width in force.

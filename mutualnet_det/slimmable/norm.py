@@ -22,7 +22,7 @@ class UncalibratedError(RuntimeError):
 
 
 class SlimmableNorm(SlimmableLayer):
-    """What slimmable norms have in common: scale and shift of the first channels of ``dim``."""
+    """The base of slimmable norms: scale and shift of the first channels of ``dim``."""
 
     dim: Channels
     weight: nn.Parameter

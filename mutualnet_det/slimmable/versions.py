@@ -19,7 +19,7 @@ register_optimizer_step_post_hook(_count_step)
 
 class Version:
     """
-    What a tensor holds at one moment, without a copy of it.
+    The content of a tensor at one moment, without a copy of it.
 
     It keeps the tensor's memory, so that no later tensor can come to lie at the same address. Only
     a write through ``tensor.data`` goes unnoticed: it leaves no trace.
@@ -35,7 +35,7 @@ class Version:
         self._steps = _steps
 
     def is_of(self, tensor: Tensor) -> bool:
-        """Whether ``tensor`` is the same memory, unchanged since, seen as the same type."""
+        """Tell whether ``tensor`` is the same memory, unchanged since, seen as the same type."""
         return (
             self._steps == _steps
             and not tensor.is_inference()

@@ -17,7 +17,7 @@ Statistics = Mapping[nn.Module, tuple[Tensor, Tensor]]
 
 
 class _Shared:
-    """What is in force in one model now. A copy of a model starts untouched, at full width."""
+    """The state in force in one model. A copy of a model starts untouched, at full width."""
 
     def __init__(self, full: float) -> None:
         self.full = full

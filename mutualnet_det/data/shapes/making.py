@@ -84,7 +84,7 @@ def check_claimable(json_file: str) -> None:
 
 
 def source_of(json_file: str) -> dict:
-    """What a COCO JSON file says it was made of; {} if nothing can be read."""
+    """The origin that a COCO JSON file states; {} if nothing can be read."""
     data = read_json(json_file)
     info = data.get("info") if isinstance(data, dict) else None
     return info if isinstance(info, dict) else {}

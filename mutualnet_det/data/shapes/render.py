@@ -97,7 +97,7 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def _background_mix(size: int, rng: np.random.Generator) -> np.ndarray:
-    """How much of the background's second colour each pixel has: (H, W) in [0, 1]."""
+    """The share of the background's second colour in each pixel: (H, W) in [0, 1]."""
     y, x = np.mgrid[:size, :size].astype(np.float32) + 0.5
     angle = rng.uniform(0, 2 * math.pi)
     along = x * math.cos(angle) + y * math.sin(angle)
@@ -133,7 +133,7 @@ def _dots(along: np.ndarray, across: np.ndarray, period: float) -> np.ndarray:
 
 
 def _surface(item: SceneObject, texture: str, colours: np.ndarray, rng: np.random.Generator):
-    """What colour an object has at x, y (px): a function for ``_paint``."""
+    """The colour of an object at x, y (px): a function for ``_paint``."""
     centre = item.outline.centroid
     angle = rng.uniform(0, 2 * math.pi)
     period = max(MIN_TEXTURE_PERIOD, item.side * rng.uniform(*TEXTURE_PERIOD))

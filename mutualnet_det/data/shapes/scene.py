@@ -1,4 +1,4 @@
-"""What a generated image shows: the shapes, their order, and the exact polygons left visible."""
+"""Contents of a generated image: the shapes, their order, and the exact polygons left visible."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ShapeClass:
 @dataclass(frozen=True)
 class ShapesVariant:
     """
-    One of the generated data sets. Lengths are in px, and ranges include both ends.
+    A generated data set. Lengths are in px, and ranges include both ends.
 
     A side is a circle's diameter or the length of a square's or an equilateral triangle's side.
     """
@@ -46,7 +46,7 @@ class ShapesVariant:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One placed object. Coordinates in px, x right and y down, pixel i covering [i, i + 1]."""
+    """A placed object. Coordinates in px, x right and y down, pixel i covering [i, i + 1]."""
 
     category: int  # index into the variant's classes
     side: float

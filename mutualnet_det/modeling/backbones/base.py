@@ -1,4 +1,4 @@
-"""What the slimmable backbones have in common: features by stride, freezing, a classifier."""
+"""The base of the slimmable backbones: features by stride, freezing, a classifier."""
 
 from __future__ import annotations
 
