@@ -118,7 +118,7 @@ def test_the_same_device_again_takes_its_own_place(folder, measured):
 
 
 def test_without_a_name_a_predictor_finds_the_device(folder, measured):
-    with pytest.raises(ValueError, match=f"{re.escape(HERE)}.*profile_latency"):
+    with pytest.raises(ValueError, match=f"{re.escape(HERE)}.*mutualnet profile"):
         BudgetPredictor.from_pretrained(folder)(Image.new("RGB", (64, 64)), milliseconds=20)
     profile_folder(folder, "cpu", num_images=1)
     prediction = BudgetPredictor.from_pretrained(folder)(

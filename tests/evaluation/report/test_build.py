@@ -126,7 +126,7 @@ def test_settings_that_differ(tmp_path, write_evaluation, run_facts):
 def test_folders_that_no_report_can_be_made_of(tmp_path, write_evaluation, run_facts):
     with pytest.raises(ReportError, match="at least one folder"):
         build_report([])
-    with pytest.raises(ReportError, match="no grid.json in .*nowhere.*eval_grid.py"):
+    with pytest.raises(ReportError, match="no grid.json in .*nowhere.*mutualnet evaluate"):
         build_report([tmp_path / "nowhere"])
     write_evaluation(tmp_path / "a")
     write_evaluation(tmp_path / "b" / "a")
