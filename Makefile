@@ -17,9 +17,9 @@ endif
 .PHONY: help setup quickstart test test-all lint docs doctor clean FORCE
 help:
 	@echo "make quickstart  train on generated shapes and evaluate every operating point"
-	@echo "make test        style and tests, without the long ones (marked slow)"
-	@echo "make test-all    style and all tests"
-	@echo "make lint        style alone"
+	@echo "make test        style, types and tests, without the long ones (marked slow)"
+	@echo "make test-all    style, types and all tests"
+	@echo "make lint        style and types alone"
 	@echo "make docs        the documentation site, in build/docs"
 	@echo "make doctor      what is installed, what fits, what to do about the rest"
 	@echo "make setup       only the environment in $(VENV), which every target above makes by itself"
@@ -61,6 +61,9 @@ test-all: lint
 lint: $(READY)
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
+	@$(PY) -m mypy | $(PY) -m mypy_baseline filter || \
+		{ echo "error: mypy finds other errors than mypy-baseline.txt lists. Mend the new ones; if there are" \
+		"only fewer, run: $(PY) -m mypy | $(PY) -m mypy_baseline sync" >&2; exit 1; }
 
 # A warning is an error. Links into other projects' pages need the network: DOCS_INVENTORIES=1.
 docs: $(READY)
@@ -71,5 +74,5 @@ doctor: $(READY)
 	@$(PY) tools/doctor.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
