@@ -43,7 +43,7 @@ def names(paths):
 
 
 def flip(path):
-    """One bit in the middle of it."""
+    """Flip a bit in the middle of it."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 16
     path.write_bytes(content)

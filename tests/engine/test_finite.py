@@ -32,7 +32,7 @@ def break_gradient(mutual, *iterations, value=math.nan):
 
 
 def parameters(mutual, iteration):
-    """As they were saved after an iteration."""
+    """The parameters as they were saved after an iteration."""
     path = Path(mutual.cfg.OUTPUT_DIR, f"model_{iteration:07d}.pth")
     saved = torch.load(path, weights_only=True)["model"]
     return {name: saved[name] for name, _ in mutual.model.named_parameters()}

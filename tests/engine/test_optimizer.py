@@ -102,7 +102,7 @@ def gradients_of(parameters):
 
 @pytest.fixture
 def parameters():
-    """Of gradients short and long, with a large value, of norm 0, and without one."""
+    """Parameters with gradients short and long, with a large value, of norm 0, and without one."""
     torch.manual_seed(0)
     tensors = [
         nn.Parameter(torch.zeros(shape)) for shape in ((3,), (4, 2), (2, 1, 3, 3), (5,), (6,))

@@ -228,7 +228,7 @@ def test_every_column_of_a_query_table_is_some_kinds_and_labelled_there():
 
 
 def real_ground_truth(name):
-    """Of a real data set, as the grid has it; nothing is left of the first image's objects."""
+    """Ground truth of a real data set, as the grid has it; the first image has no objects left."""
     path = DATA / name / REAL[name]
     if not path.is_file():
         pytest.skip(f"no {path}")

@@ -201,7 +201,7 @@ def images(side=64, channels=3, seed=1):
 
 
 def randomized(model):
-    """With scales and shifts that a mistake in their slicing would show."""
+    """Set scales and shifts that a mistake in their slicing would show."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -239,7 +239,7 @@ def logits_of(name):
 
 
 def assert_equals(calibrations, point, plain, taps):
-    """That the network at a calibrated point does what ``plain`` does with its weights."""
+    """Assert that the network at a calibrated point does what ``plain`` does with its weights."""
     inputs = images(96, seed=2)
     with torch.no_grad(), calibrations.at(point):
         plain.load_state_dict(sliced(calibrations.model).state_dict(), strict=True, assign=True)

@@ -403,7 +403,7 @@ def test_a_term_teaches_the_student_and_not_the_teacher(
 
 
 def outside(model, name, width):
-    """Where a parameter is not part of the network of a width, as a mask."""
+    """Mask what of a parameter is not part of the network of a width."""
     module, attribute = name.rsplit(".", 1)
     layer, parameter = model.get_submodule(module), model.get_parameter(name)
     inside = torch.zeros(parameter.shape, dtype=torch.bool)

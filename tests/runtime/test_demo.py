@@ -10,7 +10,7 @@ from mutualnet_det.runtime.demo import check_finds_objects, example_images
 
 @pytest.fixture
 def cfg(tmp_path):
-    """Of a data set whose images are there."""
+    """A config of a data set whose images are there."""
     (tmp_path / "photos").mkdir()
     for number in range(10):
         Image.new("RGB", (4, 4)).save(tmp_path / f"photos/{number}.jpg")

@@ -19,7 +19,7 @@ def network(make_network, request):
 
 
 def loss(network, x):
-    """Of a network that uses each layer three times."""
+    """The loss of a network that uses each layer three times."""
     return sum(network(part).square().sum() for part in (x, 2 * x, x.flip(-1)))
 
 

@@ -10,7 +10,7 @@ SIZE = (100, 200)
 
 
 def detections(boxes, scores, classes, masks=None, keypoints=None):
-    """At half of the scale of an image of 200 x 100 px."""
+    """Detections at half of the scale of an image of 200 x 100 px."""
     instances = Instances((50, 100))
     instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     instances.scores = torch.tensor(scores)
