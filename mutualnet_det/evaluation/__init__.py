@@ -1,4 +1,4 @@
-"""What a trained model costs and how well it detects, at every operating point of a grid."""
+"""Cost and accuracy of a trained model at every operating point of a grid."""
 
 from .grid import evaluate_grid
 from .results import Grid, GridRow

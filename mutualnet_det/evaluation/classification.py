@@ -23,7 +23,7 @@ from .classification_cost import classification_costs
 from .cost import Cost
 from .figures import write_charts
 from .files import replacing
-from .forward import IMAGES_AT_ONCE, At, Found, steady_times
+from .forward import IMAGES_AT_ONCE, At, PointResults, steady_times
 from .identity import files_digest
 from .latency import timed
 from .progress import Progress
@@ -74,8 +74,8 @@ class ClassificationTask:
         records: Sequence[dict],
         points: Sequence[OperatingPoint],
         at: At,
-    ) -> Found:
-        """For every image: ``top5``, the labels by falling score, and ``milliseconds``."""
+    ) -> PointResults:
+        """Yield for every image ``top5``, the labels by falling score, and ``milliseconds``."""
         images = [read_record(record, self._cfg.INPUT.FORMAT) for record in records]
         for resolution, group in itertools.groupby(points, lambda point: point.resolution):
             views = list(evaluation_images(self._cfg, images, resolution))
@@ -86,12 +86,12 @@ class ClassificationTask:
                         timed(self._model, view)[1] if record["index"] < NUM_TIMED else None
                         for view, record in zip(views, records, strict=True)
                     ]
-                found = [
+                results = [
                     {"top5": labels, "milliseconds": milliseconds}
                     for labels, milliseconds in zip(best, times, strict=True)
                 ]
-                found[0]["is_first"] = True
-                yield point, found
+                results[0]["is_first"] = True
+                yield point, results
 
     def _classify(self, views: Sequence[Tensor]) -> list[list[int]]:
         size = self._cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE
@@ -102,8 +102,8 @@ class ClassificationTask:
         return best
 
     def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
-        found = list(progress.records(point))
-        pairs = [(r["label"], f["top5"]) for r, f in zip(self.records, found, strict=True)]
+        results = list(progress.records(point))
+        pairs = [(r["label"], f["top5"]) for r, f in zip(self.records, results, strict=True)]
         accuracy = {
             "top1": _percent([label == best[0] for label, best in pairs]),
             "top5": _percent([label in best for label, best in pairs]),
@@ -118,7 +118,7 @@ class ClassificationTask:
             point,
             cost,
             detections_per_image=0.0,
-            latency={device_name(self._model.device): Latency.of(steady_times(found))},
+            latency={device_name(self._model.device): Latency.of(steady_times(results))},
             scores={"class": accuracy},
         )
 

@@ -21,7 +21,7 @@ from .cost import Cost, multiply_adds, plain_copy
 
 class ClassificationCost(NamedTuple):
     """
-    What one image costs.
+    Cost of one image.
 
     Attributes:
         mflops: multiply-adds / 1e6.

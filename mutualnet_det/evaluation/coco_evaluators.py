@@ -57,7 +57,7 @@ class Evaluator(Protocol):
 
 
 class PycocotoolsEvaluator:
-    """By pycocotools; see :class:`Evaluator`."""
+    """Evaluation by pycocotools; see :class:`Evaluator`."""
 
     def __init__(self, ground_truth: dict[str, Any]) -> None:
         self._truth = _pycocotools_index(_relevant(ground_truth))
@@ -78,14 +78,14 @@ class PycocotoolsEvaluator:
         """Pycocotools' own evaluation of ``results``, not run yet."""
         with contextlib.redirect_stdout(io.StringIO()):
             if results:
-                found = self._truth.loadRes(results)
+                detections = self._truth.loadRes(results)
             else:  # loadRes takes no empty list
-                found = _pycocotools_index({**self._truth.dataset, "annotations": []})
-            return COCOeval(self._truth, found, iou_type)
+                detections = _pycocotools_index({**self._truth.dataset, "annotations": []})
+            return COCOeval(self._truth, detections, iou_type)
 
 
 class HotcocoEvaluator:
-    """By hotcoco, ImportError without it; see :class:`Evaluator`."""
+    """Evaluation by hotcoco, ImportError without it; see :class:`Evaluator`."""
 
     def __init__(self, ground_truth: dict[str, Any]) -> None:
         import hotcoco

@@ -48,7 +48,7 @@ _COUNTED = {
 @dataclass(frozen=True)
 class Cost:
     """
-    What one image costs, in units of 1e9 multiply-adds (GFLOPs), and the active parameters.
+    Cost of one image, in units of 1e9 multiply-adds (GFLOPs), and the active parameters.
 
     Attributes:
         gflops: by part, of what runs on every image; mean over the images counted.
@@ -223,7 +223,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 def multiply_adds(module: nn.Module, *inputs: Tensor) -> Counter[str]:
-    """Those of one forward pass, by name of submodule, "" for the whole."""
+    """Multiply-adds of one forward pass, by name of submodule, "" for the whole."""
     analysis = FlopCountAnalysis(module, inputs).clear_op_handles().set_op_handle(**_COUNTED)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     return analysis.tracer_warnings("none").by_module()
@@ -278,7 +278,7 @@ def _(model: SemanticSegmentor) -> dict[str, MapHead]:
 
 
 class _DenseNetwork(nn.Module):
-    """What runs on every image whatever is in it: backbone, neck and the heads on whole maps."""
+    """Cost of what runs whatever is in an image: backbone, neck and the heads on whole maps."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -300,7 +300,7 @@ class _DenseNetwork(nn.Module):
 
 
 def _has_neck(backbone: nn.Module) -> bool:
-    """Whether there is one behind ``backbone.bottom_up``, as in Detectron2's FPN."""
+    """Tell whether there is one behind ``backbone.bottom_up``, as in Detectron2's FPN."""
     return hasattr(backbone, "bottom_up")
 
 

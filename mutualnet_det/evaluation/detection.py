@@ -26,7 +26,7 @@ from .coco_evaluators import evaluator_version
 from .cost import Cost, count_points
 from .figures import write_figures
 from .files import replacing, write_json_list
-from .forward import IMAGES_AT_ONCE, At, Found, over_points, steady_times
+from .forward import IMAGES_AT_ONCE, At, PointResults, over_points, steady_times
 from .identity import files_digest
 from .latency import timed
 from .panoptic import PanopticScorer
@@ -97,47 +97,47 @@ class DetectionTask:
         records: Sequence[dict],
         points: Sequence[OperatingPoint],
         at: At,
-    ) -> Found:
-        """For every image: ``image_id``, ``milliseconds`` and ``detections``."""
+    ) -> PointResults:
+        """Yield for every image ``image_id``, ``milliseconds`` and ``detections``."""
         return over_points(self._cfg, records, points, at, self._detect)
 
     def _detect(self, image: torch.Tensor, record: dict) -> dict:
         (instances, logits), milliseconds = timed(self._model, image)
         size = record["height"], record["width"]
         instances = detector_postprocess(instances, *size)
-        found = {
+        result = {
             "image_id": record["image_id"],
             "milliseconds": milliseconds,
             "detections": coco_results(instances, record["image_id"], self._category_ids),
         }
         if self._panoptic is not None:
             classes = sem_seg_postprocess(logits, tuple(image.shape[-2:]), *size).argmax(dim=0)
-            found["confusion"] = self._semantic.confusion(classes, record)
-            found["matches"] = self._panoptic.matches(instances, classes, record)
-        return found
+            result["confusion"] = self._semantic.confusion(classes, record)
+            result["matches"] = self._panoptic.matches(instances, classes, record)
+        return result
 
     def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
         if self._index is None:
             self._index = load_ground_truth(str(output / "ground_truth.json"))
-        found, detections = [], []
+        results, detections = [], []
         for record in progress.records(point):
             detections += record.pop("detections")
-            found.append(record)
+            results.append(record)
         scores: dict[str, dict[str, Any] | None] = {}
         if self._panoptic is not None:
-            scores["panoptic"] = self._panoptic.score(record["matches"] for record in found)
+            scores["panoptic"] = self._panoptic.score(record["matches"] for record in results)
         scores |= {"box": None, "mask": None}
         for iou_type in self._iou_types:
             sigmas = self._cfg.TEST.KEYPOINT_OKS_SIGMAS if iou_type == "keypoints" else ()
             scores[KIND_OF[iou_type]] = score(self._index, detections, iou_type, sigmas)
             write_json_list(_detections_file(output, point, iou_type), only(iou_type, detections))
         if self._semantic is not None:
-            scores["semantic"] = self._semantic.score(record["confusion"] for record in found)
+            scores["semantic"] = self._semantic.score(record["confusion"] for record in results)
         return GridRow(
             point,
             cost,
-            detections_per_image=len(detections) / len(found),
-            latency={device_name(self._model.device): Latency.of(steady_times(found))},
+            detections_per_image=len(detections) / len(results),
+            latency={device_name(self._model.device): Latency.of(steady_times(results))},
             scores=scores,
         )
 

@@ -37,7 +37,7 @@ def write_figures(
     folder: Path,
     records: Sequence[dict],
     ground_truth: dict,
-    found: Callable[[OperatingPoint], Iterable[dict]],
+    results: Callable[[OperatingPoint], Iterable[dict]],
 ) -> None:
     """
     Write ``ap_against_gflops.png``, ``heat_map.png`` and ``detections.png``.
@@ -45,10 +45,10 @@ def write_figures(
     Args:
         records: of the images, in Detectron2's data set format.
         ground_truth: COCO ground truth of the same images.
-        found: by operating point, ``image_id`` and ``detections`` of every image.
+        results: by operating point, ``image_id`` and ``detections`` of every image.
     """
     write_charts(grid, folder, "ap_against_gflops")
-    write_figure(detection_sheet(grid, records, ground_truth, found), folder / "detections.png")
+    write_figure(detection_sheet(grid, records, ground_truth, results), folder / "detections.png")
 
 
 def write_charts(grid: Grid, folder: Path, curves: str) -> None:
@@ -69,7 +69,7 @@ def grid_frontier(grid: Grid, kind: str) -> list[GridRow]:
 
 
 def _panels(grid: Grid, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """One panel per kind of score, ``width`` x ``height`` inches each."""
+    """A panel per kind of score, ``width`` x ``height`` inches each."""
     count = len(grid.kinds)
     figure = Figure(figsize=(width * count, height), layout="constrained")
     FigureCanvasAgg(figure)  # text can be measured
@@ -81,7 +81,7 @@ def _panels(grid: Grid, width: float, height: float) -> tuple[Figure, Sequence[A
 
 
 def ap_against_gflops(grid: Grid) -> Figure:
-    """All operating points, a line per width, the frontier drawn through and labelled."""
+    """Draw all operating points, a line per width, the frontier drawn through and labelled."""
     figure, panels = _panels(grid, 5.6, 4.4)
     widths = sorted({row.point.width for row in grid.rows})
     lines: dict[str, list[Curve]] = {}

@@ -15,7 +15,7 @@ from ..slimmable import OperatingPoint
 # Switches the model to a point, as a context.
 At = Callable[[OperatingPoint], AbstractContextManager]
 # What was found on some images at each point, one after the other.
-Found = Iterator[tuple[OperatingPoint, list[dict]]]
+PointResults = Iterator[tuple[OperatingPoint, list[dict]]]
 
 # The most that are held in memory, as they are on disk.
 IMAGES_AT_ONCE = 64
@@ -27,10 +27,10 @@ def over_points(
     points: Sequence[OperatingPoint],
     at: At,
     run: Callable[[Tensor, dict], dict],
-) -> Found:
+) -> PointResults:
     """
-    What ``run(image, record)`` finds on every image, point by point; the first of a point is marked
-    by ``is_first``.
+    Yield what ``run(image, record)`` finds on every image, point by point; the first of a point is
+    marked by ``is_first``.
 
     An image (C, H, W) is read once, and resized once for all points of a resolution.
 
@@ -42,17 +42,17 @@ def over_points(
         resized = [resize_shortest_edge(x, resolution, cfg.INPUT.MAX_SIZE_TEST) for x in images]
         for point in group:
             with at(point):
-                found = [run(*each) for each in zip(resized, records, strict=True)]
-            found[0]["is_first"] = True
-            yield point, found
+                results = [run(*each) for each in zip(resized, records, strict=True)]
+            results[0]["is_first"] = True
+            yield point, results
 
 
-def steady_times(found: Iterable[dict]) -> list[float]:
+def steady_times(results: Iterable[dict]) -> list[float]:
     """
     The ``milliseconds`` of the images that have some, but of those that are first after a change of
     operating point: there a forward is slower, and a profile leaves it out, too. All of them, where
     images are so slow that each was run alone.
     """
-    timed = [one for one in found if one["milliseconds"] is not None]
+    timed = [one for one in results if one["milliseconds"] is not None]
     steady = [one["milliseconds"] for one in timed if not one.get("is_first")]
     return steady or [one["milliseconds"] for one in timed]

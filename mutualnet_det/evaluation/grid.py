@@ -185,7 +185,7 @@ def _describe(
     points: Sequence[OperatingPoint],
     task: Task,
 ) -> dict[str, Any]:
-    """What ``grid.json`` says of a run; ``identity`` is what results must share to be one grid."""
+    """Describe a run for ``grid.json``; its ``identity`` is what results of one grid must share."""
     dataset = dataset_name(cfg)
     weights = calibrations.fingerprint()
     packages = ("torch", "torchvision", "detectron2", "numpy", "pycocotools")
@@ -350,7 +350,7 @@ class _Log:
         self._log = ProgressLog()
 
     def update(self) -> None:
-        """To be called again and again."""
+        """Log a line if it is time for one."""
         if self._log.is_due():
             self._log_images()
         for point in self._work:

@@ -26,8 +26,8 @@ def files_digest(paths: Iterable[str], *, contents: bool) -> str:
                 with open(path, "rb") as file:
                     state = hashlib.sha256(file.read()).hexdigest()
             else:
-                found = os.stat(path)
-                state = f"{found.st_size} {found.st_mtime_ns}"
+                status = os.stat(path)
+                state = f"{status.st_size} {status.st_mtime_ns}"
         except OSError as error:
             raise DatasetError(f"Cannot evaluate on {path}: {error}") from error
         digest.update(f"{path}: {state}\n".encode())

@@ -52,13 +52,13 @@ class ProfileError(UserError, ValueError):
 
 
 def infer(model: nn.Module, image: Tensor) -> Output:
-    """What any of the models gives for one image (3, H, W), in a batch of its own."""
+    """Output of any of the models for one image (3, H, W), in a batch of its own."""
     (output,) = infer_batch(model, [{"image": image}])
     return output
 
 
 def timed(model: nn.Module, image: Tensor) -> tuple[Output, float]:
-    """What :func:`infer` gives, and the ms it takes."""
+    """Output of :func:`infer`, and the ms it takes."""
     wait_for(model.device)
     start = time.perf_counter()
     output = infer(model, image)
@@ -70,7 +70,7 @@ def largest_records(
     cfg: CfgNode, records: Sequence[dict], resolutions: Iterable[int]
 ) -> list[dict]:
     """
-    Those whose images the network sees as the largest, at one of the resolutions (px) or another;
+    Records whose images the network sees as the largest, at one of the resolutions (px) or another;
     the first of records that do not tell their size.
     """
     shapes = [(record.get("height", 1), record.get("width", 1)) for record in records]
@@ -79,7 +79,7 @@ def largest_records(
 
 def _largest(cfg: CfgNode, shapes: Sequence[tuple[int, int]], resolution: int) -> int:
     """
-    Which image, of (height, width) each, is the largest once it is resized: with one short side
+    The image, of (height, width) each, that is the largest once it is resized: with one short side
     for all, that is a question of their proportions.
     """
 
@@ -94,7 +94,7 @@ def _largest(cfg: CfgNode, shapes: Sequence[tuple[int, int]], resolution: int) -
 
 def resident_memory(field: str) -> float:
     """
-    Of this process, in MiB: "VmRSS" is what it holds, "VmHWM" the most that it has held.
+    Memory of this process, in MiB: "VmRSS" is what it holds, "VmHWM" the most that it has held.
 
     OSError where there is no ``/proc``.
     """
@@ -182,7 +182,7 @@ def model_memory(
 @dataclass(frozen=True)
 class PointProfile:
     """
-    What was measured at an operating point.
+    Measurements at an operating point.
 
     Attributes:
         latency: of one image.
@@ -282,7 +282,7 @@ def equal_detections(model: nn.Module, count: int) -> Iterator[None]:
     forward = heads.forward_with_given_boxes
 
     def forward_with_equal(features: Any, instances: list[Instances]) -> list[Instances]:
-        return forward(features, [_filled_up(found, count) for found in instances])
+        return forward(features, [_filled_up(each, count) for each in instances])
 
     heads.forward_with_given_boxes = forward_with_equal
     try:
@@ -291,16 +291,16 @@ def equal_detections(model: nn.Module, count: int) -> Iterator[None]:
         del heads.forward_with_given_boxes
 
 
-def _filled_up(found: Instances, count: int) -> Instances:
-    missing = count - len(found)
+def _filled_up(instances: Instances, count: int) -> Instances:
+    missing = count - len(instances)
     if missing <= 0:
-        return found[:count]
-    height, width = found.image_size
-    boxes = found.pred_boxes.tensor
+        return instances[:count]
+    height, width = instances.image_size
+    boxes = instances.pred_boxes.tensor
     filler = Instances(
-        found.image_size,
+        instances.image_size,
         pred_boxes=Boxes(boxes.new_tensor([[0, 0, width, height]]).expand(missing, 4)),
-        scores=found.scores.new_zeros(missing),
-        pred_classes=found.pred_classes.new_zeros(missing),
+        scores=instances.scores.new_zeros(missing),
+        pred_classes=instances.pred_classes.new_zeros(missing),
     )
-    return Instances.cat([found, filler])
+    return Instances.cat([instances, filler])

@@ -52,7 +52,7 @@ class Segments:
         self.crowds = set(crowds)
 
 
-def match_segments(truth: Segments, found: Segments) -> Matches:
+def match_segments(truth: Segments, predicted: Segments) -> Matches:
     """
     Compare two segmentations of one image.
 
@@ -60,33 +60,33 @@ def match_segments(truth: Segments, found: Segments) -> Matches:
     union. Where the truth has no segment, or a crowd of the category, nothing is found in vain.
     """
     pairs, counts = np.unique(
-        np.stack([truth.ids.ravel(), found.ids.ravel()]), axis=1, return_counts=True
+        np.stack([truth.ids.ravel(), predicted.ids.ravel()]), axis=1, return_counts=True
     )
     overlap = {(int(t), int(f)): int(n) for t, f, n in zip(*pairs, counts, strict=True)}
     true_area: dict[int, int] = defaultdict(int)
-    found_area: dict[int, int] = defaultdict(int)
+    predicted_area: dict[int, int] = defaultdict(int)
     for (t, f), count in overlap.items():
         true_area[t] += count
-        found_area[f] += count
+        predicted_area[f] += count
 
     sums: dict[Category, list[float]] = defaultdict(lambda: [0.0, 0, 0, 0])
-    matched_true, matched_found = set(), set()
+    matched_true, matched_predicted = set(), set()
     for (t, f), count in overlap.items():
-        if VOID in (t, f) or t in truth.crowds or truth.categories[t] != found.categories[f]:
+        if VOID in (t, f) or t in truth.crowds or truth.categories[t] != predicted.categories[f]:
             continue
-        union = true_area[t] + found_area[f] - count - overlap.get((VOID, f), 0)
+        union = true_area[t] + predicted_area[f] - count - overlap.get((VOID, f), 0)
         if count / union > MATCH_IOU:
             matched_true.add(t)
-            matched_found.add(f)
+            matched_predicted.add(f)
             sums[truth.categories[t]][0] += count / union
             sums[truth.categories[t]][1] += 1
-    for f, category in found.categories.items():
-        if f in matched_found or f not in found_area:
+    for f, category in predicted.categories.items():
+        if f in matched_predicted or f not in predicted_area:
             continue
         excused = overlap.get((VOID, f), 0) + sum(
             overlap.get((t, f), 0) for t in truth.crowds if truth.categories[t] == category
         )
-        if excused / found_area[f] <= MATCH_IOU:
+        if excused / predicted_area[f] <= MATCH_IOU:
             sums[category][2] += 1
     for t, category in truth.categories.items():
         if t in true_area and t not in matched_true and t not in truth.crowds:
@@ -141,7 +141,7 @@ class PanopticScorer:
 
     def matches(self, instances: Instances, classes: torch.Tensor, record: dict) -> Matches:
         """
-        What was found on one image.
+        Match the segments of one image.
 
         Args:
             instances: detections with masks (H, W) at the size of the image on disk.
@@ -156,13 +156,14 @@ class PanopticScorer:
         )
         categories = {info["id"]: (info["isthing"], info["category_id"]) for info in infos}
         truth = self._composed(record) if self._annotations is None else self._published(record)
-        found = Segments(ids.cpu().numpy(), categories)
-        if truth.ids.shape != found.ids.shape:
+        predicted = Segments(ids.cpu().numpy(), categories)
+        if truth.ids.shape != predicted.ids.shape:
             raise DatasetError(
                 f"The segments of {record['file_name']} are {truth.ids.shape[1]} x "
-                f"{truth.ids.shape[0]} px, it is {found.ids.shape[1]} x {found.ids.shape[0]}."
+                f"{truth.ids.shape[0]} px, it is {predicted.ids.shape[1]} x "
+                f"{predicted.ids.shape[0]}."
             )
-        return match_segments(truth, found)
+        return match_segments(truth, predicted)
 
     def _published(self, record: dict) -> Segments:
         """COCO's panoptic format: a PNG whose colours count the segments in base 256."""
@@ -228,5 +229,5 @@ class PanopticScorer:
 
 
 def _means(rows: Iterable[np.ndarray], count: int) -> list[float | None]:
-    found = list(rows)
-    return np.mean(found, axis=0).tolist() if found else [None] * count
+    scored = list(rows)
+    return np.mean(scored, axis=0).tolist() if scored else [None] * count

@@ -1,4 +1,4 @@
-"""What the operating points of a network cost, counted as is usual for its kind."""
+"""Costs of the operating points of a network, counted as is usual for its kind."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from .task import dataset_name
 @dataclass(frozen=True)
 class Profile:
     """
-    What was measured on a device; prints as a table of counted against measured speed-up.
+    Measurements on a device; prints as a table of counted against measured speed-up.
 
     Attributes:
         device: its name.
@@ -77,7 +77,7 @@ class Profile:
 
 def profiling_images(cfg: CfgNode, folder: str | None, count: int) -> list[np.ndarray]:
     """
-    At most ``count`` images (H, W, 3) of ``INPUT.FORMAT``, evenly from all there are.
+    Read at most ``count`` images (H, W, 3) of ``INPUT.FORMAT``, evenly from all there are.
 
     Args:
         folder: where they are; None: in the config's ``DATASETS.TEST``.
@@ -146,21 +146,21 @@ def profile_folder(
     check_output_dir(str(table_file.parent))
     images = profiling_images(cfg, image_folder, num_images)
     points = sorted(gflops, key=lambda point: (point.resolution, point.width))
-    found = profile_points(cfg, model, points, calibrations.at, images, num_images)
+    profiles = profile_points(cfg, model, points, calibrations.at, images, num_images)
     name = name or device_name(model.device)
     if grid is not None:
-        rows = (row.with_latency(name, found[row.point].latency) for row in grid.rows)
+        rows = (row.with_latency(name, profiles[row.point].latency) for row in grid.rows)
         dataclasses.replace(grid, rows=tuple(rows)).save(grid_folder)
     if grid is None or table_file.parent != grid_folder:
-        write_query_table(_with_latency(table, name, found), table_file.parent)
-    return Profile(name, gflops, found)
+        write_query_table(_with_latency(table, name, profiles), table_file.parent)
+    return Profile(name, gflops, profiles)
 
 
 def _with_latency(
-    table: QueryTable, device: str, found: dict[OperatingPoint, PointProfile]
+    table: QueryTable, device: str, profiles: dict[OperatingPoint, PointProfile]
 ) -> QueryTable:
     entries = (
-        dataclasses.replace(entry, latency={**entry.latency, device: found[entry.point].latency})
+        dataclasses.replace(entry, latency={**entry.latency, device: profiles[entry.point].latency})
         for entry in table.entries
     )
     # What only the old figures of the device spoke for is left out.
@@ -205,6 +205,8 @@ def profile_config(
             calibrate_points(cfg, model, calibrations, missing, images)
         sizes = [image.shape[:2] for image in images]
         costs = point_costs(model, cfg, points, sizes, calibrations.at)
-        found = profile_points(cfg, model, points, calibrations.at, images, num_forwards)
-    gflops = {point: cost.total(found[point].detections_per_image) for point, cost in costs.items()}
-    return Profile(device_name(model.device), gflops, found)
+        profiles = profile_points(cfg, model, points, calibrations.at, images, num_forwards)
+    gflops = {
+        point: cost.total(profiles[point].detections_per_image) for point, cost in costs.items()
+    }
+    return Profile(device_name(model.device), gflops, profiles)

@@ -1,4 +1,4 @@
-"""What an interrupted evaluation had done, kept on disk for the same evaluation to continue."""
+"""Progress of an interrupted evaluation, kept on disk for the same evaluation to continue."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class ProgressError(UserError, ValueError):
     """Results on disk cannot be continued; the message says why, and how to start afresh."""
 
 
-def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
+def check_same(kept: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
     """ProgressError, with the first differences, unless both identities are equal."""
-    keys = [key for key in {**expected, **found} if found.get(key) != expected.get(key)]
+    keys = [key for key in {**expected, **kept} if kept.get(key) != expected.get(key)]
     if keys:
         shown = [
-            f"{key}: there {_shortened(found.get(key))}, here {_shortened(expected.get(key))}"
+            f"{key}: there {_shortened(kept.get(key))}, here {_shortened(expected.get(key))}"
             for key in keys[:4]
         ]
         more = [f"and {len(keys) - 4} more"] if len(keys) > 4 else []
@@ -50,7 +50,7 @@ def _shortened(value: Any) -> str:
 
 class Part:
     """
-    What one process has found: one line per image in a file per operating point.
+    Results of one process: one line per image in a file per operating point.
 
     Lines are appended to all files first and counted second, by replacing ``index.json``. So a kill
     loses at most the lines of one :meth:`commit`.
@@ -84,29 +84,29 @@ class Part:
         """
         for name, counted in self._bytes.items():
             path = self._folder / f"{name}.jsonl"
-            found = path.stat().st_size if path.exists() else 0
-            if found < counted:
+            size = path.stat().st_size if path.exists() else 0
+            if size < counted:
                 raise ProgressError(
-                    f"{path} has {found} bytes where {counted} were written: it was changed from "
+                    f"{path} has {size} bytes where {counted} were written: it was changed from "
                     "outside. Run without --resume to start afresh."
                 )
             if path.exists():
                 os.truncate(path, counted)
 
     def commit(
-        self, images: Sequence[int], found: Iterable[tuple[OperatingPoint, Sequence[dict]]]
+        self, images: Sequence[int], results: Iterable[tuple[OperatingPoint, Sequence[dict]]]
     ) -> None:
         """
         Add what was found on some images.
 
         Args:
             images: their numbers.
-            found: every point once, with one record per image, as JSON. They are written as they
+            results: every point once, with one record per image, as JSON. They are written as they
                 come: those of one point at a time are held in memory.
         """
         self._folder.mkdir(exist_ok=True)
         sizes = dict(self._bytes)
-        for point, records in found:
+        for point, records in results:
             lines = "".join(json.dumps(record) + "\n" for record in records).encode()
             with open(self.lines(point), "ab") as file:
                 file.write(lines)
@@ -205,7 +205,7 @@ class Progress:
         return {image for part in self._parts() for image in part.images}
 
     def records(self, point: OperatingPoint) -> Iterator[dict]:
-        """All records of ``point``, by the number of the image; one at a time is held in memory."""
+        """Read the records of ``point``, by the number of the image: one at a time is in memory."""
         with contextlib.ExitStack() as files:
             places = {}
             for part in self._parts():
@@ -220,7 +220,7 @@ class Progress:
                 yield json.loads(file.readline())
 
     def result(self, point: OperatingPoint) -> dict | None:
-        """What :meth:`keep_result` kept, or None."""
+        """The result that :meth:`keep_result` kept, or None."""
         path = self.folder / f"{point}.result.json"
         return json.loads(path.read_text()) if path.exists() else None
 
@@ -230,7 +230,7 @@ class Progress:
             json.dump(result, file)
 
     def delete(self) -> None:
-        """To be called when everything has been written elsewhere."""
+        """Delete the progress, once everything has been written elsewhere."""
         # In one step: half of it would be taken for an evaluation that is to be continued.
         done = self.folder.with_name(f".{self.folder.name}.done")
         shutil.rmtree(done, ignore_errors=True)

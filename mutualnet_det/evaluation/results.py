@@ -27,7 +27,7 @@ class GridError(UserError, ValueError):
 @dataclass(frozen=True)
 class GridRow:
     """
-    One operating point of a grid.
+    An operating point of a grid.
 
     Attributes:
         point: the operating point.
@@ -58,7 +58,7 @@ class GridRow:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of scores there are, the one that decides first."""
-        return tuple(kind for kind, found in self.scores.items() if found is not None)
+        return tuple(kind for kind, scores in self.scores.items() if scores is not None)
 
     def score(self, kind: str) -> float | None:
         """The main metric of a kind, such as AP, in percent; None where there is none."""
@@ -84,7 +84,7 @@ class GridRow:
         return QueryEntry(self.point, self.gflops, self.latency, **columns)
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``grid.json`` holds it."""
+        """The row as ``grid.json`` holds it."""
         parameters = self.cost.parameters
         return {
             **self.point._asdict(),
@@ -123,7 +123,7 @@ class GridRow:
 @dataclass(frozen=True)
 class Grid:
     """
-    All operating points under evaluation.
+    The operating points under evaluation.
 
     Attributes:
         rows: by width, then resolution.
@@ -220,6 +220,6 @@ def _csv_row(row: GridRow) -> dict[str, Any]:
         values[f"p50_ms on {device}"] = latency.p50
         values[f"p95_ms on {device}"] = latency.p95
         values[f"memory_mib on {device}"] = latency.memory
-    for kind, found in row.scores.items():
-        values |= {f"{kind}_{metric}": (found or {}).get(metric) for metric in KINDS[kind].metrics}
+    for kind, scores in row.scores.items():
+        values |= {f"{kind}_{metric}": (scores or {}).get(metric) for metric in KINDS[kind].metrics}
     return values

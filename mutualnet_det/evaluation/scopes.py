@@ -1,4 +1,4 @@
-"""What a config's grid costs, and what it spans when more or less of the network slims."""
+"""Costs of a config's grid, and what it spans when more or less of the network slims."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def grid_costs(cfg: CfgNode, image_size: tuple[int, int]) -> dict[OperatingPoint
 def scope_spans(
     cfg: CfgNode, image_size: tuple[int, int], detections_per_image: float
 ) -> list[ScopeSpan]:
-    """What the grid of ``cfg`` spans in GFLOPs under each scope."""
+    """Table of what the grid of ``cfg`` spans in GFLOPs under each scope."""
     spans = []
     for scope in SCOPES:
         part = cfg.clone()
@@ -76,7 +76,7 @@ def scope_spans(
 
 
 def cost_report(cfg: CfgNode, image_size: tuple[int, int], detections_per_image: float) -> str:
-    """What ``cfg``'s grid costs, in the units that are usual for its kind of network."""
+    """Table of what ``cfg``'s grid costs, in the units that are usual for its kind of network."""
     return REPORTS[family(cfg)](cfg, image_size, detections_per_image)
 
 

@@ -20,7 +20,7 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 @dataclass(frozen=True)
 class Kind:
     """
-    What a model is scored on.
+    Kind of score that a model gets.
 
     Attributes:
         metrics: in percent; the first is the main one.
@@ -32,7 +32,7 @@ class Kind:
 
     @property
     def label(self) -> str:
-        """Of the main metric: as a query table has it."""
+        """Column of the main metric: as a query table has it."""
         return COLUMNS[next(iter(self.columns))]
 
 
@@ -147,6 +147,6 @@ def score(
 
 
 def _mean(precision: np.ndarray) -> float | None:
-    """In percent."""
-    found = precision[precision > -1]
-    return float(np.mean(found)) * 100 if found.size else None
+    """Mean over the thresholds and classes that count, in percent."""
+    counted = precision[precision > -1]
+    return float(np.mean(counted)) * 100 if counted.size else None

@@ -22,7 +22,7 @@ from ..runtime.device import device_name
 from ..slimmable import OperatingPoint
 from .cost import Cost, count_points
 from .figures import write_charts
-from .forward import IMAGES_AT_ONCE, At, Found, over_points, steady_times
+from .forward import IMAGES_AT_ONCE, At, PointResults, over_points, steady_times
 from .identity import files_digest
 from .latency import timed
 from .progress import Progress
@@ -57,22 +57,22 @@ class SemanticScorer:
         self.names = list(names or map(str, range(self._num_classes)))
 
     def confusion(self, classes: torch.Tensor, record: dict) -> Confusion:
-        """What was found on one image: (true class, predicted class, number of pixels) each."""
+        """Confusion on one image: (true class, predicted class, number of pixels) each."""
         path = record["sem_seg_file_name"]
         try:
             with Image.open(path) as file:
                 truth = np.asarray(file)
         except OSError as error:
             raise DatasetError(f"Cannot evaluate on {path}: {error}") from error
-        found = classes.cpu().numpy()
+        predicted = classes.cpu().numpy()
         if truth.ndim != 2:
             raise DatasetError(
                 f"{path} has {truth.shape[2]} channels; expected one, of the classes' numbers."
             )
-        if truth.shape != found.shape:
+        if truth.shape != predicted.shape:
             raise DatasetError(
                 f"{path} is {truth.shape[1]} x {truth.shape[0]} px, its "
-                f"image {found.shape[1]} x {found.shape[0]}."
+                f"image {predicted.shape[1]} x {predicted.shape[0]}."
             )
         counted = truth != self._ignored
         if counted.any() and truth[counted].max() >= self._num_classes:
@@ -80,7 +80,7 @@ class SemanticScorer:
                 f"{path} holds the class {truth[counted].max()}; MODEL.SEM_SEG_HEAD.NUM_CLASSES "
                 f"is {self._num_classes} and the ignored label {self._ignored}."
             )
-        pairs = truth[counted].astype(np.int64) * self._num_classes + found[counted]
+        pairs = truth[counted].astype(np.int64) * self._num_classes + predicted[counted]
         values, counts = np.unique(pairs, return_counts=True)
         return [
             (*divmod(int(value), self._num_classes), int(count))
@@ -96,10 +96,10 @@ class SemanticScorer:
         """
         matrix = np.zeros((self._num_classes, self._num_classes), np.int64)
         for confusion in confusions:
-            for true, found, count in confusion:
-                matrix[true, found] += count
-        hits, truth, found = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-        union = truth + found - hits
+            for true, predicted, count in confusion:
+                matrix[true, predicted] += count
+        hits, truth, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+        union = truth + predicted - hits
         present = truth > 0
         ratios = 100 * hits / np.maximum(union, 1)
         return {
@@ -160,8 +160,8 @@ class SemanticTask:
         records: Sequence[dict],
         points: Sequence[OperatingPoint],
         at: At,
-    ) -> Found:
-        """For every image: ``confusion`` and ``milliseconds``."""
+    ) -> PointResults:
+        """Yield for every image ``confusion`` and ``milliseconds``."""
         return over_points(self._cfg, records, points, at, self._segment)
 
     def _segment(self, image: torch.Tensor, record: dict) -> dict:
@@ -174,13 +174,13 @@ class SemanticTask:
         }
 
     def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
-        found = list(progress.records(point))
+        results = list(progress.records(point))
         return GridRow(
             point,
             cost,
             detections_per_image=0.0,
-            latency={device_name(self._model.device): Latency.of(steady_times(found))},
-            scores={"semantic": self._scorer.score(record["confusion"] for record in found)},
+            latency={device_name(self._model.device): Latency.of(steady_times(results))},
+            scores={"semantic": self._scorer.score(record["confusion"] for record in results)},
         )
 
     def finish(self, grid: Grid, progress: Progress, output: Path) -> None:

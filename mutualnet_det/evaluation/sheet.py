@@ -32,7 +32,7 @@ def detection_sheet(
     grid: Grid,
     records: Sequence[dict],
     ground_truth: dict,
-    found: Callable[[OperatingPoint], Iterable[dict]],
+    results: Callable[[OperatingPoint], Iterable[dict]],
 ) -> Figure:
     """
     A row per image; the ground truth, then frontier points from cheap to dear.
@@ -40,7 +40,7 @@ def detection_sheet(
     Args:
         records: of the images, in Detectron2's data set format.
         ground_truth: COCO ground truth of the same images.
-        found: by operating point, ``image_id`` and ``detections`` (COCO results) of every image.
+        results: by operating point, ``image_id`` and ``detections`` (COCO results) of every image.
     """
     best = frontier(grid.rows, lambda row: row.gflops, lambda row: row.score("box"))
     shown = evenly(best, MAX_POINTS)
@@ -50,7 +50,7 @@ def detection_sheet(
     for row in shown:
         wanted = {record["image_id"] for record in chosen}
         columns.append(
-            {r["image_id"]: r["detections"] for r in found(row.point) if r["image_id"] in wanted}
+            {r["image_id"]: r["detections"] for r in results(row.point) if r["image_id"] in wanted}
         )
     categories = {category["id"]: category["name"] for category in by_class(ground_truth)}
     return _draw(chosen, ["ground truth", *map(_header, shown)], columns, categories)
@@ -66,7 +66,7 @@ def true_objects(records: Sequence[dict], ground_truth: dict) -> dict[int, list[
 
 
 def choose_images(records: Sequence[dict], truth: dict[int, list[dict]], count: int) -> list[dict]:
-    """At most ``count`` of the records, with neither too few nor too many objects to show most."""
+    """Choose at most ``count`` of the records, with neither too few nor too many objects."""
     fewest, most = GOOD_OBJECTS
 
     def excess(record: dict) -> int:
@@ -126,7 +126,7 @@ def _draw(
 def _draw_cell(
     axes: Axes, image: np.ndarray, objects: Sequence[dict], categories: dict[int, str]
 ) -> None:
-    """One image (H, W, 3) with the objects drawn on it; ground truth has no score."""
+    """An image (H, W, 3) with the objects drawn on it; ground truth has no score."""
     height, width = image.shape[:2]
     shown = [o for o in objects if o.get("score", 1.0) >= MIN_SCORE]
     # Large ones first, so that small ones stay visible.

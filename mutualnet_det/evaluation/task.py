@@ -1,4 +1,4 @@
-"""What is evaluated on a data set: a detector, a classifier or a semantic segmentor."""
+"""Tasks that are evaluated on a data set: by a detector, a classifier or a semantic segmentor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..slimmable import OperatingPoint
 from .classification import ClassificationTask
 from .cost import Cost
 from .detection import DetectionTask
-from .forward import At, Found
+from .forward import At, PointResults
 from .progress import Progress
 from .results import Grid, GridRow
 from .semantic import SemanticTask
@@ -23,7 +23,7 @@ from .semantic import SemanticTask
 
 class Task(Protocol):
     """
-    What is evaluated on ``DATASETS.TEST``: made of a config and a model.
+    The task that is evaluated on ``DATASETS.TEST``: made of a config and a model.
 
     Attributes:
         records: of the images.
@@ -42,9 +42,11 @@ class Task(Protocol):
         """Write what the results will be compared with."""
 
     def costs(self, points: Sequence[OperatingPoint], at: At) -> dict[OperatingPoint, Cost]:
-        """What each point costs; ``at`` switches the model to one."""
+        """Count what each point costs; ``at`` switches the model to one."""
 
-    def run(self, records: Sequence[dict], points: Sequence[OperatingPoint], at: At) -> Found:
+    def run(
+        self, records: Sequence[dict], points: Sequence[OperatingPoint], at: At
+    ) -> PointResults:
         """
         Args:
             records: of some of the images.

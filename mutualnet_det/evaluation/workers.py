@@ -31,7 +31,7 @@ from ..errors import UserError
 from ..modeling.classifier import network_of
 from ..slimmable import Calibrations, OperatingPoint
 from .cost import Cost
-from .forward import At, Found
+from .forward import At, PointResults
 from .progress import Progress
 from .task import Task, build_task
 
@@ -48,7 +48,7 @@ class WorkerError(UserError, RuntimeError):
 @dataclass(frozen=True)
 class Job:
     """
-    What there is to do.
+    The work that there is to do.
 
     Attributes:
         points: by resolution, then width.
@@ -66,7 +66,7 @@ class Job:
 
 class Shared:
     """
-    What the processes share: who takes what, and how far they are.
+    The state that the processes share: who takes what, and how far they are.
 
     Args:
         num_processes: that do the job.
@@ -96,7 +96,7 @@ class Shared:
             self._through[self._job.points.index(point)] += num_images
 
     def counts(self) -> dict[OperatingPoint, int]:
-        """How many images are through, by point."""
+        """The number of images that are through, by point."""
         # Without the lock: a process that was killed may have left it closed.
         return dict(zip(self._job.points, self._through.get_obj(), strict=True))
 
@@ -165,8 +165,10 @@ def do_job(
         on_step()
 
 
-def _counted(found: Found, shared: Shared, on_step: Callable[[], None]) -> Found:
-    for point, results in found:
+def _counted(
+    results_by_point: PointResults, shared: Shared, on_step: Callable[[], None]
+) -> PointResults:
+    for point, results in results_by_point:
         yield point, results
         shared.count(point, len(results))
         on_step()
@@ -251,7 +253,7 @@ def _process(
 
 
 def _end_with_parent() -> None:
-    """Nobody will make a grid of what is found after the evaluation's own process was killed."""
+    """End with the evaluation's own process, without which nobody makes a grid."""
     # PyTorch has the system send SIGINT then; in the background of a script that is ignored.
     multiprocessing.parent_process().join()
     os._exit(1)  # wherever this process is: scoring, or waiting for others that have ended

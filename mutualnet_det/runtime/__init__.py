@@ -1,4 +1,4 @@
-"""What a program runs a trained model with: the query table, the predictor that keeps a budget."""
+"""The runtime of a trained model: the query table, the predictor that keeps a budget."""
 
 from .deadline import DeadlineController, DeadlineError, DeadlineReport
 from .images import ImageError

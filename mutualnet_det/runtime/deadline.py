@@ -50,7 +50,7 @@ class DeadlineError(UserError, ValueError):
 @dataclass(frozen=True)
 class DeadlineReport:
     """
-    What became of a stream's deadlines.
+    Record of a stream's deadlines.
 
     Attributes:
         frames: frames recorded.
@@ -370,7 +370,7 @@ class DeadlineController:
         return statistics.median(self._switches) if self._switches else 0.0
 
     def report(self) -> DeadlineReport:
-        """What has become of the deadlines until now."""
+        """Report what has become of the deadlines until now."""
         return DeadlineReport(
             frames=self._frames.total(),
             held=self._held,

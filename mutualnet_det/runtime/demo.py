@@ -1,4 +1,4 @@
-"""What the demo and the live page share: a model that finds objects, images to try it on, times."""
+"""Parts that the demo and the live page share: a model, images to try it on, times."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What to write beside a latency, such as "NVIDIA H200" or "Intel Xeon 6975P, 2 threads"."""
+    """Name to write beside a latency, such as "NVIDIA H200" or "Intel Xeon 6975P, 2 threads"."""
     name = hardware_name(device)
     if device.type != "cpu":
         return name
@@ -34,7 +34,7 @@ def hardware_name(device: torch.device) -> str:
 
 
 def _cpu_name() -> str:
-    """Of x86 the processor; of ARM, where that has no name, the board or the core."""
+    """Name of the processor; of ARM, where that has no name, the board or the core."""
     facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -57,7 +57,7 @@ def caption(
     milliseconds: float | None = None,
 ) -> tuple[str, ...]:
     """
-    What a picture says of its prediction: the point, its GFLOPs, the time; each beside its budget.
+    Caption of a picture: the point, its GFLOPs, the time; each beside its budget.
 
     Args:
         seconds: that were measured.
@@ -102,22 +102,22 @@ def draw_detections(
     Returns:
         array (k H, k W, 3) in uint8, where k is 1 unless the image is smaller than SMALL px.
     """
-    found = instances[instances.scores >= min_score].to("cpu")
+    shown = instances[instances.scores >= min_score].to("cpu")
     factor = min(math.ceil(SMALL / max(image.shape[:2])), MAX_FACTOR)
     if factor > 1:
-        image, found = _enlarged(image, found, factor)
+        image, shown = _enlarged(image, shown, factor)
     height, width = image.shape[:2]
     scale = math.sqrt(height * width)
     line = max(1, round(scale / 260))
     font = _font(max(9, round(scale / 38)))
     # Large ones first, so that small ones stay visible.
-    found = found[found.pred_boxes.area().argsort(descending=True)]
-    boxes = found.pred_boxes.tensor.numpy()
-    colours = [class_colour(index) for index in found.pred_classes.tolist()]
+    shown = shown[shown.pred_boxes.area().argsort(descending=True)]
+    boxes = shown.pred_boxes.tensor.numpy()
+    colours = [class_colour(index) for index in shown.pred_classes.tolist()]
 
     canvas = image.copy()
-    if found.has("pred_masks"):
-        for box, mask, colour in zip(boxes, found.pred_masks.numpy(), colours, strict=True):
+    if shown.has("pred_masks"):
+        for box, mask, colour in zip(boxes, shown.pred_masks.numpy(), colours, strict=True):
             _draw_mask(canvas, box, mask, colour, line)
     picture = Image.fromarray(canvas)
     # Alpha is blended where a colour has it.
@@ -126,15 +126,15 @@ def draw_detections(
         # A dark rim keeps the line visible on a ground of its own colour.
         _draw_box(draw, box, (*DARK, 110), line + 2 * max(1, line // 2), picture.size)
         _draw_box(draw, box, colour, line, picture.size)
-    if found.has("pred_keypoints"):
-        for points, colour in zip(found.pred_keypoints.tolist(), colours, strict=True):
+    if shown.has("pred_keypoints"):
+        for points, colour in zip(shown.pred_keypoints.tolist(), colours, strict=True):
             _draw_keypoints(draw, points, colour, 1.5 * line)
 
     taken = [_draw_text(draw, text, font, picture.size)] if text else []
-    for index in found.scores.argsort(descending=True).tolist():
-        number = int(found.pred_classes[index])
+    for index in shown.scores.argsort(descending=True).tolist():
+        number = int(shown.pred_classes[index])
         name = names[number] if number < len(names) else f"class {number}"
-        label = f"{name} {100 * float(found.scores[index]):.0f}"
+        label = f"{name} {100 * float(shown.scores[index]):.0f}"
         size = _label_size(draw, label, font)
         for place in _label_places(boxes[index], size, picture.size):
             if not any(_overlap(place, other) for other in taken):
@@ -229,7 +229,7 @@ def _label_size(
 def _label_places(
     box: np.ndarray, size: tuple[int, int], image_size: tuple[int, int]
 ) -> Iterator[Rectangle]:
-    """Where a label may lie, the best first: on the box, inside, below; at its left or right."""
+    """Places where a label may lie, the best first: on the box, inside, below; at its left or right."""
     width, height = size
     left, top, right, bottom = (float(x) for x in box)
     for y in (top - height, top, bottom - height, bottom):

@@ -75,7 +75,7 @@ class PageError(UserError):
 @dataclass(frozen=True)
 class BudgetScale:
     """
-    What the slider goes through.
+    The scale that the slider goes through.
 
     Attributes:
         name: the keyword of the predictor, "gflops" or "milliseconds".
@@ -89,12 +89,12 @@ class BudgetScale:
 
     @property
     def labels(self) -> list[str]:
-        """What is shown of each budget."""
+        """The text that is shown of each budget."""
         return [f"{budget:.4g} {self.unit}" for budget in self.budgets]
 
 
 def budget_scales(predictor: BudgetPredictor) -> list[BudgetScale]:
-    """In GFLOPs, and in milliseconds where the table knows the predictor's device."""
+    """Scales in GFLOPs, and in milliseconds where the table knows the predictor's device."""
     table, device = predictor.table, predictor.latency_device
     scales = [BudgetScale("gflops", "GFLOPs", _budgets([e.gflops for e in table.by_gflops()]))]
     if device in table.devices:
@@ -112,7 +112,7 @@ def _budgets(costs: Sequence[float]) -> tuple[float, ...]:
 
 
 def _rounded_up(number: float) -> float:
-    """To the four significant digits that are shown."""
+    """Round to the four significant digits that are shown."""
     unit = 10.0 ** (math.floor(math.log10(number)) - 3)
     return float(f"{math.ceil(number / unit * (1 - 1e-12)) * unit:.4g}")
 
@@ -160,12 +160,16 @@ def build_page(
         scale = scales[unit]
         # A visitor's browser may send anything.
         budget = scale.budgets[min(max(int(position), 0), len(scale.budgets) - 1)]
-        found, seconds = timed(predictor, pixels, **{scale.name: budget})
+        prediction, seconds = timed(predictor, pixels, **{scale.name: budget})
         picture = draw_detections(
-            pixels, found.instances, predictor.table.classes, min_score=min_score
+            pixels, prediction.instances, predictor.table.classes, min_score=min_score
         )
-        count = int((found.instances.scores >= min_score).sum())
-        return picture, _answer(predictor, found, seconds, count), _points(predictor, found.entry)
+        count = int((prediction.instances.scores >= min_score).sum())
+        return (
+            picture,
+            _answer(predictor, prediction, seconds, count),
+            _points(predictor, prediction.entry),
+        )
 
     def choose(chosen: gr.SelectData, unit: int, position: float) -> tuple:
         pixels = example_pixels[chosen.index]
@@ -297,10 +301,12 @@ def _thumbnail(pixels: np.ndarray) -> Image.Image:
     return image
 
 
-def _answer(predictor: BudgetPredictor, found: Prediction, seconds: float, objects: int) -> str:
-    entry = found.entry
+def _answer(
+    predictor: BudgetPredictor, prediction: Prediction, seconds: float, objects: int
+) -> str:
+    entry = prediction.entry
     tiles = [
-        (str(found.point), f"{entry.gflops:.3g} GFLOPs"),
+        (str(prediction.point), f"{entry.gflops:.3g} GFLOPs"),
         (f"{1e3 * seconds:.3g} ms", "measured now"),
         (f"{predictor.table.ap(entry):.1f}", f"{METRICS[predictor.table.metric]} expected"),
         (str(objects), "object found" if objects == 1 else "objects found"),
@@ -336,7 +342,7 @@ def _points(predictor: BudgetPredictor, chosen: QueryEntry | None) -> str:
 def _only_uploads(
     move: Callable[[str | None], Awaitable[str | None]],
 ) -> Callable[[str | None], Awaitable[str | None]]:
-    """What takes a visitor's file in, but fetches nothing from an address in place of a path."""
+    """Wrap what takes a visitor's file in, so that it fetches nothing from an address in place of a path."""
 
     async def move_upload(path: str | None) -> str | None:
         if path is not None and "://" in path:

@@ -29,7 +29,7 @@ from .query_table import BudgetError, QueryEntry, QueryTable
 @dataclass(frozen=True)
 class Prediction:
     """
-    What a model found on one image.
+    A model's prediction for one image.
 
     Attributes:
         point: the operating point it ran at.
@@ -143,7 +143,7 @@ class BudgetPredictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs and its output lies."""
+        """The device where the model runs and its output lies."""
         device: torch.device = self._model.device  # type: ignore[assignment]
         return device
 

@@ -70,7 +70,7 @@ def frontier(
 @dataclass(frozen=True)
 class Latency:
     """
-    What one image, alone in its batch, takes at an operating point on a device.
+    Time that one image, alone in its batch, takes at an operating point on a device.
 
     The times are the network's: resizing before it and pasting masks after it are not in them.
 
@@ -86,7 +86,7 @@ class Latency:
 
     @classmethod
     def of(cls, milliseconds: Sequence[float], memory: float | None = None) -> Latency:
-        """Of the times that images took, at least one."""
+        """Make it of the times that images took, at least one."""
         p50, p95 = np.percentile(milliseconds, [50, 95]).round(3).tolist()
         return cls(p50, p95, memory)
 
@@ -94,7 +94,7 @@ class Latency:
 @dataclass(frozen=True)
 class QueryEntry:
     """
-    One operating point of a query table.
+    An operating point of a query table.
 
     Attributes:
         point: the operating point.
@@ -191,7 +191,7 @@ class QueryTable:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Those that latency was measured on, the one of the evaluation first."""
+        """The devices that latency was measured on, the one of the evaluation first."""
         return tuple(self.entries[0].latency)
 
     def known_device(self, name: str | None = None) -> str:
@@ -365,7 +365,7 @@ def _p50_on(device: str) -> Callable[[QueryEntry], float | None]:
 
 
 def _on_a_frontier(entries: Iterable[QueryEntry], metric: str) -> list[QueryEntry]:
-    """Those of the ``entries`` on the frontier of ``metric`` by any cost, by their GFLOPs."""
+    """The ``entries`` on the frontier of ``metric`` by any cost, by their GFLOPs."""
     entries = list(entries)
     devices = {device for entry in entries for device in entry.latency}
     kept = {

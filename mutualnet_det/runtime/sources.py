@@ -1,4 +1,4 @@
-"""Where images come from and where pictures of them go: files, folders, videos, cameras."""
+"""Sources of images and places for their pictures: files, folders, videos, cameras."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class ImageFiles:
         self.paths: list[Path] = []
         for path in map(Path, sources):
             if path.is_dir():
-                found = sorted(file for file in path.iterdir() if is_image_name(file))
-                if not found:
+                images = sorted(file for file in path.iterdir() if is_image_name(file))
+                if not images:
                     raise SourceError(
                         f"The folder {path} holds no image; images end in "
                         f"{', '.join(IMAGE_SUFFIXES)}. Subfolders are not looked into."
                     )
-                self.paths += found
+                self.paths += images
             elif not path.exists():
                 raise SourceError(f"There is no file or folder {path}.")
             elif not is_image_name(path):
@@ -118,10 +118,10 @@ class VideoFrames:
                 "H.264."
             )
         devices = sorted(Path("/dev").glob("video*"))
-        found = ", ".join(map(str, devices)) or "none"
+        listed = ", ".join(map(str, devices)) or "none"
         return (
             f"Camera {self.source} gives no picture. Cameras count from 0; video devices found: "
-            f"{found}. Look whether it is plugged in, no other program has it open, and you may "
+            f"{listed}. Look whether it is plugged in, no other program has it open, and you may "
             "read its device; or give a video file."
         )
 
@@ -158,7 +158,7 @@ def open_source(sources: Sequence[str]) -> ImageFiles | VideoFrames:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file is an image by its name."""
+    """Tell whether a file is an image by its name."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 

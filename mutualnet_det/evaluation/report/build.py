@@ -90,11 +90,11 @@ def build_report(folders: Sequence[str | Path], names: Sequence[str] | None = No
     """
     if not folders:
         raise ReportError("A report needs at least one folder with a grid.json.")
-    found = [_grid_folder(Path(folder)) for folder in folders]
-    names = run_names(found, names)
-    grids = [_load(folder) for folder in found]
+    places = [_grid_folder(Path(folder)) for folder in folders]
+    names = run_names(places, names)
+    grids = [_load(folder) for folder in places]
     _check_comparable(names, grids)
-    runs = [_run(*each) for each in zip(names, found, grids, strict=True)]
+    runs = [_run(*each) for each in zip(names, places, grids, strict=True)]
     data = {
         "made": _time(datetime.datetime.now()),
         "kinds": {
@@ -108,7 +108,7 @@ def build_report(folders: Sequence[str | Path], names: Sequence[str] | None = No
         "runs": runs,
         "warnings": _warnings(names, grids),
         "settings": _differing_settings(grids),
-        "pictures": collect_pictures(found, grids, [run["table"] for run in runs]),
+        "pictures": collect_pictures(places, grids, [run["table"] for run in runs]),
     }
     return _page(f"{', '.join(names)}: AP against cost", data)
 
@@ -163,12 +163,12 @@ def _load(folder: Path) -> Grid:
 def _check_comparable(names: Sequence[str], grids: Sequence[Grid]) -> None:
     shared = set(grids[0].kinds).intersection(*(grid.kinds for grid in grids[1:]))
     if not shared:
-        scored = [
+        of_kind = [
             f"{name}: {', '.join(grid.kinds)}" for name, grid in zip(names, grids, strict=True)
         ]
         raise ReportError(
             "These evaluations share no score, so their curves cannot be laid over one another "
-            f"({'; '.join(scored)}). Make a report of each."
+            f"({'; '.join(of_kind)}). Make a report of each."
         )
 
 
@@ -262,11 +262,11 @@ def _finite(score: float | None) -> float | None:
 
 
 def _metric_of(column: str) -> str:
-    """What the page calls the metric that a query table's column holds, such as "box.AP"."""
+    """The name on the page of the metric that a query table's column holds, such as "box.AP"."""
     return next(
-        f"{kind}.{found.columns[column]}"
-        for kind, found in KINDS.items()
-        if column in found.columns
+        f"{kind}.{of_kind.columns[column]}"
+        for kind, of_kind in KINDS.items()
+        if column in of_kind.columns
     )
 
 

@@ -48,14 +48,14 @@ OUTLINE_TOLERANCE = 0.6
 
 RESULT_TYPE = {kind: iou_type for iou_type, kind in KIND_OF.items()}
 
-Found = dict[str, list[list[Any]]]  # by operating point, the objects of every image
+ObjectsByPoint = dict[str, list[list[Any]]]  # by operating point, the objects of every image
 
 
 def collect_pictures(
     folders: Sequence[Path], grids: Sequence[Grid], tables: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
     """
-    What the page shows of ``grids``, found in their ``folders``.
+    Collect what the page shows of ``grids``, found in their ``folders``.
 
     Args:
         tables: the points of each grid's query table, from cheap to dear.
@@ -108,7 +108,7 @@ def _group(
     true = true_objects(records, ground_truth)
     chosen = choose_images(records, true, MAX_IMAGES)
     pictures = [_Picture(record) for record in chosen]
-    found = {run: _found(folders[run], grids[run], tables[run], pictures) for run in runs}
+    by_run = {run: _found(folders[run], grids[run], tables[run], pictures) for run in runs}
     truth = [picture.objects(true[picture.image_id]) for picture in pictures]
     colours = {
         category["id"]: [category["name"], to_hex(np.array(class_colour(index)) / 255)]
@@ -124,7 +124,7 @@ def _group(
             "truth": truth[:count],
             "found": {
                 run: {point: objects[:count] for point, objects in points.items()}
-                for run, points in found.items()
+                for run, points in by_run.items()
             },
         }
 
@@ -135,7 +135,7 @@ def _group(
 
 
 def _image_folder(grid: Grid) -> str:
-    """Where the images lie: as the run's config declares them, or as Detectron2 knows them."""
+    """Folders of the images: as the run's config declares them, or as Detectron2 knows them."""
     dataset = grid.run["dataset"]
     declared = yaml.safe_load(grid.run["config"])["DATASETS"].get("COCO_FORMAT", [])
     for name, _, folder in declared:
@@ -146,16 +146,18 @@ def _image_folder(grid: Grid) -> str:
     raise _NotAtHand("nothing here knows where the images are.")
 
 
-def _found(folder: Path, grid: Grid, table: Sequence[str], pictures: Sequence[_Picture]) -> Found:
+def _found(
+    folder: Path, grid: Grid, table: Sequence[str], pictures: Sequence[_Picture]
+) -> ObjectsByPoint:
     types = [RESULT_TYPE[kind] for kind in grid.kinds if kind in RESULT_TYPE]
-    found = {}
+    by_point = {}
     for point in evenly(table, MAX_POINTS):
         paths = [folder / "detections" / f"{point}.{iou_type}.json" for iou_type in types]
         if all(path.is_file() for path in paths):
-            found[point] = _at_point(paths, pictures)
-    if not found:
+            by_point[point] = _at_point(paths, pictures)
+    if not by_point:
         raise _NotAtHand(f"there are no detections in {folder / 'detections'}.")
-    return found
+    return by_point
 
 
 def _at_point(paths: Iterable[Path], pictures: Sequence[_Picture]) -> list[list[Any]]:
@@ -185,8 +187,8 @@ def _of_images(path: Path, image_ids: Container[int]) -> list[dict]:
         is_result = "image_id" in read  # a segmentation within one has none
         return None if is_result and read["image_id"] not in image_ids else read
 
-    found = json.loads(path.read_text(encoding="utf-8"), object_hook=kept)
-    return [detection for detection in found if detection is not None]
+    detections = json.loads(path.read_text(encoding="utf-8"), object_hook=kept)
+    return [detection for detection in detections if detection is not None]
 
 
 class _Picture:

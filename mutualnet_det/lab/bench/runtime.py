@@ -39,7 +39,7 @@ from ...data.images import evaluation_view, read_record
 from ...errors import UserError
 from ...evaluation.coco_evaluators import EVALUATORS, default_evaluator
 from ...evaluation.cost import Cost
-from ...evaluation.forward import IMAGES_AT_ONCE, Found
+from ...evaluation.forward import IMAGES_AT_ONCE, PointResults
 from ...evaluation.latency import timed
 from ...evaluation.progress import Progress
 from ...evaluation.scoring import KIND_OF, load_ground_truth, score
@@ -229,7 +229,7 @@ class _GridRound:
                 times.scoring += elapsed(scoring, self._device)
         return times
 
-    def _in_turn(self, predictions: Found, times: _GridTimes) -> Found:
+    def _in_turn(self, predictions: PointResults, times: _GridTimes) -> PointResults:
         """The same, with the others' turns after each point."""
         for point, results in predictions:
             times.grid_forwards += sum(result["milliseconds"] for result in results)

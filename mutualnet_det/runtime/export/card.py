@@ -20,7 +20,7 @@ from .verify import Agreement
 @dataclass(frozen=True)
 class Format:
     """
-    What a card says of a format.
+    Text of a card about a format.
 
     Attributes:
         name: for people.
@@ -81,7 +81,7 @@ Written with {", ".join(versions)} on Python {platform.python_version()}.
 
 
 def resizing(cfg: CfgNode, point: OperatingPoint) -> str:
-    """How an image becomes the one that the network sees."""
+    """Describe how an image becomes the one that the network sees."""
     return (
         f"resized to a short side of {point.resolution} px, less where the long side would exceed "
         f"{cfg.INPUT.MAX_SIZE_TEST} px, bilinearly with antialiasing as Pillow does it"
@@ -89,7 +89,7 @@ def resizing(cfg: CfgNode, point: OperatingPoint) -> str:
 
 
 def normalisation(cfg: CfgNode, divisor: int) -> str:
-    """What the network does with an image itself."""
+    """Describe what the network does with an image itself."""
     mean, deviation = (
         ", ".join(f"{value:g}" for value in values)
         for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)

@@ -66,12 +66,12 @@ def write(plain: nn.Module, cfg: CfgNode, point: OperatingPoint, folder: Path) -
 
 
 def is_stock(folder: Path) -> bool:
-    """Whether Detectron2 loads what is in a folder without this project."""
+    """Tell whether Detectron2 loads what is in a folder without this project."""
     return "MUTUALNET" not in CfgNode.load_yaml_with_base(str(folder / CONFIG))
 
 
 def load(folder: Path) -> Runner:
-    """What runs the network in a folder."""
+    """Load what runs the network in a folder."""
     cfg = get_cfg()
     if not is_stock(folder):
         add_mutualnet_config(cfg)
@@ -82,7 +82,7 @@ def load(folder: Path) -> Runner:
 
 
 def describe(plain: nn.Module, cfg: CfgNode, point: OperatingPoint, folder: Path) -> Format:
-    """What a card says of a network in a folder."""
+    """Text of a card about the network in a folder."""
     stock = is_stock(folder)
     beside = [f"pred_{name}s" for name in ("mask", "keypoint") if name in outputs(cfg)]
     fields = ["pred_boxes", "scores", "pred_classes", *beside]

@@ -1,4 +1,4 @@
-"""What goes wrong when a point is exported."""
+"""Errors of exporting a point."""
 
 from __future__ import annotations
 

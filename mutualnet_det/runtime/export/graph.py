@@ -31,30 +31,30 @@ def check_has_graph(cfg: CfgNode, model: nn.Module) -> None:
     """ExportError, saying what is supported, for a network that is not made of known parts."""
     check_finds_objects(cfg)
     if not isinstance(model, GeneralizedRCNN):
-        found = f"a {type(model).__name__}"
+        unsupported = f"a {type(model).__name__}"
     elif isinstance(model.roi_heads, CascadeROIHeads):
-        found = "a Cascade R-CNN"
+        unsupported = "a Cascade R-CNN"
     elif not isinstance(model.roi_heads, StandardROIHeads):
-        found = f"an R-CNN with {type(model.roi_heads).__name__}"
+        unsupported = f"an R-CNN with {type(model.roi_heads).__name__}"
     elif model.roi_heads.keypoint_on:
-        found = "a Keypoint R-CNN"
+        unsupported = "a Keypoint R-CNN"
     elif not isinstance(model.proposal_generator.anchor_generator, DefaultAnchorGenerator):
-        found = "an R-CNN with rotated anchors"
+        unsupported = "an R-CNN with rotated anchors"
     elif not all(
         isinstance(pooler, ROIAlign) for pooler in model.roi_heads.box_pooler.level_poolers
     ):
-        found = "an R-CNN whose MODEL.ROI_BOX_HEAD.POOLER_TYPE is no ROIAlign"
+        unsupported = "an R-CNN whose MODEL.ROI_BOX_HEAD.POOLER_TYPE is no ROIAlign"
     else:
         return
     raise ExportError(
-        f"The model is {found}; --format torchscript and onnx take Faster R-CNN and Mask R-CNN. "
-        "--format detectron2 takes it."
+        f"The model is {unsupported}; --format torchscript and onnx take Faster R-CNN and Mask "
+        "R-CNN. --format detectron2 takes it."
     )
 
 
 class Trunk(nn.Module):
     """
-    What is computed once for the whole image.
+    Trunk of a detector: what is computed once for the whole image.
 
     Input (N, 3, H, W), normalised and padded. Output: the pyramid's levels that regions are pooled
     from, and on each level of the RPN objectness (N, A, H', W') and deltas (N, 4 A, H', W').
@@ -206,20 +206,20 @@ class DetectorGraph(nn.Module):
         ]
         features, objectness, deltas = self.trunk(batch.tensor)
         proposals = self.propose(objectness, deltas, limits)
-        found = self.find(features, proposals, limits)
+        results = self.find(features, proposals, limits)
         if self.mask_head is not None:
-            pooled, order = self.mask_pooler(features, [x["boxes"] for x in found])
+            pooled, order = self.mask_pooler(features, [x["boxes"] for x in results])
             logits = self.mask_head(pooled)
             if logits.shape[1] > 1:
-                classes = torch.cat([x["classes"] for x in found])[order][:, None, None, None]
+                classes = torch.cat([x["classes"] for x in results])[order][:, None, None, None]
                 logits = logits.gather(1, classes.expand(-1, 1, logits.shape[2], logits.shape[3]))
             masks = logits[order.argsort(), 0].sigmoid()
             start = 0
-            for x in found:
+            for x in results:
                 end = start + x["boxes"].shape[0]
                 x["masks"] = masks[start:end]
                 start = end
-        return found
+        return results
 
     def propose(
         self, objectness: list[Tensor], deltas: list[Tensor], limits: list[Tensor]
@@ -262,7 +262,7 @@ class DetectorGraph(nn.Module):
         all_logits, all_deltas = self.box_head(pooled)
         back = order.argsort()
         all_logits, all_deltas = all_logits[back], all_deltas[back]
-        found: list[dict[str, Tensor]] = []
+        results: list[dict[str, Tensor]] = []
         start = 0
         for own, limit in zip(proposals, limits):  # noqa: B905
             end = start + own.shape[0]
@@ -273,7 +273,7 @@ class DetectorGraph(nn.Module):
             boxes = boxes.transpose(0, 1).expand(scores.shape[0], -1, -1)
             classes, place = self.nms(boxes, scores, self.iou, self.threshold)
             classes, place = classes[: self.most], place[: self.most]
-            found.append(
+            results.append(
                 {
                     "boxes": boxes[classes, place],
                     "scores": scores[classes, place],
@@ -281,4 +281,4 @@ class DetectorGraph(nn.Module):
                 }
             )
             start = end
-        return found
+        return results

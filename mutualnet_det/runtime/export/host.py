@@ -1,5 +1,5 @@
 """
-What a program does around an exported network, in NumPy alone. The card of an export holds these
+Steps of a program around an exported network, in NumPy alone. The card of an export holds these
 functions as they stand here.
 """
 

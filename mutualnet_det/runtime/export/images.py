@@ -36,7 +36,7 @@ def network_input(
     pretrained: Pretrained, file: str, resolution: int
 ) -> tuple[Tensor, tuple[int, int]]:
     """
-    What a model sees of an image file, (3, H, W) in uint8, and its height and width on disk.
+    A model's view of an image file, (3, H, W) in uint8, and its height and width on disk.
 
     ImageError for a file that cannot be used.
     """

@@ -73,8 +73,8 @@ class OneImage(nn.Module):
         self.outputs = outputs
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        (found,) = self.graph([image])
-        return tuple(found[name] for name in self.outputs)
+        (result,) = self.graph([image])
+        return tuple(result[name] for name in self.outputs)
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def write(plain: nn.Module, cfg: CfgNode, point: OperatingPoint, folder: Path) -
 
 
 def load(folder: Path) -> Runner:
-    """What runs the network in a folder, image by image, on as many CPU threads as torch uses."""
+    """Load what runs the network in a folder, image by image, on torch's number of CPU threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -114,14 +114,14 @@ def load(folder: Path) -> Runner:
     names = [output.name for output in session.get_outputs()]
 
     def detect(image: Tensor) -> Instances:
-        found = session.run(names, {"image": image.numpy()})
-        return as_instances(image, dict(zip(names, map(torch.from_numpy, found), strict=True)))
+        results = session.run(names, {"image": image.numpy()})
+        return as_instances(image, dict(zip(names, map(torch.from_numpy, results), strict=True)))
 
     return lambda images: [detect(image) for image in images]
 
 
 def describe(plain: nn.Module, cfg: CfgNode, point: OperatingPoint, folder: Path) -> Format:
-    """What a card says of a network in a folder."""
+    """Text of a card about the network in a folder."""
     return Format(
         "ONNX",
         ("torch", "onnx", "onnxruntime"),

@@ -82,11 +82,11 @@ def run(model: nn.Module, images: list[Tensor]) -> list[Instances]:
     return [output.instances for output in outputs]
 
 
-def as_instances(image: Tensor, found: dict[str, Tensor]) -> Instances:
-    """What a graph found on an image, in Detectron2's names."""
+def as_instances(image: Tensor, result: dict[str, Tensor]) -> Instances:
+    """Detections of a graph on an image, in Detectron2's names."""
     instances = Instances(tuple(image.shape[-2:]))
-    instances.pred_boxes = Boxes(found["boxes"])
-    instances.scores, instances.pred_classes = found["scores"], found["classes"]
-    if "masks" in found:
-        instances.pred_masks = found["masks"][:, None]
+    instances.pred_boxes = Boxes(result["boxes"])
+    instances.scores, instances.pred_classes = result["scores"], result["classes"]
+    if "masks" in result:
+        instances.pred_masks = result["masks"][:, None]
     return instances

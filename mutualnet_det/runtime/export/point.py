@@ -103,7 +103,7 @@ def _verify(
     folder: Path,
     images: Sequence[str],
 ) -> Agreement:
-    """How well a network in a folder agrees with its source; ExportError if it does not."""
+    """Measure how well a network in a folder agrees with its source; ExportError if it does not."""
     cfg = pretrained.cfg
     head = cfg.MODEL[OBJECT_HEADS[family(cfg)]]
     limits = head.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE
@@ -114,8 +114,8 @@ def _verify(
         inputs, sizes = zip(*seen, strict=True)
         with pretrained.calibrations.at(point):
             expected = run(pretrained.model, list(inputs))
-        found = export(list(inputs))
-        for each in zip(files, expected, found, sizes, strict=True):
+        exported = export(list(inputs))
+        for each in zip(files, expected, exported, sizes, strict=True):
             agreement.compare(*each)
 
     agreement = Agreement(*limits)

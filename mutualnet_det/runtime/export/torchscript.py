@@ -49,19 +49,19 @@ def write(plain: nn.Module, cfg: CfgNode, point: OperatingPoint, folder: Path) -
 
 
 def load(folder: Path) -> Runner:
-    """What runs the network in a folder."""
+    """Load what runs the network in a folder."""
     module = torch.jit.load(str(folder / FILE))
 
     def run(images: list[Tensor]) -> list[Instances]:
         with torch.no_grad():
-            found = module(images)
-        return [as_instances(*each) for each in zip(images, found, strict=True)]
+            results = module(images)
+        return [as_instances(*each) for each in zip(images, results, strict=True)]
 
     return run
 
 
 def describe(plain: nn.Module, cfg: CfgNode, point: OperatingPoint, folder: Path) -> Format:
-    """What a card says of a network in a folder."""
+    """Text of a card about the network in a folder."""
     names = contract.output_names(plain)
     return Format(
         "TorchScript",

@@ -1,4 +1,4 @@
-"""Whether an export finds what its source finds."""
+"""Comparison of an export's detections with its source's."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class Agreement:
         return text
 
     def compare(
-        self, name: str, expected: Instances, found: Instances, size: tuple[int, int]
+        self, name: str, expected: Instances, exported: Instances, size: tuple[int, int]
     ) -> None:
         """
         Take in one image.
 
         Args:
             name: what an error calls it.
-            expected, found: by the source and by the export, at the network's scale.
+            expected, exported: by the source and by the export, at the network's scale.
             size: height and width of the image on disk, at which they are compared.
 
         Raises:
@@ -72,14 +72,16 @@ class Agreement:
         # Where there are as many as there may be, the last ones are left out by their score.
         edge = max(
             [self.threshold]
-            + [float(x.scores.min()) for x in (expected, found) if len(x) >= self.most]
+            + [float(x.scores.min()) for x in (expected, exported) if len(x) >= self.most]
         )
         # It scales boxes in place.
-        expected, found = (detector_postprocess(deepcopy(x), *size) for x in (expected, found))
-        pairs = _pairs(expected, found)
+        expected, exported = (
+            detector_postprocess(deepcopy(x), *size) for x in (expected, exported)
+        )
+        pairs = _pairs(expected, exported)
         for what, instances, paired in (
             ("the export does not find", expected, [i for i, _ in pairs]),
-            ("only the export finds", found, [j for _, j in pairs]),
+            ("only the export finds", exported, [j for _, j in pairs]),
         ):
             for index in sorted(set(range(len(instances))) - set(paired)):
                 if instances.scores[index] > edge + SCORE_TOLERANCE:
@@ -87,32 +89,32 @@ class Agreement:
         self.images += 1
         self.detections += len(pairs)
         for i, j in pairs:
-            self._take_in(f"{name}: {_described(expected, i)}", expected[i], found[j])
+            self._take_in(f"{name}: {_described(expected, i)}", expected[i], exported[j])
 
-    def _take_in(self, what: str, expected: Instances, found: Instances) -> None:
-        box = _greatest(expected.pred_boxes.tensor - found.pred_boxes.tensor)
+    def _take_in(self, what: str, expected: Instances, exported: Instances) -> None:
+        box = _greatest(expected.pred_boxes.tensor - exported.pred_boxes.tensor)
         _check(box <= BOX_TOLERANCE, what, f"its box is {box:.3g} px off", f"{BOX_TOLERANCE} px")
-        score = _greatest(expected.scores - found.scores)
+        score = _greatest(expected.scores - exported.scores)
         _check(score <= SCORE_TOLERANCE, what, f"its score is {score:.3g} off", SCORE_TOLERANCE)
         self.box, self.score = max(self.box, box), max(self.score, score)
         if expected.has("pred_masks"):
-            both = (expected.pred_masks & found.pred_masks).sum()
-            either = (expected.pred_masks | found.pred_masks).sum()
+            both = (expected.pred_masks & exported.pred_masks).sum()
+            either = (expected.pred_masks | exported.pred_masks).sum()
             iou = float(both / either) if either else 1.0
             _check(iou > LEAST_MASK_IOU, what, f"its mask has an IoU of {iou:.4f}", LEAST_MASK_IOU)
             self.mask_iou = min(iou, 1.0 if self.mask_iou is None else self.mask_iou)
         if expected.has("pred_keypoints"):
-            off = _greatest(expected.pred_keypoints[..., :2] - found.pred_keypoints[..., :2])
+            off = _greatest(expected.pred_keypoints[..., :2] - exported.pred_keypoints[..., :2])
             _check(off <= BOX_TOLERANCE, what, f"a keypoint is {off:.3g} px off", BOX_TOLERANCE)
             self.keypoint = max(off, self.keypoint or 0.0)
 
 
-def _pairs(expected: Instances, found: Instances) -> list[tuple[int, int]]:
-    """Which of ``expected`` is which of ``found``: of one class, and of the greatest overlap."""
-    overlap = pairwise_iou(expected.pred_boxes, found.pred_boxes)
-    overlap[expected.pred_classes[:, None] != found.pred_classes] = 0
+def _pairs(expected: Instances, exported: Instances) -> list[tuple[int, int]]:
+    """Pairs of ``expected`` and ``exported``: of one class, and of the greatest overlap."""
+    overlap = pairwise_iou(expected.pred_boxes, exported.pred_boxes)
+    overlap[expected.pred_classes[:, None] != exported.pred_classes] = 0
     pairs = []
-    for i in range(len(expected) if len(found) else 0):
+    for i in range(len(expected) if len(exported) else 0):
         j = int(overlap[i].argmax())
         if overlap[i, j] >= SAME:
             pairs.append((i, j))
@@ -124,9 +126,9 @@ def _greatest(difference: Tensor) -> float:
     return float(difference.abs().max()) if difference.numel() else 0.0
 
 
-def _check(holds: bool, what: str, found: str, allowed: object) -> None:
+def _check(holds: bool, what: str, value: str, allowed: object) -> None:
     if not holds:
-        raise ExportError(f"{what}: {found}; allowed is {allowed}.")
+        raise ExportError(f"{what}: {value}; allowed is {allowed}.")
 
 
 def _described(instances: Instances, index: int) -> str:
