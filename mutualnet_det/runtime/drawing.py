@@ -229,7 +229,7 @@ def _label_size(
 def _label_places(
     box: np.ndarray, size: tuple[int, int], image_size: tuple[int, int]
 ) -> Iterator[Rectangle]:
-    """Places where a label may lie, the best first: on the box, inside, below; at its left or right."""
+    """Places for a label, the best first: on the box, inside, below; at its left or right."""
     width, height = size
     left, top, right, bottom = (float(x) for x in box)
     for y in (top - height, top, bottom - height, bottom):

@@ -342,7 +342,7 @@ def _points(predictor: BudgetPredictor, chosen: QueryEntry | None) -> str:
 def _only_uploads(
     move: Callable[[str | None], Awaitable[str | None]],
 ) -> Callable[[str | None], Awaitable[str | None]]:
-    """Wrap what takes a visitor's file in, so that it fetches nothing from an address in place of a path."""
+    """Wrap what takes a visitor's file in: nothing is fetched from an address given as a path."""
 
     async def move_upload(path: str | None) -> str | None:
         if path is not None and "://" in path:
