@@ -435,13 +435,13 @@ def find_config(name: str, folder: str = "") -> str:
     Raises:
         ConfigError: if there is neither; the message lists names that are close.
     """
-    if os.path.isfile(name):
+    if Path(name).is_file():
         return name
     configs = {path.stem: str(path) for path in sorted((CONFIGS / folder).glob("*.yaml"))}
     stem = name.removesuffix(".yaml")
     if stem in configs:
         return configs[stem]
-    close = difflib.get_close_matches(os.path.basename(stem), configs) or configs
+    close = difflib.get_close_matches(Path(stem).name, configs) or configs
     raise ConfigError(
         f"There is no file {name}, nor does a config of this name come with the project. "
         f"{'Close are' if close is not configs else 'There are'} {', '.join(close)}."
@@ -514,10 +514,10 @@ def check_num_gpus(num_gpus: int) -> None:
 def check_output_dir(path: str) -> None:
     """Make a folder for results; ConfigError, before any long work, if it cannot be written."""
     try:
-        os.makedirs(path, exist_ok=True)
-        probe = os.path.join(path, f".write-probe-{os.getpid()}")
-        with open(probe, "w"):
-            pass
-        os.remove(probe)
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise ConfigError(f"OUTPUT_DIR {path} cannot be written: {error.strerror}.") from error

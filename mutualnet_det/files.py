@@ -24,11 +24,11 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = draft_of(path)
     try:
-        with open(draft, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with draft.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        draft.replace(path)
         _sync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)
@@ -49,7 +49,7 @@ def _sync_folder(folder: Path) -> None:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hex digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while part := file.read(2**20):
             digest.update(part)
     return digest.hexdigest()

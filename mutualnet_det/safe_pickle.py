@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def load_pickle(path: str, *, encoding: str = "ASCII") -> Any:
         UnsafePickleError: naming the file, if it is missing, damaged or holds anything else.
     """
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             return _Unpickler(file, encoding=encoding).load()
     except OSError as error:
         raise UnsafePickleError(f"Cannot read {path}: {error.strerror}.") from error

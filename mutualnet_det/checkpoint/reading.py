@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         CheckpointError: for a file that is missing, truncated, not a checkpoint, or that could run
             code when unpickled.
     """
-    if not os.path.isfile(path):
+    if not Path(path).is_file():
         raise CheckpointError(f"There is no checkpoint {path}.")
     content = _read(path)
     if not isinstance(content, dict):
@@ -52,7 +52,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def _read(path: str) -> Any:
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         start = file.read(len(_LEGACY_TORCH))
     if _is_safetensors(path):
         return _read_safetensors(path)
@@ -80,9 +80,9 @@ def _read_torch(path: str) -> Any:
 
 def _is_safetensors(path: str) -> bool:
     """Tell whether a file begins with the length of a header and a header in JSON."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        return 2 <= length <= os.path.getsize(path) - 8 and file.read(2) == b'{"'
+        return 2 <= length <= Path(path).stat().st_size - 8 and file.read(2) == b'{"'
 
 
 def _read_safetensors(path: str) -> Any:
@@ -102,7 +102,7 @@ def _read_safetensors(path: str) -> Any:
 
 def _unreadable(path: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{path} ({os.path.getsize(path)} bytes) is truncated or not a checkpoint. Take "
+        f"{path} ({Path(path).stat().st_size} bytes) is truncated or not a checkpoint. Take "
         f"another one: those of earlier iterations lie beside it. ({_first_line(error)})"
     )
 

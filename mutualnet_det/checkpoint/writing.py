@@ -58,7 +58,7 @@ def write_checkpoint(path: str, content: dict[str, Any]) -> str:
 
 
 def _not_written(path: str, content: dict[str, Any], cause: OSError) -> str:
-    folder = os.path.dirname(path) or "."
+    folder = Path(path).parent
     try:
         free = f"{shutil.disk_usage(folder).free / MIB:.1f} MiB are free"
     except OSError as error:
@@ -80,11 +80,11 @@ def _num_bytes(content: object) -> int:
 
 def check_output(path: str, source: str) -> None:
     """CheckpointError, before any work, if ``path`` cannot be written or is ``source`` itself."""
-    folder = os.path.dirname(path) or "."
-    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+    folder = Path(path).parent
+    if Path(path).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise CheckpointError(
             f"{path} cannot be written: expected the name of a file in an existing folder that "
             "may be written to."
         )
-    if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+    if Path(path).exists() and Path(source).exists() and Path(path).samefile(source):
         raise CheckpointError(f"{path} is the source itself: give the result another name.")

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -152,7 +153,7 @@ class StopOnSignal(HookBase):
 
     def _save(self) -> None:
         checkpointer, name = self.trainer.checkpointer, name_of(self.trainer.iter)
-        if os.path.basename(checkpointer.get_checkpoint_file()) != f"{name}.pth":
+        if Path(checkpointer.get_checkpoint_file()).name != f"{name}.pth":
             checkpointer.save(name)
 
     def _anyone_asked(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections import deque
 from pathlib import Path
@@ -42,10 +41,10 @@ def cut_metrics(path: str, start: int) -> None:
     A run that was killed wrote them after its last checkpoint; they will be computed again. A last
     line that was cut off mid-write goes too.
     """
-    if not os.path.isfile(path):
+    if not Path(path).is_file():
         return
     kept = []
-    with open(path) as file:
+    with Path(path).open() as file:
         for line in file:
             try:
                 record = json.loads(line)
@@ -182,7 +181,7 @@ def build_writers(output_dir: str, start: int, max_iter: int) -> list[EventWrite
 
     A record holds medians since the one before it; the first after a resume, since the resume.
     """
-    path = os.path.join(output_dir, "metrics.json")
+    path = str(Path(output_dir) / "metrics.json")
     cut_metrics(path, start)
     return [
         ProgressPrinter(max_iter),

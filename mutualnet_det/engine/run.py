@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -20,7 +20,7 @@ from .trainer import MutualTrainer
 def evaluate(cfg: CfgNode, resume: bool) -> Grid:
     """Evaluate the operating point that the config names."""
     model, calibrations = load_detector(cfg, find_weights(cfg, resume))
-    output = os.path.join(cfg.OUTPUT_DIR, "eval")
+    output = Path(cfg.OUTPUT_DIR) / "eval"
     return evaluate_grid(cfg, model, calibrations, [eval_point(cfg)], output)
 
 

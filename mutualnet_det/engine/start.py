@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def check_start(cfg: CfgNode, resume: bool) -> None:
 def check_weights(cfg: CfgNode) -> None:
     """ConfigError if ``MODEL.WEIGHTS`` is no file, or random weights would be frozen without it."""
     weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not os.path.isfile(weights):
+    if weights and "://" not in weights and not Path(weights).is_file():
         raise ConfigError(f"MODEL.WEIGHTS is {weights!r}, and there is no such file.")
     if not weights and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
         raise ConfigError(

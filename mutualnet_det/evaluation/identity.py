@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..data.coco import DatasetError
 
@@ -23,10 +23,10 @@ def files_digest(paths: Iterable[str], *, contents: bool) -> str:
     for path in dict.fromkeys(paths):
         try:
             if contents:
-                with open(path, "rb") as file:
+                with Path(path).open("rb") as file:
                     state = hashlib.sha256(file.read()).hexdigest()
             else:
-                status = os.stat(path)
+                status = Path(path).stat()
                 state = f"{status.st_size} {status.st_mtime_ns}"
         except OSError as error:
             raise DatasetError(f"Cannot evaluate on {path}: {error}") from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,11 +113,11 @@ class PanopticScorer:
         self._annotations: dict[int, dict] | None = None
         self._json_file: str | None = self._metadata.get("panoptic_json")
         if self._json_file is not None:
-            if not os.path.isfile(self._json_file):
+            if not Path(self._json_file).is_file():
                 raise DatasetError(
                     f"The data set {dataset!r} is not there: no file {self._json_file}."
                 )
-            with open(self._json_file) as file:
+            with Path(self._json_file).open() as file:
                 self._annotations = {a["image_id"]: a for a in json.load(file)["annotations"]}
 
     def files(self, records: Iterable[dict]) -> list[str]:
@@ -137,7 +137,7 @@ class PanopticScorer:
         annotation = self._annotations.get(record["image_id"])
         if annotation is None:
             raise DatasetError(f"{self._json_file} has no segments of {record['file_name']}.")
-        return os.path.join(self._metadata.panoptic_root, annotation["file_name"])
+        return str(Path(self._metadata.panoptic_root) / annotation["file_name"])
 
     def matches(self, instances: Instances, classes: torch.Tensor, record: dict) -> Matches:
         """

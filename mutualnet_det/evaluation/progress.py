@@ -108,7 +108,7 @@ class Part:
         sizes = dict(self._bytes)
         for point, records in results:
             lines = "".join(json.dumps(record) + "\n" for record in records).encode()
-            with open(self.lines(point), "ab") as file:
+            with self.lines(point).open("ab") as file:
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
@@ -211,7 +211,7 @@ class Progress:
             for part in self._parts():
                 if not part.images:
                     continue
-                file = files.enter_context(open(part.lines(point), "rb"))
+                file = files.enter_context(part.lines(point).open("rb"))
                 for image in part.images:
                     places[image] = file, file.tell()
                     file.readline()

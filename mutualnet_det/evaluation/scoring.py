@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def load_ground_truth(ground_truth: dict | str, evaluator: str | None = None) ->
         evaluator: one of ``EVALUATORS``; None: the best that is installed.
     """
     if isinstance(ground_truth, str):
-        with open(ground_truth, encoding="utf-8") as file:
+        with Path(ground_truth).open(encoding="utf-8") as file:
             ground_truth = json.load(file)
     return EVALUATORS[evaluator or default_evaluator()](ground_truth)
 

@@ -1,6 +1,7 @@
 """What an interrupted evaluation keeps: a kill at any instant loses one commit at most."""
 
 import multiprocessing
+from pathlib import Path
 
 import pytest
 
@@ -74,15 +75,16 @@ def test_a_kill_within_a_commit_loses_that_commit_alone(start, monkeypatch, kill
     part = start().part(0)
     commit(part, 0)
     calls = []
+    opened = Path.open
 
     def kill(*args, **kwargs):
         calls.append(args)
         if killed_at == "replacing" or len(calls) == 2:  # between the files of two points
             raise KeyboardInterrupt
-        return open(*args, **kwargs)
+        return opened(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(progress_module, killed_at, kill, raising=False)
+        patch.setattr(Path if killed_at == "open" else progress_module, killed_at, kill)
         with pytest.raises(KeyboardInterrupt):
             commit(part, 1, 2)
     again = start()

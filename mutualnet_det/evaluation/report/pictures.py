@@ -11,7 +11,6 @@ import base64
 import io
 import json
 import logging
-import os
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,7 @@ def _group(
     grid = grids[runs[0]]
     root = _image_folder(grid)
     records = [
-        {**image, "image_id": image["id"], "file_name": os.path.join(root, image["file_name"])}
+        {**image, "image_id": image["id"], "file_name": str(Path(root) / image["file_name"])}
         for image in ground_truth["images"]
     ]
     true = true_objects(records, ground_truth)
@@ -204,7 +203,7 @@ class _Picture:
         if self._size != (record["height"], record["width"]):
             raise _NotAtHand(f"{path} is not of the size that ground_truth.json says.")
         self.image_id = record["image_id"]
-        self._name = os.path.basename(path)
+        self._name = Path(path).name
         image = Image.fromarray(pixels)
         image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
         self._width, self._height = image.size
