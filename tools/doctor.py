@@ -329,7 +329,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    findings = all_findings()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the libraries say of themselves when imported
+        findings = all_findings()
     print(table(findings))
     failed = [finding.name for finding in findings if finding.status == FAIL]
     if failed:

@@ -28,7 +28,7 @@ def joint_batch_norm(
         the normalised input; and of all inputs the mean and the unbiased variance (C,) and how many
         values there are per channel (), without gradients.
     """
-    y, mean, variance, count = _JointBatchNorm.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call]
+    y, mean, variance, count = _JointBatchNorm.apply(x, weight, bias, eps)
     return y, mean, variance, count
 
 

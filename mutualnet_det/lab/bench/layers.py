@@ -28,7 +28,7 @@ def lightly_calibrated(cfg: CfgNode) -> CfgNode:
 
 def in_channels_last(network: nn.Module) -> nn.Module:
     """The network in the layout that slimmable ones have in memory: what is compared is width."""
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last)
 
 
 class _CalibratedModel:

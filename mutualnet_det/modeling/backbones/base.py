@@ -118,8 +118,8 @@ class SlimmableBackbone(Backbone):
 
 def cut(layers: nn.Sequential, ends: Sequence[int]) -> list[list[nn.Module]]:
     """The layers in consecutive runs, each up to one of ``ends``: the index behind its last."""
-    layers = list(layers)
-    return [layers[start:end] for start, end in itertools.pairwise([0, *ends])]
+    in_order = list(layers)
+    return [in_order[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 def initialise(network: nn.Module) -> None:
