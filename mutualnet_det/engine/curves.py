@@ -20,7 +20,7 @@ from .metrics import OTHER, SPLIT
 from .sampling import FULL, NARROWEST, RANDOM
 from .timing import PARTS
 
-KINDS = (FULL, NARROWEST, RANDOM)
+PASS_KINDS = (FULL, NARROWEST, RANDOM)
 FORMATS = (".png", ".svg", ".pdf")
 # Losses are smoothed over this share of the records, which are drawn behind.
 SMOOTHING = 0.05
@@ -115,11 +115,11 @@ def _read(path: Path) -> list[dict[str, Any]]:
                 f"project writes it, found {line.strip()[:60]!r}."
             )
         records.append(record)
-    if not any(f"{kind}/total_loss" in record for record in records for kind in KINDS):
+    if not any(f"{kind}/total_loss" in record for record in records for kind in PASS_KINDS):
         raise MetricsError(
             f"{path} holds no losses: expected a record with one of "
-            f"{', '.join(f'{kind}/total_loss' for kind in KINDS)}, which a training writes every "
-            "few iterations."
+            f"{', '.join(f'{kind}/total_loss' for kind in PASS_KINDS)}, which a training writes "
+            "every few iterations."
         )
     return records
 
@@ -157,7 +157,7 @@ def draw_run(run: Run) -> Figure:
     upper, lower = figure.subfigures(2, 1, height_ratios=(5, 4))
     losses, split = upper.subplots(1, 2)
     losses.set_title(run.name, fontsize=11, color=INK, loc="left")
-    _draw_smoothed(losses, "loss", [(kind, run.curve(f"{kind}/total_loss")) for kind in KINDS])
+    _draw_smoothed(losses, "loss", [(kind, run.curve(f"{kind}/total_loss")) for kind in PASS_KINDS])
     losses.legend(frameon=False, fontsize=8.5, handlelength=1.6)
     _draw_split(split, run)
     _draw_rest(lower.subplots(1, 4), [run])
@@ -168,8 +168,8 @@ def compare_runs(runs: Sequence[Run]) -> Figure:
     """Several trainings: the same, with a panel for the losses of each kind of operating point."""
     figure = _figure(15, 7.5)
     upper, lower = figure.subfigures(2, 1)
-    panels = upper.subplots(1, len(KINDS))
-    for axes, kind in zip(panels, KINDS, strict=True):
+    panels = upper.subplots(1, len(PASS_KINDS))
+    for axes, kind in zip(panels, PASS_KINDS, strict=True):
         curves = [(run.name, run.curve(f"{kind}/total_loss")) for run in runs]
         _draw_smoothed(axes, f"loss, {kind}", curves)
     panels[0].legend(frameon=False, fontsize=8.5, handlelength=1.6)

@@ -12,10 +12,10 @@ import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from ..runtime.query_table import METRICS as COLUMNS
+from ..runtime.query_table import SCORE_LABELS
 from .coco_evaluators import EVALUATORS, Evaluator, default_evaluator
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Kind:
     @property
     def label(self) -> str:
         """Column of the main metric: as a query table has it."""
-        return COLUMNS[next(iter(self.columns))]
+        return SCORE_LABELS[next(iter(self.columns))]
 
 
 # Where a model is scored on several, the first decides which operating points are worth using.
 KINDS = {
     "panoptic": Kind(("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"), {"panoptic_pq": "PQ"}),
-    "box": Kind(METRICS, {"box_ap": "AP"}),
-    "mask": Kind(METRICS, {"mask_ap": "AP"}),
+    "box": Kind(AP_METRICS, {"box_ap": "AP"}),
+    "mask": Kind(AP_METRICS, {"mask_ap": "AP"}),
     "keypoint": Kind(("AP", "AP50", "AP75", "APm", "APl"), {"keypoint_ap": "AP"}),
     "semantic": Kind(("mIoU", "accuracy"), {"semantic_miou": "mIoU"}),
     "class": Kind(("top1", "top5"), {"top1": "top1", "top5": "top5"}),

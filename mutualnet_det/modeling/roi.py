@@ -311,7 +311,7 @@ def _of_stage(heads: StandardROIHeads, name: str, number: int) -> str:
 
 
 def unteachable_part(heads: object) -> str | None:
-    """What, by its config key, has losses that this module does not know; None if nothing has."""
+    """The config key of a part whose losses this module does not know; None if there is none."""
     if not isinstance(heads, StandardROIHeads):
         return f"MODEL.ROI_HEADS.NAME builds a {type(heads).__name__}"
     if heads.mask_on and not isinstance(heads.mask_head, BaseMaskRCNNHead):

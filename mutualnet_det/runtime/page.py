@@ -22,7 +22,7 @@ from .demo import timed
 from .drawing import MIN_SCORE, draw_detections
 from .images import ImageError, open_image, rgb_pixels
 from .predictor import BudgetPredictor, Prediction
-from .query_table import METRICS, QueryEntry
+from .query_table import SCORE_LABELS, QueryEntry
 from .sources import IMAGE_SUFFIXES
 
 # Budgets from the cheapest point to the dearest, besides those of the points themselves.
@@ -308,7 +308,7 @@ def _answer(
     tiles = [
         (str(prediction.point), f"{entry.gflops:.3g} GFLOPs"),
         (f"{1e3 * seconds:.3g} ms", "measured now"),
-        (f"{predictor.table.ap(entry):.1f}", f"{METRICS[predictor.table.metric]} expected"),
+        (f"{predictor.table.ap(entry):.1f}", f"{SCORE_LABELS[predictor.table.metric]} expected"),
         (str(objects), "object found" if objects == 1 else "objects found"),
     ]
     shown = "".join(
@@ -323,7 +323,7 @@ def _points(predictor: BudgetPredictor, chosen: QueryEntry | None) -> str:
     columns = {"point": lambda e: str(e.point), "GFLOPs": lambda e: f"{e.gflops:.3g}"}
     if device in table.devices:
         columns["ms"] = lambda e: f"{e.latency[device].p50:.3g}"
-    for name, label in METRICS.items():
+    for name, label in SCORE_LABELS.items():
         if all(getattr(entry, name) is not None for entry in table.entries):
             columns[label] = lambda e, name=name: f"{getattr(e, name):.1f}"
     rows = []

@@ -19,7 +19,7 @@ from ..slimmable import OperatingPoint
 
 SCHEMA_VERSION = 2
 # What a table goes by, or shows: the fields of its entries, by the label of each.
-METRICS = {
+SCORE_LABELS = {
     "panoptic_pq": "PQ",
     "box_ap": "box AP",
     "mask_ap": "mask AP",
@@ -128,7 +128,7 @@ class QueryTable:
     Attributes:
         entries: by increasing GFLOPs, at least one. Each is on the frontier of AP against GFLOPs,
             or against the median latency on a device; else QueryTableError.
-        metric: the score that decided, one of ``METRICS``.
+        metric: the score that decided, one of ``SCORE_LABELS``.
         model: fingerprint of the weights the table is about.
         dataset: name of the data set the AP was measured on.
         classes: their names, by the number that the model gives; empty where nothing tells them.
@@ -141,9 +141,9 @@ class QueryTable:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
+        if self.metric not in SCORE_LABELS:
             raise QueryTableError(
-                f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}"
+                f"metric must be one of {', '.join(SCORE_LABELS)}, got {self.metric!r}"
             )
         if not self.entries:
             raise QueryTableError("entries must hold at least one operating point")
@@ -237,7 +237,7 @@ class QueryTable:
         always = DETECTION_METRICS if self.metric in DETECTION_METRICS else ()
         return [
             name
-            for name in METRICS
+            for name in SCORE_LABELS
             if name in always or any(getattr(entry, name) is not None for entry in self.entries)
         ]
 
@@ -335,7 +335,7 @@ class QueryTable:
                 f"ms{mark}, p95, MiB: median and 95th percentile of one image's time, and peak "
                 f"memory, on {device}"
             )
-        lines = [header + [METRICS[name] for name in names]]
+        lines = [header + [SCORE_LABELS[name] for name in names]]
         for entry in self.entries:
             line = [str(entry.point), f"{entry.gflops:.4g}"]
             for device in self.devices:
@@ -346,7 +346,7 @@ class QueryTable:
         return "\n".join(
             [
                 f"Query table of {self.dataset}: the points that no cheaper point, or faster one, "
-                f"beats in {METRICS[self.metric]}",
+                f"beats in {SCORE_LABELS[self.metric]}",
                 *(
                     "  ".join([f"{first:<9}", *map(str.rjust, rest, widths[1:])])
                     for first, *rest in lines
@@ -420,7 +420,7 @@ class _EntryRecord(_Timed):
 
     def entry(self) -> QueryEntry:
         point = OperatingPoint(self.width, self.resolution)
-        scores = {name: getattr(self, name) for name in METRICS}
+        scores = {name: getattr(self, name) for name in SCORE_LABELS}
         return QueryEntry(point, self.gflops, self.by_device(), **scores)
 
 

@@ -16,7 +16,7 @@ from mutualnet_det.evaluation.figures import (
     write_figures,
 )
 from mutualnet_det.evaluation.results import Grid, GridRow
-from mutualnet_det.evaluation.scoring import METRICS
+from mutualnet_det.evaluation.scoring import AP_METRICS
 from mutualnet_det.evaluation.sheet import detection_sheet
 from mutualnet_det.runtime import Latency
 from mutualnet_det.slimmable import OperatingPoint
@@ -25,7 +25,7 @@ WIDTHS, RESOLUTIONS = (0.25, 0.5, 0.75, 1.0), (240, 360, 480, 600)
 
 
 def scores(ap):
-    return {**dict.fromkeys(METRICS, ap), "per_class": {}}
+    return {**dict.fromkeys(AP_METRICS, ap), "per_class": {}}
 
 
 def make_grid(points=None, *, masks=True, ap=None):

@@ -32,7 +32,7 @@ from mutualnet_det.evaluation import workers as workers_module
 from mutualnet_det.evaluation.cost import Cost, count_cost, padded_sizes
 from mutualnet_det.evaluation.latency import infer
 from mutualnet_det.evaluation.progress import ProgressError
-from mutualnet_det.evaluation.scoring import METRICS
+from mutualnet_det.evaluation.scoring import AP_METRICS
 from mutualnet_det.modeling import MutualRCNN
 from mutualnet_det.runtime import QueryTable
 from mutualnet_det.slimmable import Calibrations, OperatingPoint, UncalibratedError, width_of
@@ -215,7 +215,7 @@ def test_ap_equals_pycocotools_by_hand(quick, setting, tmp_path):
     for row, point in zip(rows, POINTS, strict=True):
         assert (row["width"], row["resolution"]) == point
         for kind, iou_type in (("box", "bbox"), ("mask", "segm")):
-            metrics = [row[kind][metric] for metric in METRICS]
+            metrics = [row[kind][metric] for metric in AP_METRICS]
             assert metrics == by_hand(tmp_path / "grid", point, iou_type)
     # The data set has no large object, and the oracle is the better the wider it is.
     assert all(row["box"]["APl"] is None for row in rows)
@@ -242,7 +242,7 @@ def test_ap_equals_detectron2s_evaluator(quick, setting, tmp_path, dataset):
         )
         results = inference_on_dataset(model, loader, evaluator)
     for kind, expected in (("box", results["bbox"]), ("mask", results["segm"])):
-        for metric in METRICS:
+        for metric in AP_METRICS:
             actual = grid.rows[0].scores[kind][metric]
             assert (math.nan if actual is None else actual) == pytest.approx(
                 expected[metric], nan_ok=True

@@ -23,14 +23,14 @@ from mutualnet_det.evaluation.coco_evaluators import (
     evaluator_version,
 )
 from mutualnet_det.evaluation.scoring import (
+    AP_METRICS,
     KINDS,
-    METRICS,
     coco_results,
     load_ground_truth,
     only,
     score,
 )
-from mutualnet_det.runtime.query_table import METRICS as COLUMNS
+from mutualnet_det.runtime.query_table import SCORE_LABELS
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 REAL = {
@@ -118,7 +118,7 @@ def test_equals_pycocotools_on_the_files(tmp_path, ground_truth, detections, iou
     (tmp_path / "dt.json").write_text(json.dumps(list(only(iou_type, detections))))
     expected = by_hand(str(tmp_path / "gt.json"), str(tmp_path / "dt.json"), iou_type)
     scores = score(load_ground_truth(ground_truth, evaluator), detections, iou_type)
-    actual = [-100 if scores[metric] is None else scores[metric] for metric in METRICS]
+    actual = [-100 if scores[metric] is None else scores[metric] for metric in AP_METRICS]
     np.testing.assert_allclose(actual, expected, rtol=0, atol=0)
     assert 0 < scores["AP"] < 100 and scores["APl"] is None
 
@@ -220,7 +220,7 @@ def test_keypoint_ap_has_the_given_sigmas(evaluator):
 
 def test_every_column_of_a_query_table_is_some_kinds_and_labelled_there():
     columns = [column for kind in KINDS.values() for column in kind.columns]
-    assert sorted(columns) == sorted(COLUMNS)
+    assert sorted(columns) == sorted(SCORE_LABELS)
     for kind in KINDS.values():
         assert kind.metrics[0] == next(iter(kind.columns.values()))
         assert set(kind.columns.values()) <= set(kind.metrics)

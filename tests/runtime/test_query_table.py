@@ -13,7 +13,7 @@ from mutualnet_det.runtime import (
     QueryTableError,
     frontier,
 )
-from mutualnet_det.runtime.query_table import METRICS
+from mutualnet_det.runtime.query_table import SCORE_LABELS
 from mutualnet_det.slimmable import OperatingPoint
 
 
@@ -191,7 +191,7 @@ def test_json_round_trip(tmp_path):
     assert QueryTable.load(path) == make_table()
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", SCORE_LABELS)
 def test_every_metric_comes_back(tmp_path, metric):
     entry = QueryEntry(OperatingPoint(0.25, 240), 0.5, on_cpu(10.0), **{metric: 12.5})
     table = make_table(entries=(entry,), metric=metric)
@@ -237,7 +237,7 @@ def test_prints_values_under_their_labels(metrics):
     header, row, _ = str(make_table(entries=(entry,), metric=metrics[0])).splitlines()[1:]
     assert len(header) == len(row)
     for name, value in values.items():
-        end = header.index(METRICS[name]) + len(METRICS[name])
+        end = header.index(SCORE_LABELS[name]) + len(SCORE_LABELS[name])
         assert row[:end].endswith(f" {value}")
 
 

@@ -20,8 +20,7 @@ from matplotlib.colors import to_hex
 from ...config import flattened
 from ...errors import UserError
 from ...runtime import QueryTableError
-from ...runtime.query_table import METRICS as COLUMNS
-from ...runtime.query_table import latency_to_dict
+from ...runtime.query_table import SCORE_LABELS, latency_to_dict
 from ..figures import COLOURS, LOG_SPAN
 from ..files import replacing
 from ..results import Grid, GridRow
@@ -102,7 +101,7 @@ def build_report(folders: Sequence[str | Path], names: Sequence[str] | None = No
             for kind in KINDS
             if any(kind in grid.kinds for grid in grids)
         },
-        "columns": {column: _metric_of(column) for column in COLUMNS},
+        "columns": {column: _metric_of(column) for column in SCORE_LABELS},
         "logSpan": LOG_SPAN,
         "colours": [to_hex(COLOURS(step / 16)) for step in range(17)],
         "runs": runs,

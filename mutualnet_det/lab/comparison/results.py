@@ -17,7 +17,7 @@ from scipy.stats import ttest_1samp
 
 from ...config import flattened
 from ...evaluation.results import Grid
-from ...evaluation.scoring import KIND_OF, METRICS
+from ...evaluation.scoring import AP_METRICS, KIND_OF
 from ...files import replacing
 from .bootstrap import Bootstrap
 from .claims import check_claims
@@ -155,7 +155,7 @@ def _run(run: Run, grid: Grid) -> dict[str, Any]:
                 "gflops": row.gflops,
                 "detections_per_image": row.detections_per_image,
                 **{
-                    kind: {metric: scores[metric] for metric in METRICS}
+                    kind: {metric: scores[metric] for metric in AP_METRICS}
                     for kind in IOU_TYPES
                     if (scores := row.scores.get(kind)) is not None
                 },

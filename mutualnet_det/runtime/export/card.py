@@ -13,7 +13,7 @@ from torch import nn
 
 from ...slimmable import OperatingPoint
 from ..pretrained import Pretrained
-from ..query_table import METRICS, QueryEntry
+from ..query_table import SCORE_LABELS, QueryEntry
 from .verify import Agreement
 
 
@@ -110,8 +110,8 @@ def _cost(plain: nn.Module, entry: QueryEntry | None, dataset: str) -> str:
         gflops = f"{entry.gflops:.4g} per image (multiply-adds / 1e9)"
         rows.append(("GFLOPs", gflops))
         rows += [
-            (METRICS[name], f"{getattr(entry, name):.1f} % on {dataset}")
-            for name in METRICS
+            (SCORE_LABELS[name], f"{getattr(entry, name):.1f} % on {dataset}")
+            for name in SCORE_LABELS
             if getattr(entry, name) is not None
         ]
     return tabulate(rows, ("", ""), tablefmt="github", disable_numparse=True)

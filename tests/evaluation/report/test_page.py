@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mutualnet_det.evaluation.report import write_report
-from mutualnet_det.evaluation.scoring import METRICS
+from mutualnet_det.evaluation.scoring import AP_METRICS
 from mutualnet_det.runtime import BudgetError, BudgetPredictor, frontier
 from mutualnet_det.slimmable import OperatingPoint
 
@@ -477,7 +477,7 @@ def test_single_scores_that_are_missing(open_page, tmp_path, write_evaluation):
     page = open_page(tmp_path / "r.html")
     assert "0.50x240" not in shown_points(page, ".dot") and len(shown_points(page, ".dot")) == 8
     assert page.locator("#metric option[value='box.APs']").count() == 0
-    assert len(METRICS) == 6 and page.locator("#metric option").count() == 11
+    assert len(AP_METRICS) == 6 and page.locator("#metric option").count() == 11
     page.check("#all-points")
     (row,) = [r for r in cells(page, "#points-table") if r[0] == pretty("0.50x240")]
     assert row[2] == "\u2013"

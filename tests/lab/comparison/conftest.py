@@ -9,7 +9,7 @@ import yaml
 
 from mutualnet_det.evaluation.cost import Cost
 from mutualnet_det.evaluation.results import Grid, GridRow
-from mutualnet_det.evaluation.scoring import METRICS, load_ground_truth, score
+from mutualnet_det.evaluation.scoring import AP_METRICS, load_ground_truth, score
 from mutualnet_det.lab.comparison import read_plan
 from mutualnet_det.lab.comparison.compute import ComputeCounter
 from mutualnet_det.lab.comparison.runs import begin
@@ -160,7 +160,7 @@ def finish(ground_truth, find):
             scores = score(load_ground_truth(ground_truth, "pycocotools"), detections, "bbox")
             aps[str(point)] = scores["AP"]
             cost = Cost({"backbone": point.width * point.resolution}, {}, 0, {"backbone": 1})
-            metrics = {metric: scores[metric] for metric in METRICS}
+            metrics = {metric: scores[metric] for metric in AP_METRICS}
             latency = {"a device": Latency(1.0, 1.0)}
             rows.append(GridRow(point, cost, 1.0, latency, {"box": metrics, "mask": None}))
         run_facts = {
