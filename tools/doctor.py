@@ -253,7 +253,8 @@ def check_requirements() -> list[Finding]:
         requirements = list(map(Requirement, importlib.metadata.requires(PROJECT)))
     except ModuleNotFoundError as error:  # packaging, or the project's metadata
         name = error.name or PROJECT
-        advice = f"Without {name}, the project's requirements are not checked: pip install {name}"
+        install = "--no-deps -e ." if name == PROJECT else name
+        advice = f"Without it, requirements are not checked: pip install {install}"
         return [Finding("requirements", f"unknown: {name} is not installed", FAIL, advice)]
     (of_all,) = (each for each in requirements if each.extras and each.name.startswith("mutualnet"))
     findings = []
@@ -262,7 +263,8 @@ def check_requirements() -> list[Finding]:
             if each is of_all:
                 continue
             always = each.marker is None or each.marker.evaluate({"extra": ""})
-            if always if not extra else not always and each.marker.evaluate({"extra": extra}):
+            by_extra = not always and each.marker.evaluate({"extra": extra})
+            if by_extra if extra else always:
                 optional = "" if extra == "detectron2" else extra
                 findings.append(check_requirement(f"{each.name}{each.specifier}", optional))
     return findings

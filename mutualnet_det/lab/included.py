@@ -13,11 +13,6 @@ from ..errors import UserError
 _BLOCK = re.compile(r"^(<!-- (results/\S+) -->\n).*?^(<!-- end -->)$", re.DOTALL | re.MULTILINE)
 
 
-def included_files(text: str) -> list[str]:
-    """The paths of the files that the blocks of ``text`` include."""
-    return [match[2] for match in _BLOCK.finditer(text)]
-
-
 def with_includes(text: str, root: Path) -> str:
     """
     Fill the blocks of ``text`` with what their files hold: Markdown as it is, the rest as code.

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data.images import evaluation_view
 from ..slimmable import Calibrations, OperatingPoint
-from .device import device_name
+from .device import device_name, device_of
 from .images import AnyImage, read_image
 from .pretrained import (
     PredictorError,
@@ -144,8 +144,7 @@ class BudgetPredictor:
     @property
     def device(self) -> torch.device:
         """The device where the model runs and its output lies."""
-        device: torch.device = self._model.device  # type: ignore[assignment]
-        return device
+        return device_of(self._model)
 
     def __call__(
         self,
