@@ -22,6 +22,7 @@ from .coco_check import (
     check_declaration,
     shortened,
 )
+from .flags import read_flag
 from .keypoints import check_keypoints
 from .masks import run_lengths
 from .semantic import check_semantic
@@ -170,8 +171,22 @@ def load_records(cfg: CfgNode, name: str) -> list[dict]:
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     _check_known(name, "DATASETS")
     if not _is_coco(name):
-        return DatasetCatalog.get(name)
+        return _with_crowds_read(name, DatasetCatalog.get(name))
     return load_checked_coco(name, *_files(name), **_demands(cfg))
+
+
+def _with_crowds_read(name: str, records: list[dict]) -> list[dict]:
+    for record in records:
+        for annotation in record.get("annotations", ()):
+            crowd = read_flag(annotation.get("iscrowd"))
+            if crowd is None:
+                raise DatasetError(
+                    f"The data set {name!r} has an annotation of {record['file_name']} whose "
+                    f"iscrowd is {annotation['iscrowd']!r}; expected 0 or 1."
+                )
+            if "iscrowd" in annotation:
+                annotation["iscrowd"] = crowd
+    return records
 
 
 def load_checked_coco(
@@ -214,7 +229,8 @@ def renumbered_ground_truth(
 
     Annotation ids count from 1: pycocotools takes a match with id 0 for none. Bad records are left
     out, as with ``MUTUALNET.BAD_RECORDS skip``. Where the file does not say, iscrowd is 0 and the
-    area (px^2) is that of the mask, or of the box if there is none.
+    area (px^2) is that of the mask, or of the box if there is none; an area that is not above 0
+    says nothing.
 
     Args:
         image_ids: the images to keep; None: all.
@@ -232,14 +248,16 @@ def renumbered_ground_truth(
         if annotation["image_id"] not in images:
             continue
         annotation = {**annotation, "id": len(annotations) + 1}
-        annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
+        annotation["iscrowd"] = int(annotation.get("iscrowd", 0))
         # Evaluators differ in what else they take for no mask.
         annotation["segmentation"] = annotation.get("segmentation") or []
         if num_keypoints:  # pycocotools asks for both, of crowds too
-            points = annotation.setdefault("keypoints", [0] * 3 * num_keypoints)
-            annotation.setdefault("num_keypoints", sum(flag > 0 for flag in points[2::3]))
+            points = annotation.get("keypoints") or [0] * 3 * num_keypoints
+            annotation["keypoints"] = points
+            if not isinstance(annotation.get("num_keypoints"), int):
+                annotation["num_keypoints"] = sum(flag > 0 for flag in points[2::3])
         area = annotation.get("area")
-        if not isinstance(area, int | float) or not math.isfinite(area):
+        if not isinstance(area, int | float) or not 0 < area < math.inf:
             annotation["area"] = _area(annotation, images[annotation["image_id"]])
         annotations.append(annotation)
     # pycocotools copies "info" into what it loads detections to.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from detectron2.utils.logger import log_first_n
 
 from ..errors import UserError
+from .flags import read_flag
 
 NUM_EXAMPLES = 5
 
@@ -36,7 +37,7 @@ class CheckedCoco:
     """The content of a COCO JSON file in which every record can be used."""
 
     data: dict
-    is_changed: bool  # whether anything was left out
+    is_changed: bool  # whether anything was left out, or a field read as another value
 
     @property
     def class_names(self) -> list[str]:
@@ -63,8 +64,9 @@ def check_coco_format(
 
     A file that contradicts itself (missing sections, repeated ids, annotations of unknown images or
     categories) is always an error. A bad record is an image without a file or size, a box without
-    an area, and, with ``need_masks``, a mask that is missing, a polygon of fewer than 3 points or
-    an RLE of another size than its image's.
+    an area, an ``iscrowd`` that is neither 0 nor 1 (see ``read_flag``), and, with ``need_masks``, a
+    mask that is missing, a polygon of fewer than 3 points or an RLE of another size than its
+    image's.
 
     Args:
         image_root: folder of the images; None: do not look for them.
@@ -248,7 +250,12 @@ def _usable_annotations(
         if image is None:
             bad.add("annotations of images that cannot be used", f"annotation {annotation['id']}")
             continue
-        if annotation.get("ignore", 0) and not annotation.get("iscrowd", 0):
+        crowd = read_flag(annotation.get("iscrowd"))
+        if crowd is None:
+            what = f"{_where(annotation, image)}: {shortened(annotation['iscrowd'])}"
+            bad.add("annotations whose iscrowd is neither 0 nor 1", what)
+            continue
+        if read_flag(annotation.get("ignore")) != 0 and not crowd:
             kind = "annotations with a field 'ignore', which COCO's scoring does not know"
             bad.add(f"{kind} (to be ignored, they need iscrowd 1)", _where(annotation, image))
             continue
@@ -264,6 +271,9 @@ def _usable_annotations(
             continue
         if masks != given:
             annotation = {**annotation, "segmentation": masks}
+        # Detectron2 takes null for a crowd, and asserts that nothing is to be ignored.
+        if annotation.get("iscrowd", crowd) != crowd or annotation.get("ignore", 0) != 0:
+            annotation = {**annotation, "iscrowd": crowd, "ignore": 0}
         usable.append(annotation)
     return usable
 

@@ -17,6 +17,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from ..data.coco import DatasetError
+from ..data.flags import read_flag
 from ..data.masks import decoded
 
 # Whether it is a thing, and its class index among the things or the stuff.
@@ -176,7 +177,7 @@ class PanopticScorer:
         for info in annotation["segments_info"]:
             of = info["category_id"]
             categories[info["id"]] = (True, things[of]) if of in things else (False, stuff[of])
-            if info.get("iscrowd", 0):
+            if read_flag(info.get("iscrowd")):
                 crowds.append(info["id"])
         ids = pixels @ np.array([1, 256, 256**2])
         ids[~np.isin(ids, list(categories))] = VOID

@@ -354,9 +354,55 @@ def test_images_without_a_file(write):
 def test_ignore_without_iscrowd(write):
     data, good = content(), content()
     data["annotations"][0]["ignore"] = data["annotations"][3]["ignore"] = 1
-    good["annotations"][3]["ignore"] = 1
+    good["annotations"][3]["ignore"] = 0  # Detectron2 asserts that none is set
     del good["annotations"][0]
     assert "need iscrowd 1" in assert_left_out(write(data), data, good)
+
+
+CROWDS = [1, True, 1.0, "1", "true", " True"]
+OBJECTS = [0, False, 0.0, "0", "false", "", None, "missing"]
+
+
+@pytest.mark.parametrize("value", [*CROWDS, *OBJECTS], ids=repr)
+def test_a_crowd_is_one_for_training_and_for_scoring(value, write, catalogs):
+    data = content()
+    data["annotations"][0]["iscrowd"] = value
+    if value == "missing":
+        del data["annotations"][0]["iscrowd"]
+    files = write(data)
+    records = load_checked_coco("mine", *files, need_masks=True, bad_records="error")
+    learnt = records[0]["annotations"][0]
+    truth = renumbered_ground_truth(files[0])["annotations"][0]["iscrowd"]
+    assert (learnt.get("iscrowd", 0) == 0) is (truth == 0) is (value in OBJECTS)
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5, NAN, "yes", [], [1], {}], ids=repr)
+def test_a_crowd_that_is_neither_is_a_bad_record(value, write):
+    data, good = content(), content()
+    data["annotations"][1]["iscrowd"] = value
+    del good["annotations"][1]
+    message = assert_left_out(write(data), data, good)
+    assert f"iscrowd is neither 0 nor 1: 1 (annotation 5 of sub/b.jpg: {value!r})" in message
+
+
+@pytest.mark.parametrize("value", [None, 0, False, "0", "false", ""], ids=repr)
+def test_nothing_is_ignored_where_ignore_says_no(value, write, catalogs):
+    data = content()
+    for item in data["annotations"]:
+        item["ignore"] = value
+    records = load_checked_coco("mine", *write(data), need_masks=True, bad_records="error")
+    assert sum(len(record["annotations"]) for record in records) == 4
+
+
+def test_data_sets_of_code_read_crowds_alike(catalogs):
+    crowds = [{"iscrowd": value} for value in (None, "1", 0, True)] + [{}]
+    records = [{"file_name": "a.jpg", "annotations": crowds}]
+    DatasetCatalog.register("of_code", lambda: records)
+    (record,) = load_records(config(), "of_code")
+    assert record["annotations"] == [{"iscrowd": v} for v in (0, 1, 0, 1)] + [{}]
+    crowds.append({"iscrowd": "many"})
+    with pytest.raises(DatasetError, match=r"'of_code' has .* of a\.jpg whose iscrowd is 'many'"):
+        load_records(config(), "of_code")
 
 
 def test_counts_and_first_examples_are_told(write, caplog):
@@ -464,6 +510,25 @@ def test_ground_truth_is_completed_and_restricted(write):
     assert [(a["id"], a["image_id"]) for a in some["annotations"]] == [(1, 7), (2, 7)]
     masks = renumbered_ground_truth(json_file, need_masks=True)
     assert [a["bbox"] for a in masks["annotations"]] == [a["bbox"] for a in data["annotations"][:4]]
+
+
+@pytest.mark.parametrize("area", [None, "12", NAN, float("inf"), 0, -1], ids=repr)
+def test_an_area_that_cannot_be_is_that_of_the_mask(area, write):
+    data = content()
+    data["annotations"][1]["area"] = area
+    truth = renumbered_ground_truth(write(data)[0])
+    assert truth["annotations"][1]["area"] == pytest.approx(160, rel=0.06)
+
+
+@pytest.mark.parametrize("absent", ["missing", None, []], ids=repr)
+def test_an_object_without_keypoints_is_one_of_which_none_is_known(absent, write):
+    data = content()
+    data["annotations"][0] |= {"keypoints": [1, 2, 2, 3, 4, 0], "num_keypoints": None}
+    if absent != "missing":
+        data["annotations"][1] |= {"keypoints": absent}
+    truth = renumbered_ground_truth(write(data)[0])["annotations"]
+    assert [a["num_keypoints"] for a in truth] == [1, 0, 0, 0]
+    assert all(len(a["keypoints"]) == 6 for a in truth)
 
 
 # Declaring and using -----------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_cocos_own_format(scorer, tmp_path):
     ids = np.array([[7, 7, 300], [7, 70000, 0]])
     colours = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=-1).astype(np.uint8)
     Image.fromarray(colours).save(tmp_path / "a.png")
-    infos = [(7, 18, 0), (300, 200, 0), (70000, 17, 1)]
+    infos = [(7, 18, "0"), (300, 200, None), (70000, 17, True)]  # as tools write iscrowd
     annotation = {
         "file_name": "a.png",
         "segments_info": [
