@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from detectron2.utils.logger import log_first_n
 
-from ..errors import UserError
+from .faults import BadRecords, DatasetError, examples, shortened
 from .flags import read_flag
+from .geometry import (
+    check_geometry,
+    corners,
+    covers_a_pixel,
+    has_size,
+    is_box,
+    is_polygon,
+    is_rle,
+    share_inside,
+)
 
-NUM_EXAMPLES = 5
-
-
-class DatasetError(UserError, ValueError):
-    """A data set, its declaration or one of its records cannot be used."""
+__all__ = [
+    "BadRecords",
+    "CheckedCoco",
+    "DatasetError",
+    "by_class",
+    "check_coco_format",
+    "check_declaration",
+    "read_coco_json",
+    "shortened",
+]
 
 
 def check_declaration(key: str, entry: object, expected: Sequence[str]) -> None:
@@ -34,10 +49,20 @@ def check_declaration(key: str, entry: object, expected: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class CheckedCoco:
-    """The content of a COCO JSON file in which every record can be used."""
+    """
+    The content of a COCO JSON file in which every record can be used.
+
+    Attributes:
+        data: the content.
+        is_changed: whether anything was left out.
+        bad: what was left out.
+        notes: what is unlikely, though it may be meant.
+    """
 
     data: dict
-    is_changed: bool  # whether anything was left out, or a field read as another value
+    is_changed: bool
+    bad: BadRecords = field(default_factory=BadRecords)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def class_names(self) -> list[str]:
@@ -63,10 +88,12 @@ def check_coco_format(
     content).
 
     A file that contradicts itself (missing sections, repeated ids, annotations of unknown images or
-    categories) is always an error. A bad record is an image without a file or size, a box without
-    an area, an ``iscrowd`` that is neither 0 nor 1 (see ``read_flag``), and, with ``need_masks``, a
-    mask that is missing, a polygon of fewer than 3 points or an RLE of another size than its
-    image's.
+    categories) is always an error, and so are boxes that cannot be meant: see
+    :func:`~mutualnet_det.data.geometry.check_geometry`. A bad record is an image without a file or
+    size, a box without an area or outside its image, an ``iscrowd`` that is neither 0 nor 1 (see
+    ``read_flag``), and, with ``need_masks``, a mask that is missing or covers no pixel, a polygon
+    of fewer than 3 points or an RLE of another size than its image's. What is unlikely, and may be
+    meant, is logged.
 
     Args:
         image_root: folder of the images; None: do not look for them.
@@ -87,20 +114,24 @@ def check_coco_format(
             "segmentation. Set MODEL.MASK_ON False to do without masks."
         )
 
-    bad = _BadRecords()
+    notes = check_geometry(json_file, data)
+    bad = BadRecords()
     images = _usable_images(data["images"], image_root, bad)
     annotations = _usable_annotations(data["annotations"], images, need_masks, bad)
-    if bad.counts and bad_records == "error":
+    if bad and bad_records == "error":
         raise DatasetError(
             f"{json_file} has records that cannot be used:\n{bad}\n"
             "Correct them, or set MUTUALNET.BAD_RECORDS skip to leave them out."
         )
-    if bad.counts:
+    told = [f"left out records that cannot be used:\n{bad}"] if bad else []
+    if notes:
+        told.append("unlikely, and used as it is:\n" + "\n".join(f"  {note}" for note in notes))
+    if told:
         # A file is checked, loaded and scored on: its faults are told once.
-        text = f"{json_file}: left out records that cannot be used:\n{bad}"
+        text = f"{json_file}: " + "\n".join(told)
         log_first_n(logging.WARNING, text, name=__name__, key="message")
     if not images:
-        why = f":\n{bad}" if bad.counts else "."
+        why = f":\n{bad}" if bad else "."
         raise DatasetError(f"{json_file} has no image that can be used{why}")
     if need_instances and not any(a.get("iscrowd", 0) == 0 for a in annotations):
         raise DatasetError(
@@ -109,7 +140,7 @@ def check_coco_format(
         )
     usable = {**data, "images": list(images.values()), "annotations": annotations}
     is_changed = (usable["images"], annotations) != (data["images"], data["annotations"])
-    return CheckedCoco(usable, is_changed)
+    return CheckedCoco(usable, is_changed, bad, notes)
 
 
 def read_coco_json(json_file: str) -> dict:
@@ -155,28 +186,28 @@ def _check_ids(json_file: str, data: dict) -> None:
             for key in keys:
                 wrong = [i for i, r in enumerate(records) if not isinstance(r.get(key), type_)]
                 if wrong:
-                    examples = _examples((f"no. {i}: {records[i].get(key)!r}" for i in wrong), "; ")
+                    shown = examples((f"no. {i}: {records[i].get(key)!r}" for i in wrong), "; ")
                     raise DatasetError(
                         f"{json_file}: {key!r} must be {what} in every {kind}, and is not in "
-                        f"{len(wrong)} of {len(records)}, counted from 0: {examples}."
+                        f"{len(wrong)} of {len(records)}, counted from 0: {shown}."
                     )
         repeated = _repeated(r["id"] for r in records)
         if repeated:
             raise DatasetError(
                 f"{json_file}: ids must be unique, and {len(repeated)} {kind} ids are not "
-                f"({_examples(repeated)})."
+                f"({examples(repeated)})."
             )
     for kind, records in (("image", images), ("category", categories)):
         known = {r["id"] for r in records}
         unknown = [a for a in annotations if a[f"{kind}_id"] not in known]
         if unknown:
-            examples = _examples(
+            shown = examples(
                 (f"annotation {a['id']} names {kind} {a[f'{kind}_id']}" for a in unknown), "; "
             )
             raise DatasetError(
                 f"{json_file}: {len(unknown)} of {len(annotations)} annotations name an unknown "
-                f"{kind}: {examples}. Known are {len(known)} {kind} ids "
-                f"({_examples(sorted(known))})."
+                f"{kind}: {shown}. Known are {len(known)} {kind} ids "
+                f"({examples(sorted(known))})."
             )
 
 
@@ -187,33 +218,15 @@ def _repeated(ids: Iterable[Hashable]) -> list[Hashable]:
 # What can be left out ----------------------------------------------------------------------------
 
 
-class _BadRecords:
-    """Bad records by kind: how many, and the first few of each."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self._examples: dict[str, list[str]] = defaultdict(list)
-
-    def add(self, kind: str, record: str) -> None:
-        self.counts[kind] += 1
-        if len(self._examples[kind]) <= NUM_EXAMPLES:
-            self._examples[kind].append(record)
-
-    def __str__(self) -> str:
-        return "\n".join(
-            f"  {kind}: {count} ({_examples(self._examples[kind], '; ')})"
-            for kind, count in self.counts.items()
-        )
-
-
-def _usable_images(images: list[dict], image_root: str | None, bad: _BadRecords) -> dict[int, dict]:
+def _usable_images(images: list[dict], image_root: str | None, bad: BadRecords) -> dict[int, dict]:
     """The images with a size and a file, by id."""
     exists = _FileFinder(image_root)
     usable = {}
     for image in images:
-        height, width = image.get("height"), image.get("width")
-        if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
-            what = f"image {image['id']}: width {width!r}, height {height!r}"
+        if not has_size(image):
+            what = (
+                f"image {image['id']}: width {image.get('width')!r}, height {image.get('height')!r}"
+            )
             bad.add("images whose width and height are not integers above 0", what)
         elif not exists(image["file_name"]):
             what = f"image {image['id']}: {image['file_name']}"
@@ -242,40 +255,59 @@ class _FileFinder:
 
 
 def _usable_annotations(
-    annotations: list[dict], images: dict[int, dict], need_masks: bool, bad: _BadRecords
+    annotations: list[dict], images: dict[int, dict], need_masks: bool, bad: BadRecords
 ) -> list[dict]:
     usable = []
     for annotation in annotations:
-        image = images.get(annotation["image_id"])
-        if image is None:
-            bad.add("annotations of images that cannot be used", f"annotation {annotation['id']}")
-            continue
-        crowd = read_flag(annotation.get("iscrowd"))
-        if crowd is None:
-            what = f"{_where(annotation, image)}: {shortened(annotation['iscrowd'])}"
-            bad.add("annotations whose iscrowd is neither 0 nor 1", what)
-            continue
-        if read_flag(annotation.get("ignore")) != 0 and not crowd:
-            kind = "annotations with a field 'ignore', which COCO's scoring does not know"
-            bad.add(f"{kind} (to be ignored, they need iscrowd 1)", _where(annotation, image))
-            continue
-        if not _is_box(annotation.get("bbox")):
-            kind = "boxes that are not [x, y, width, height] in finite numbers with an area"
-            bad.add(kind, f"{_where(annotation, image)}: {shortened(annotation.get('bbox'))}")
-            continue
-        given = _given_masks(annotation)
-        masks = _usable_masks(annotation, image, bad if need_masks else _BadRecords())
-        if need_masks and not masks:
-            if not given:
-                bad.add("annotations without a mask", _where(annotation, image))
-            continue
-        if masks != given:
-            annotation = {**annotation, "segmentation": masks}
-        # Detectron2 takes null for a crowd, and asserts that nothing is to be ignored.
-        if annotation.get("iscrowd", crowd) != crowd or annotation.get("ignore", 0) != 0:
-            annotation = {**annotation, "iscrowd": crowd, "ignore": 0}
-        usable.append(annotation)
+        kept = _usable(annotation, images.get(annotation["image_id"]), need_masks, bad)
+        if kept is None:
+            bad.objects[annotation["category_id"]] += 1
+        else:
+            usable.append(kept)
     return usable
+
+
+def _usable(annotation: dict, image: dict | None, need_masks: bool, bad: BadRecords) -> dict | None:
+    """The annotation with those of its masks that can be used, or None."""
+    if image is None:
+        bad.add("annotations of images that cannot be used", f"annotation {annotation['id']}")
+        return None
+    crowd = read_flag(annotation.get("iscrowd"))
+    if crowd is None:
+        what = f"{_where(annotation, image)}: {shortened(annotation['iscrowd'])}"
+        bad.add("annotations whose iscrowd is neither 0 nor 1", what)
+        return None
+    if read_flag(annotation.get("ignore")) != 0 and not crowd:
+        kind = "annotations with a field 'ignore', which COCO's scoring does not know"
+        bad.add(f"{kind} (to be ignored, they need iscrowd 1)", _where(annotation, image))
+        return None
+    box: Any = annotation.get("bbox")
+    size = image["height"], image["width"]
+    if not is_box(box):
+        kind = "boxes that are not [x, y, width, height] in finite numbers with an area"
+        bad.add(kind, f"{_where(annotation, image)}: {shortened(box)}")
+        return None
+    if not share_inside(corners(box), *size):
+        kind = "boxes outside their image, where nothing can be found"
+        what = f"{box}, image {size[1]} x {size[0]} px"
+        bad.add(kind, f"{_where(annotation, image)}: {what}")
+        return None
+    given = _given_masks(annotation)
+    masks = _usable_masks(annotation, image, bad if need_masks else BadRecords())
+    if need_masks and not masks:
+        if not given:
+            bad.add("annotations without a mask", _where(annotation, image))
+        return None
+    if need_masks and not covers_a_pixel(masks, *size):
+        what = f"{_where(annotation, image)}: {shortened(masks)}"
+        bad.add("masks that cover no pixel of their image", what)
+        return None
+    if masks != given:
+        annotation = {**annotation, "segmentation": masks}
+    # Detectron2 takes null for a crowd, and asserts that nothing is to be ignored.
+    if annotation.get("iscrowd", crowd) != crowd or annotation.get("ignore", 0) != 0:
+        annotation = {**annotation, "iscrowd": crowd, "ignore": 0}
+    return annotation
 
 
 def _given_masks(annotation: dict) -> object:
@@ -283,12 +315,12 @@ def _given_masks(annotation: dict) -> object:
     return annotation.get("segmentation") or []
 
 
-def _usable_masks(annotation: dict, image: dict, bad: _BadRecords) -> list | dict:
+def _usable_masks(annotation: dict, image: dict, bad: BadRecords) -> list | dict:
     """The polygons of an annotation that can be used, or its RLE, or an empty list."""
     masks = _given_masks(annotation)
     if isinstance(masks, dict):
         size = [image["height"], image["width"]]
-        if _is_rle(masks, size):
+        if is_rle(masks, size):
             return masks
         what = f"{_where(annotation, image)}: size {masks.get('size')}, image {size}"
         bad.add("RLE masks that do not fill their image [height, width]", what)
@@ -297,50 +329,14 @@ def _usable_masks(annotation: dict, image: dict, bad: _BadRecords) -> list | dic
         what = f"{_where(annotation, image)}: {shortened(masks)}"
         bad.add("masks that are neither a list of polygons nor RLE", what)
         return []
-    usable = [polygon for polygon in masks if _is_polygon(polygon)]
+    usable = [polygon for polygon in masks if is_polygon(polygon)]
     if len(usable) < len(masks):
         kind = "polygons that are not [x, y, x, y, ...] of 3 or more points in finite numbers"
         for polygon in masks:
-            if not _is_polygon(polygon):
+            if not is_polygon(polygon):
                 bad.add(kind, f"{_where(annotation, image)}: {shortened(polygon)}")
     return usable
 
 
-def _is_rle(rle: dict, size: list[int]) -> bool:
-    counts = rle.get("counts")
-    try:
-        fills = isinstance(counts, str) or sum(counts) == math.prod(size)
-    except TypeError:
-        return False
-    return fills and rle.get("size") == size
-
-
-def _is_box(box: object) -> bool:
-    try:
-        x, y, width, height = box
-        return math.isfinite(x + y + width + height) and width > 0 and height > 0
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_polygon(polygon: object) -> bool:
-    try:
-        return len(polygon) >= 6 and len(polygon) % 2 == 0 and math.isfinite(sum(polygon))
-    except TypeError:
-        return False
-
-
 def _where(annotation: dict, image: dict) -> str:
     return f"annotation {annotation['id']} of {image['file_name']}"
-
-
-def _examples(items: Iterable[object], separator: str = ", ") -> str:
-    """The first few items as text, with an ellipsis if there are more."""
-    shown = [str(item) for _, item in zip(range(NUM_EXAMPLES + 1), items, strict=False)]
-    return separator.join([*shown[:NUM_EXAMPLES], *["..."] * (len(shown) > NUM_EXAMPLES)])
-
-
-def shortened(value: object) -> str:
-    """A value as it would be written, cut to 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
