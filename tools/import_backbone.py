@@ -60,6 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PX",
         help="that the statistics in the file were made at (default: the largest)",
     )
+    parser.add_argument(
+        "--prefix",
+        metavar="NAME",
+        help="what the entries to take begin with, where SOURCE holds several networks, such as "
+        "module.encoder_q",
+    )
     return parser
 
 
@@ -75,6 +81,7 @@ def main(args: argparse.Namespace) -> None:
             widths=args.widths,
             resolutions=args.resolutions,
             resolution=args.resolution,
+            prefix=args.prefix,
         )
     )
     print(f"\nWritten to {args.output}.")

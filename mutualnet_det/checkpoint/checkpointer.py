@@ -15,10 +15,10 @@ from ..modeling.backbones import SlimmableBackbone
 from ..modeling.build import build_network
 from ..modeling.classifier import network_of
 from ..slimmable import Calibrations
-from .importing import recognise_state
 from .layouts import classifier_entries, differ_in_statistics
 from .provenance import check_provenance, check_width_range, provenance
 from .reading import CheckpointError, read_checkpoint
+from .recognising import recognise_state
 from .run_folder import add_checkpoint, check_good, checkpoints, remove_drafts
 from .writing import NotWrittenError, write_checkpoint
 
@@ -211,7 +211,7 @@ def _hint(state: dict[str, Any], model: nn.Module, path: str) -> str:
     if not isinstance(model, SlimmableBackbone):
         return ""
     try:
-        layout, _, _ = recognise_state(state, path)
+        layout = recognise_state(state, path).layout
     except CheckpointError:
         return ""
     return f" It is {layout}: convert it with `mutualnet import` first."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,12 +21,12 @@ from .layouts import (
     TORCHVISION,
     Layout,
     Preprocessing,
-    recognise,
     skeleton,
 )
-from .listed_widths import Statistics, counts_of, infer_width, split_listed, was_updated
+from .listed_widths import Statistics, counts_of, infer_width, was_updated
 from .provenance import provenance
 from .reading import CheckpointError, read_checkpoint
+from .recognising import recognise_state
 from .writing import check_output, write_checkpoint
 
 # What networks are trained at, in px, where nothing else is said: mutually (arXiv 2105.07085), and
@@ -106,6 +105,7 @@ def import_backbone(
     widths: Sequence[float] | None = None,
     resolutions: Sequence[int] | None = None,
     resolution: int | None = None,
+    prefix: str | None = None,
 ) -> ImportReport:
     """
     Convert a pretrained backbone to a checkpoint of this project.
@@ -119,13 +119,14 @@ def import_backbone(
             possible, that have its channel counts.
         resolutions: trained at, in px. None: the published ones, or 224 for an ordinary network.
         resolution: that the source's statistics were made at, in px. None: the largest one.
+        prefix: of the network's entries, where the source holds several networks.
 
     Raises:
         CheckpointError: naming the file and what is wrong with it, or what was given wrongly.
     """
     check_output(output, source)
     content, report = convert_backbone(
-        read_checkpoint(source), source, widths, resolutions, resolution
+        read_checkpoint(source), source, widths, resolutions, resolution, prefix
     )
     write_checkpoint(output, content)
     return report
@@ -137,17 +138,20 @@ def convert_backbone(
     widths: Sequence[float] | None = None,
     resolutions: Sequence[int] | None = None,
     resolution: int | None = None,
+    prefix: str | None = None,
 ) -> tuple[dict[str, Any], ImportReport]:
     """Do the part of :func:`import_backbone` between reading ``path`` and writing."""
     if "mutualnet" in checkpoint:
         raise CheckpointError(
             f"{path} is a checkpoint of this project already: set MODEL.WEIGHTS to it."
         )
-    layout, plain, listed = recognise_state(checkpoint["model"], path)
+    network = recognise_state(checkpoint["model"], path, prefix)
+    layout, plain, listed = network.layout, network.plain, network.listed
     report = ImportReport(path, layout)
     source = _Source(layout, plain, path)
     report.unused |= {key: "not a weight" for key in checkpoint if key != "model"}
-    report.unused |= {name: "not of the network" for name in plain if layout.clean(name) is None}
+    others = [name for name in plain if layout.clean(name) not in layout.known]
+    report.unused |= dict.fromkeys([*network.outside, *others], "not of the network")
     report.num_classes = _take_classifier(source, report)
     dims = _norm_dims(layout, report.num_classes)
     full = _full_width(source, dims)
@@ -187,32 +191,9 @@ def convert_backbone(
         report.points = sorted(points)
     _take_notes(source, dims, by_width, report)
     told = {*report.unused, *itertools.chain.from_iterable(report.used.values())}
-    names = map(_without_prefix, checkpoint["model"])
-    report.unused |= {name: "a count that nothing reads" for name in names if name not in told}
+    untold = [name for name in network.names if name not in told]
+    report.unused |= dict.fromkeys(untold, "a count that nothing reads")
     return content, report
-
-
-def recognise_state(
-    state: Mapping[str, Tensor], path: str
-) -> tuple[Layout, dict[str, Tensor], dict[int, Statistics]]:
-    """
-    The layout of a state dict (CheckpointError if it is in none), its entries without the prefix of
-    DataParallel, and apart from them the statistics of listed widths.
-    """
-    plain, listed = split_listed({_without_prefix(key): value for key, value in state.items()})
-    norms = dict.fromkeys(norm for statistics in listed.values() for norm in statistics)
-    statistics = [f"{norm}.{name}" for norm in norms for name in ("running_mean", "running_var")]
-    layout = recognise([*plain, *statistics], path)
-    for k, by_norm in listed.items():
-        for norm, pair in by_norm.items():
-            if not all(bool(torch.isfinite(value).all()) for value in pair):
-                raise CheckpointError(f"{path}: the statistics {norm}.bn.{k} are not finite.")
-    return layout, plain, listed
-
-
-def _without_prefix(key: str) -> str:
-    """An entry's name without what DataParallel puts before it."""
-    return re.sub(r"^(module\.)+", "", key)
 
 
 class _Source:

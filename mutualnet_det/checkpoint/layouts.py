@@ -163,6 +163,16 @@ class Layout:
         return [key for key, ndim in shapes.items() if key.endswith(".weight") and ndim == 2][-1]
 
     @functools.cached_property
+    def known(self) -> set[str]:
+        """The layout's names of all that a network in it may have."""
+        return {*self.names.values(), *([self.stem_bias] if self.stem_bias else [])}
+
+    @functools.cached_property
+    def head(self) -> str:
+        """What the layout's names of a classifier begin with, and those of other heads there."""
+        return re.split(r"(?<=[._])", self.names[self.classifier])[0]
+
+    @functools.cached_property
     def required(self) -> list[str]:
         """The layout's names that a file must have to be in it."""
         optional = STATISTICS if self.may_fold else ("num_batches_tracked",)
@@ -344,7 +354,8 @@ LAYOUTS: tuple[Layout, ...] = (
 
 def recognise(names: Iterable[str], path: str) -> Layout:
     """
-    The layout that a file's entries have these names in; a classifier may be absent.
+    The layout that a file's entries have these names in; a classifier may be absent, or another
+    head in its place.
 
     CheckpointError, naming the nearest layout and the first entries that differ, if there is none.
     """
@@ -354,9 +365,13 @@ def recognise(names: Iterable[str], path: str) -> Layout:
     nearest, best, differences = LAYOUTS[0], -1.0, ""
     for layout in LAYOUTS:
         cleaned = {name: layout.clean(name) for name in names}
-        present, known = set(cleaned.values()), {None, layout.stem_bias, *layout.names.values()}
+        present = set(cleaned.values())
         missing = [name for name in layout.required if name not in present]
-        unknown = [name for name, clean in cleaned.items() if clean not in known]
+        unknown = [
+            name
+            for name, clean in cleaned.items()
+            if clean not in layout.known and not (clean or layout.head).startswith(layout.head)
+        ]
         if not missing and not unknown:
             return layout
         alike = (len(layout.required) - len(missing)) / (len(layout.required) + len(unknown))

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..safe_pickle import UnsafePickleError, load_pickle
 
 # Where the state dict stands in a file that holds more than one.
-STATE_DICT_KEYS = ("model", "state_dict")
+STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict")
 # What a file of torch.save without zip, as before torch 1.6, begins with: its magic number.
 _LEGACY_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
@@ -30,8 +30,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
     Which kind it is, is seen from its bytes: a file of ``torch.save``, a safetensors file, or a
     pickle of NumPy arrays as in Detectron2's model zoo. A file that is a bare state dict is
-    wrapped; one that has it under "state_dict" gives it as "model". Only tensors, arrays and plain
-    Python values are read, whatever the version of torch.
+    wrapped; one that has it under another of ``STATE_DICT_KEYS`` gives it as "model". Only
+    tensors, arrays and plain Python values are read, whatever the version of torch.
 
     Raises:
         CheckpointError: for a file that is missing, truncated, not a checkpoint, or that could run
@@ -43,10 +43,11 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a state dict.")
     checkpoint = dict(content)
-    if not any(key in checkpoint for key in STATE_DICT_KEYS):
+    places = [key for key in STATE_DICT_KEYS if key in checkpoint]
+    if not places:
         checkpoint = {"model": checkpoint}
-    elif "model" not in checkpoint:
-        checkpoint["model"] = checkpoint.pop("state_dict")
+    elif "model" not in places:
+        checkpoint["model"] = checkpoint.pop(places[0])
     checkpoint["model"] = _state_dict(checkpoint["model"], path)
     return checkpoint
 

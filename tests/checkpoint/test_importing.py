@@ -291,6 +291,17 @@ def test_timm(random_network, load_backbone, out, tmp_path, name):
         assert_same([outputs["logits"]], [network(image)])
 
 
+def test_prefix_and_what_stands_beside_it(random_network, out, tmp_path):
+    network = random_network(torchvision.models.mobilenet_v2, num_classes=7)
+    state = {f"module.encoder_q.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": {**state, "module.queue": torch.zeros(1)}}, tmp_path / "a.pth")
+    report = import_backbone(str(tmp_path / "a.pth"), str(out))
+    assert report.num_classes == 7 and report.unused == {"module.queue": "not of the network"}
+    imported = torch.load(out, weights_only=True)["model"]
+    for name, value in network.state_dict().items():
+        assert torch.equal(imported[name], value)
+
+
 def test_other_multiplier(random_network, load_backbone, out, tmp_path):
     network = random_network(torchvision.models.mobilenet_v2, width_mult=1.4)
     torch.save(network.state_dict(), tmp_path / "a.pth")

@@ -177,12 +177,13 @@ def test_safetensors_without_the_package(tmp_path, monkeypatch):
         read_checkpoint(str(tmp_path / "model.safetensors"))
 
 
-def test_state_dict_among_other_things(tmp_path):
+@pytest.mark.parametrize("place", ["state_dict", "model_state_dict"])
+def test_state_dict_among_other_things(tmp_path, place):
     path = tmp_path / "a.pth.tar"
-    torch.save({"state_dict": STATE, "epoch": 3}, path)
+    torch.save({place: STATE, "epoch": 3}, path)
     checkpoint = read_checkpoint(str(path))
     assert_same_state(checkpoint["model"])
-    assert checkpoint["epoch"] == 3 and "state_dict" not in checkpoint
+    assert checkpoint["epoch"] == 3 and place not in checkpoint
 
 
 @pytest.mark.parametrize(
