@@ -138,6 +138,18 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # Operating point of `mutualnet train --eval-only`, such as "0.50x360". Empty: the full network
     # at the largest resolution.
     cfg.MUTUALNET.TEST_POINT = ""
+    # Operating points, such as ("0.25x240", "1.00x600"), that TEST.EVAL_PERIOD evaluates. Where the
+    # mean of their main metric is the best so far, the weights are kept as model_best.pth. Empty:
+    # TEST_POINT alone.
+    cfg.MUTUALNET.EVAL_POINTS = ()
+    # Evaluations in a row without a better one, after which training ends as if SOLVER.MAX_ITER
+    # were reached. 0: it never does.
+    cfg.MUTUALNET.PATIENCE = 0
+    # Decay per iteration of the moving average of the weights, which is what is evaluated during
+    # training, kept as the best and at the end; 0.999 averages over about the last 1000 iterations.
+    # It begins with the weights that training starts from, which it forgets in a few times as many.
+    # Statistics are not averaged but calibrated for the average. 0: the weights themselves.
+    cfg.MUTUALNET.EMA_DECAY = 0.0
 
     # For the meta-architecture MutualClassifier.
     cfg.MUTUALNET.CLASSIFICATION = CfgNode()
@@ -155,8 +167,7 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # In the classifier, of MobileNetV2 and VGG alone. The published recipes have none: it would
     # make the teacher noisy.
     cfg.MUTUALNET.CLASSIFICATION.DROPOUT = 0.0
-    # Decay per iteration of the moving average of the weights that a training ends with. 0: it ends
-    # with the weights themselves.
+    # An older name of MUTUALNET.EMA_DECAY, for classifiers.
     cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY = 0.0
     # Fraction of the short side that the centre crop of evaluation keeps (224 of 256 px: 0.875).
     cfg.MUTUALNET.CLASSIFICATION.TEST_CROP = 0.875
@@ -280,10 +291,15 @@ def check_config(cfg: CfgNode) -> None:
         node.RESOLUTIONS[-1],
         node.RESOLUTIONS[0],
     )
-    try:
-        check_points([eval_point(cfg)], cfg)
-    except ValueError as error:
-        raise ConfigError(f"MUTUALNET.TEST_POINT is {node.TEST_POINT!r}. {error}") from None
+    for key, points in (("TEST_POINT", [node.TEST_POINT]), ("EVAL_POINTS", node.EVAL_POINTS)):
+        try:
+            check_points([OperatingPoint.parse(str(text)) for text in points if text != ""], cfg)
+        except ValueError as error:
+            raise ConfigError(f"MUTUALNET.{key} is {node[key]!r}. {error}") from None
+    if node.PATIENCE > 0 and cfg.TEST.EVAL_PERIOD <= 0:
+        _fail("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, "a period where MUTUALNET.PATIENCE is set")
+    if not 0 <= node.EMA_DECAY < 1:
+        _fail("MUTUALNET.EMA_DECAY", node.EMA_DECAY, "a number from 0 to below 1")
     _CHECKS[family(cfg)](cfg)
     for key, value in node.LOSS_WEIGHTS.items():
         if not 0 <= value < math.inf:
@@ -315,6 +331,7 @@ def check_config(cfg: CfgNode) -> None:
         ("MUTUALNET.CALIBRATION.BATCH_SIZE", node.CALIBRATION.BATCH_SIZE, 1),
         ("MUTUALNET.CALIBRATION.REFRESH_PERIOD", node.CALIBRATION.REFRESH_PERIOD, 1),
         ("MUTUALNET.SKIPPED_STEPS", node.SKIPPED_STEPS, 0),
+        ("MUTUALNET.PATIENCE", node.PATIENCE, 0),
         ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
         ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
         ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1),
@@ -348,6 +365,8 @@ def _check_classification(cfg: CfgNode) -> None:
     ):
         if not low <= node[name] < high:
             _fail(f"{key}.{name}", node[name], f"a number from {low} to below {high}")
+    if node.EMA_DECAY and cfg.MUTUALNET.EMA_DECAY not in (0, node.EMA_DECAY):
+        _fail(f"{key}.EMA_DECAY", node.EMA_DECAY, "0 where MUTUALNET.EMA_DECAY is set")
     for name in ("PADDING", "COLOR_JITTER", "LIGHTING"):
         if not 0 <= node[name] < math.inf:
             _fail(f"{key}.{name}", node[name], "at least 0")
@@ -387,6 +406,18 @@ def eval_point(cfg: CfgNode) -> OperatingPoint:
     """The operating point that ``MUTUALNET.TEST_POINT`` names; the full network if it is empty."""
     text = cfg.MUTUALNET.TEST_POINT
     return OperatingPoint.parse(text) if text else full_point(cfg)
+
+
+def eval_points(cfg: CfgNode) -> list[OperatingPoint]:
+    """The operating points that are evaluated during training, ascending."""
+    points = sorted(map(OperatingPoint.parse, cfg.MUTUALNET.EVAL_POINTS))
+    return points or [eval_point(cfg)]
+
+
+def ema_decay(cfg: CfgNode) -> float:
+    """Decay of the moving average of the weights; 0: there is none."""
+    older = cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY if family(cfg) is Family.CLASSIFIER else 0.0
+    return cfg.MUTUALNET.EMA_DECAY or older
 
 
 def trained_widths(cfg: CfgNode) -> tuple[float, float]:

@@ -11,10 +11,11 @@ from .exporting import export_backbone
 from .importing import ImportReport, import_backbone
 from .provenance import check_provenance, provenance
 from .reading import read_checkpoint
-from .run_folder import FINAL, checkpoints, last_checkpoint, last_good_checkpoint, name_of
+from .run_folder import BEST, FINAL, checkpoints, last_checkpoint, last_good_checkpoint, name_of
 from .writing import NotWrittenError
 
 __all__ = [
+    "BEST",
     "CALIBRATIONS_FILE",
     "FINAL",
     "CheckpointError",

@@ -19,7 +19,7 @@ from .layouts import classifier_entries, differ_in_statistics
 from .provenance import check_provenance, check_width_range, provenance
 from .reading import CheckpointError, read_checkpoint
 from .recognising import recognise_state
-from .run_folder import add_checkpoint, check_good, checkpoints, remove_drafts
+from .run_folder import add_checkpoint, add_sum, check_good, checkpoints, remove_drafts
 from .writing import NotWrittenError, write_checkpoint
 
 # What a detector's state dict names its backbone; a backbone's own state dict goes without.
@@ -53,11 +53,14 @@ class MutualCheckpointer(Checkpointer):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.cfg = cfg
 
-    def save(self, name: str, **kwargs: Any) -> None:
+    def save(self, name: str, *, goes_on: bool = True, **kwargs: Any) -> None:
         """
-        Write ``<save_dir>/<name>.pth`` and mark it as the last; ``kwargs`` go into it as they are.
+        Write ``<save_dir>/<name>.pth``; ``kwargs`` go into it as they are.
 
-        With ``MUTUALNET.CHECKPOINTS_KEPT`` older ones are removed then.
+        Args:
+            goes_on: whether a training can go on from it: it holds what is saved beside the model,
+                and is marked as the last. With ``MUTUALNET.CHECKPOINTS_KEPT`` older ones are
+                removed then.
 
         Raises:
             FloatingPointError: if a weight or running statistic is not finite; nothing is written.
@@ -71,13 +74,17 @@ class MutualCheckpointer(Checkpointer):
             if not torch.isfinite(tensor).all():
                 raise FloatingPointError(f"{key} is not finite: {name}.pth is not written. {last}")
         data = {"model": weights, "mutualnet": provenance(self.cfg)}
-        data |= {key: value.state_dict() for key, value in self.checkpointables.items()}
+        if goes_on:
+            data |= {key: value.state_dict() for key, value in self.checkpointables.items()}
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         try:
             remove_drafts(path.parent)
             file_sum = write_checkpoint(str(path), {**data, **kwargs})
-            add_checkpoint(path, file_sum, self.cfg.MUTUALNET.CHECKPOINTS_KEPT)
+            if goes_on:
+                add_checkpoint(path, file_sum, self.cfg.MUTUALNET.CHECKPOINTS_KEPT)
+            else:
+                add_sum(path, file_sum)
         except NotWrittenError as error:
             raise NotWrittenError(f"{error} {last} {ROOM}") from error
         except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import draft_of, replacing, sha256_of
@@ -21,6 +22,8 @@ TAG = "last_checkpoint"
 SUMS = "checkpoints.sha256"
 # Name of the checkpoint that a finished training ends with.
 FINAL = "model_final"
+# Name of the one that scored best while it trained. No training goes on from it.
+BEST = "model_best"
 _NAME = re.compile(rf"model_\d{{7,}}\.pth|{FINAL}\.pth")
 
 
@@ -130,17 +133,22 @@ def add_checkpoint(path: Path, file_sum: str, num_kept: int = 0) -> None:
     """
     files = checkpoints(path.parent, path)
     removed = files[num_kept:] if num_kept else []
+    add_sum(path, file_sum, without=removed)
+    mark_last(path)
+    for file in removed:
+        file.unlink(missing_ok=True)
+
+
+def add_sum(path: Path, file_sum: str, without: Sequence[Path] = ()) -> None:
+    """Note the sum of a checkpoint that has just been written, and forget those of ``without``."""
     sums = _read_sums(path.parent)
     sums.pop(path.name, None)  # its line becomes the last
     sums[path.name] = file_sum
-    gone = {file.name for file in removed}
+    gone = {file.name for file in without}
     with replacing(path.parent / SUMS) as file:
         for name, value in sums.items():
             if name not in gone and (path.parent / name).is_file():
                 file.write(f"{value}  {name}\n")
-    mark_last(path)
-    for file in removed:
-        file.unlink(missing_ok=True)
 
 
 def mark_last(path: Path) -> None:

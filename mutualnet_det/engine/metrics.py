@@ -147,11 +147,11 @@ class ProgressPrinter(EventWriter):
 
     def write(self) -> None:
         storage = get_event_storage()
-        if storage.iter == self._max_iter:  # the call after training
-            return
         histories = storage.histories()
         latest = storage.latest().items()
         now = {name: value for name, (value, put_in) in latest if put_in == storage.iter}
+        if storage.iter == self._max_iter or not now:  # the call after training
+            return
         done = storage.iter + 1
         parts = [f"{done}/{self._max_iter} {done / self._max_iter:.0%}"]
         if "eta_seconds" in now:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from detectron2.utils import comm
 
 from ..calibration import calibrate_points
 from ..checkpoint import FINAL, MutualCheckpointer, last_checkpoint, last_good_checkpoint
-from ..config import full_point, grid_points, trained_widths
+from ..config import ema_decay, full_point, grid_points, trained_widths
 from ..data.loader import build_training_loader, explaining_worker_deaths
 from ..data.views import view_at
 from ..distributed import (
@@ -35,7 +35,6 @@ from ..distributed import (
     sharing_errors,
     wait_for_first,
 )
-from ..family import Family, family
 from ..modeling.build import build_training_network
 from ..modeling.classifier import network_of
 from ..seeding import stream_seed
@@ -46,7 +45,7 @@ from .hooks import RefreshStatistics, SaveCheckpoint, StopOnSignal, TolerantWrit
 from .losses import StepLosses
 from .metrics import WRITE_PERIOD, MeasureSteps, build_writers
 from .optimizer import build_optimizer, clip, resume_optimizer
-from .periodic_evaluation import PeriodicEvaluation
+from .periodic_evaluation import PeriodicEvaluation, TrainedEnough
 from .sampling import FULL, TrainingPass, build_sampler
 from .start import check_start
 from .timing import StepTimer
@@ -95,7 +94,9 @@ class MutualTrainer(TrainerBase):
         self.checkpointer = MutualCheckpointer(self.network, cfg, cfg.OUTPUT_DIR, trainer=self)
         self.timer = StepTimer(self.model.device)
         self._save = SaveCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD)
-        self._evaluation = PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self._save)
+        self._evaluation = PeriodicEvaluation(
+            cfg.TEST.EVAL_PERIOD, self._save, cfg.MUTUALNET.PATIENCE
+        )
         self._register_first_hooks()
 
     def _register_first_hooks(self) -> None:
@@ -142,18 +143,31 @@ class MutualTrainer(TrainerBase):
                 self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
 
     def train(self) -> None:
-        """Train up to ``SOLVER.MAX_ITER``, then calibrate the grid and save ``model_final.pth``."""
+        """
+        Train up to ``SOLVER.MAX_ITER``, or until ``MUTUALNET.PATIENCE`` ends; then calibrate the
+        grid and save ``model_final.pth``.
+        """
         with StopOnSignal() as stop_on_signal:
             self._evaluation.make_up()
+            if self._evaluation.is_enough:
+                self.max_iter = self.start_iter
             if self.start_iter >= self.max_iter:
-                done = f"iteration {self.start_iter} of {self.max_iter}"
+                done = f"iteration {self.start_iter} of {self.cfg.SOLVER.MAX_ITER}"
                 logger.info("Training is complete: %s.", done)
             else:
                 self.prepare(self.start_iter)
                 self._register_last_hooks(stop_on_signal)
-                with explaining_worker_deaths():
+                with explaining_worker_deaths(), suppress(TrainedEnough):
                     super().train(self.start_iter, self.max_iter)
+            self._evaluation.log_best()
             self.finish()
+
+    def after_step(self) -> None:
+        super().after_step()
+        if self._evaluation.is_enough:
+            self.iter += 1  # as after the last step: Detectron2's hooks are told next
+            self.max_iter = self.iter
+            raise TrainedEnough
 
     def finish(self) -> None:
         """
@@ -334,8 +348,7 @@ class MutualTrainer(TrainerBase):
 
     def _start_average(self) -> None:
         """Average the weights from what they are now, if the config asks for it."""
-        decay = self.cfg.MUTUALNET.CLASSIFICATION.EMA_DECAY
-        if family(self.cfg) is Family.CLASSIFIER and decay > 0:
+        if decay := ema_decay(self.cfg):
             self._average = MovingAverage(self.network, decay)
 
     # The state ----------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The moving average of the weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -53,3 +55,22 @@ def test_state_is_taken_over():
     other.load_state_dict(average.state_dict())
     for name, value in average.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], value)
+
+
+def test_a_detector_ends_with_its_average_and_the_statistics_of_that(build):
+    options = ("MUTUALNET.EMA_DECAY", 0.5, "SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1)
+    mutual = build(*options, "MUTUALNET.METHOD", "independent")
+    start = {name: value.detach().clone() for name, value in mutual.model.named_parameters()}
+    mutual.train()
+    steps = [
+        torch.load(Path(mutual.cfg.OUTPUT_DIR) / f"{name}.pth", weights_only=True)
+        for name in ("model_0000000", "model_0000001", "model_final")
+    ]
+    first, second, final = (saved["model"] for saved in steps)
+    for name, value in start.items():
+        average = 0.5 * (0.5 * value + 0.5 * first[name]) + 0.5 * second[name]
+        torch.testing.assert_close(final[name], average)
+    statistics = steps[-1]["calibrations"]["points"]["1.00x64"]
+    for layer, (mean, variance) in statistics.items():
+        assert torch.equal(final[f"{layer}.running_mean"], mean)
+        assert torch.equal(final[f"{layer}.running_var"], variance)
