@@ -81,6 +81,12 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.SCOPE = "heads"
     # Sub-networks of random width per iteration, beside the full and the narrowest one.
     cfg.MUTUALNET.NUM_RANDOM = 2
+    # Micro-batches that each process divides its images of a step into. It trains on one after the
+    # other, at the step's operating points, and steps once with the mean of their gradients: a step
+    # takes the memory of a micro-batch. SOLVER.IMS_PER_BATCH stays the images of a step. Batch
+    # statistics are those of a micro-batch, and so are the numbers of objects that losses are
+    # divided by.
+    cfg.MUTUALNET.MICRO_BATCHES = 1
     # Weight of each sub-network's gradient beside the full network's, which counts once.
     cfg.MUTUALNET.SUBNETWORK_WEIGHT = 1.0
     # Whose proposals the heads of sub-networks learn on: "teacher", or "own".
@@ -327,6 +333,7 @@ def check_config(cfg: CfgNode) -> None:
         _fail("MUTUALNET.SUBNETWORK_WEIGHT", node.SUBNETWORK_WEIGHT, "a weight above 0")
     for key, value, least in (
         ("MUTUALNET.NUM_RANDOM", node.NUM_RANDOM, 0),
+        ("MUTUALNET.MICRO_BATCHES", node.MICRO_BATCHES, 1),
         ("MUTUALNET.CALIBRATION.NUM_IMAGES", node.CALIBRATION.NUM_IMAGES, 1),
         ("MUTUALNET.CALIBRATION.BATCH_SIZE", node.CALIBRATION.BATCH_SIZE, 1),
         ("MUTUALNET.CALIBRATION.REFRESH_PERIOD", node.CALIBRATION.REFRESH_PERIOD, 1),

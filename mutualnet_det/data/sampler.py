@@ -11,12 +11,14 @@ from ..config import ConfigError
 from ..seeding import stream, stream_seed
 
 
-def check_share(batch_size: int, world_size: int) -> None:
-    """ConfigError if the processes cannot share a batch evenly."""
-    if batch_size % world_size:
+def check_share(batch_size: int, world_size: int, micro_batches: int = 1) -> None:
+    """ConfigError if the processes, with their micro-batches, cannot share a batch evenly."""
+    if batch_size % (world_size * micro_batches):
+        parts = f"{world_size} processes"
+        if micro_batches > 1:
+            parts += f" times {micro_batches} micro-batches (MUTUALNET.MICRO_BATCHES)"
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {batch_size}; expected a multiple of the {world_size} "
-            "processes."
+            f"SOLVER.IMS_PER_BATCH is {batch_size}; expected a multiple of the {parts}."
         )
 
 

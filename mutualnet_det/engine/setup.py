@@ -31,7 +31,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         args.config_file = find_config(args.config_file)  # Detectron2 opens it too
     cfg = load_config(args.config_file, args.opts)
     if not cfg.SOLVER.REFERENCE_WORLD_SIZE:  # with one, the batch follows the processes
-        check_share(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
+        num_micro = cfg.MUTUALNET.MICRO_BATCHES
+        check_share(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), num_micro)
     check_output_dir(cfg.OUTPUT_DIR)
     if args.eval_only:
         dataset_name(cfg)

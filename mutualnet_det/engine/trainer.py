@@ -4,8 +4,8 @@ MutualTrainer: Detectron2's loop with the mutual training step in it.
 One iteration (arXiv 1909.12978, algorithm 1): the full network learns from the ground truth; the
 narrowest network and some of random width see the same images and learn, as
 ``MUTUALNET.LOSS_WEIGHTS`` say, from the ground truth and from the full network; the gradients add
-up and the optimiser steps once. ``MUTUALNET.METHOD`` says which of these passes there are, and at
-which resolutions.
+up, over micro-batches too, and the optimiser steps once. ``MUTUALNET.METHOD`` says which of these
+passes there are, and at which resolutions.
 """
 
 from __future__ import annotations
@@ -215,7 +215,10 @@ class MutualTrainer(TrainerBase):
             FloatingPointError: naming the operating point whose loss is not finite.
         """
         self.optimizer.zero_grad()
-        losses = self._backpropagate(batch, self._points(self.iter))
+        losses = StepLosses()
+        passes, count = self._points(self.iter), self.cfg.MUTUALNET.MICRO_BATCHES
+        for number in range(count):
+            self._backpropagate(batch[number::count], passes, number, losses)
         skipped = [name for item in batch for name in item["skipped"]]
         with self.timer("reduce"):
             facts = exchange_facts(losses.values(), len(skipped), self._parameters)
@@ -228,16 +231,22 @@ class MutualTrainer(TrainerBase):
             self._update_weights(problem)
 
     def _backpropagate(
-        self, batch: list[dict[str, Any]], passes: Iterable[TrainingPass]
-    ) -> StepLosses:
-        """Add up the gradients of all passes, and collect their losses."""
-        losses = StepLosses()
+        self,
+        batch: list[dict[str, Any]],
+        passes: Iterable[TrainingPass],
+        micro_batch: int,
+        losses: StepLosses,
+    ) -> None:
+        """Add up the gradients of all passes of a micro-batch, and collect their losses."""
+        # The batch's images are dealt out to the micro-batches of all processes, as they would be
+        # to as many processes.
+        share = comm.get_rank() + micro_batch * comm.get_world_size()
         teacher = None
         for number, training_pass in enumerate(passes):
             kind, point = training_pass
             role = "teacher" if kind == FULL else "student"
             # The heads sample proposals and anchors: from a stream of this pass alone.
-            torch.manual_seed(stream_seed("heads", self.seed, self.iter, comm.get_rank(), number))
+            torch.manual_seed(stream_seed("heads", self.seed, self.iter, share, number))
             with self.timer("resize"):
                 view = self.view(batch, point.resolution)
             with (
@@ -257,11 +266,11 @@ class MutualTrainer(TrainerBase):
                     loss = sum(pass_losses.values())
                     if kind != FULL:
                         loss = self.cfg.MUTUALNET.SUBNETWORK_WEIGHT * loss
+                    loss = loss / self.cfg.MUTUALNET.MICRO_BATCHES
                 # Before the next pass, so that one pass's activations are in memory at a time.
                 with self.timer(f"{role}_backward"):
                     self._scaler.scale(loss).backward()
             losses.add(training_pass, pass_losses)
-        return losses
 
     def view(self, batch: list[dict[str, Any]], resolution: int) -> list[dict[str, Any]]:
         """Resize a batch for a pass: see :func:`mutualnet_det.data.views.view_at`."""

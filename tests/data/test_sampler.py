@@ -5,7 +5,8 @@ from itertools import islice
 
 import pytest
 
-from mutualnet_det.data.sampler import TrainingBatchSampler
+from mutualnet_det.config import ConfigError
+from mutualnet_det.data.sampler import TrainingBatchSampler, check_share
 
 
 def batches(count, is_wide=(True,) * 12, batch_size=4, seed=1, **kwargs):
@@ -56,6 +57,8 @@ def test_ranks_partition_the_batch(world_size):
 
 
 def test_batch_that_does_not_divide_over_the_processes():
+    with pytest.raises(ConfigError, match="is 4; .* the 2 processes times 4 micro-batches"):
+        check_share(4, 2, 4)
     with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH is 4.*3 processes"):
         batches(1, rank=0, world_size=3)
 

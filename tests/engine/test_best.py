@@ -125,6 +125,7 @@ def test_killed_and_resumed_ends_as_undisturbed(build, evaluations, stop):
     """
     evaluations.scores = {1: 10.0, 2: 30.0, 3: 20.0, 4: 25.0, 5: 29.0, 6: 35.0}
     options = (*QUICK, "MUTUALNET.PATIENCE", 3, "MUTUALNET.EMA_DECAY", 0.5)
+    options += ("MUTUALNET.MICRO_BATCHES", 2)
     whole = build(*options)
     whole.train()
     assert evaluations.done == [1, 2, 3, 4, 5]
