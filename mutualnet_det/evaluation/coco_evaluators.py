@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +21,16 @@ from pycocotools.cocoeval import COCOeval
 
 from ..data.coco_check import by_class
 
-# All of a ground truth that decides on a score. hotcoco is strict about the types of the rest.
+# The detections of one category in an image that COCO counts: those with the highest scores.
+COCO_LIMITS = {"bbox": 100, "segm": 100, "keypoints": 20}
+
+# All of a ground truth, beside ids, that decides on a score. hotcoco is strict about the types of
+# the rest.
 _KEYS = {
-    "images": ("id", "height", "width"),
-    "categories": ("id", "name"),
+    "images": ("height", "width"),
+    "categories": ("name",),
     "annotations": (
-        *("id", "image_id", "category_id", "bbox", "area", "iscrowd"),
+        *("image_id", "category_id", "bbox", "area", "iscrowd"),
         *("segmentation", "keypoints", "num_keypoints"),
     ),
 }
@@ -33,6 +39,8 @@ _KEYS = {
 class Evaluator(Protocol):
     """
     The ground truth of a data set, to compare any number of results with.
+
+    Ids of images, categories and annotations may be of any kind that can be sorted.
 
     Attributes:
         categories: names, by rising id.
@@ -45,23 +53,86 @@ class Evaluator(Protocol):
     ) -> np.ndarray:
         """
         Args:
-            results: as a COCO results file of one type holds them; may be empty, may be written to.
+            results: as a COCO results file of one type holds them; may be empty; are written to.
             iou_type: "bbox", "segm" or "keypoints".
             keypoint_sigmas: COCO's own, of people, if there are none.
 
         Returns:
             (T, R, K, A, M) precision at T IoU thresholds and R recalls, of K categories, in A
-            ranges of area, with M numbers of detections per image; -1 where there is nothing to
-            find.
+            ranges of area; -1 where there is nothing to find. M is 1, with as many detections
+            counted as COCO counts; where an image has more objects, it is 2, with all counted last.
+
+        Raises:
+            ValueError: for a result of an image or a category that the ground truth lacks.
         """
+
+
+def objects_per_image(annotations: Iterable[dict[str, Any]], iou_type: str) -> Counter[Any]:
+    """The number of objects to find in each image, by its id; an image without any has none."""
+    return Counter(
+        annotation["image_id"]
+        for annotation in annotations
+        if not annotation.get("iscrowd")
+        and (iou_type != "keypoints" or annotation.get("num_keypoints"))
+    )
+
+
+class _Numbered:
+    """
+    A ground truth in which ids count from 1, whatever they are in the data set.
+
+    pycocotools takes a match with id 0 for none, and sorts ids by NumPy, which makes
+    floating-point numbers of integers of 64 bits without a sign: these name no image any more.
+
+    Attributes:
+        dataset: a copy of what is scored. pycocotools writes into it, and wants "info".
+        categories: names, by rising id.
+    """
+
+    def __init__(self, ground_truth: dict[str, Any]) -> None:
+        parts = {
+            "images": sorted(ground_truth["images"], key=itemgetter("id")),
+            "categories": by_class(ground_truth),
+            "annotations": ground_truth["annotations"],
+        }
+        self.categories = [category["name"] for category in parts["categories"]]
+        self._numbers = {
+            key: {record["id"]: number for number, record in enumerate(parts[part], start=1)}
+            for key, part in (("image_id", "images"), ("category_id", "categories"))
+        }
+        self.dataset: dict[str, Any] = {"info": {}}
+        for part, keys in _KEYS.items():
+            self.dataset[part] = [
+                {"id": number, **{key: record[key] for key in keys if key in record}}
+                for number, record in enumerate(parts[part], start=1)
+            ]
+        self.renumber(self.dataset["annotations"])
+
+    def renumber(self, records: Iterable[dict[str, Any]]) -> None:
+        """Put numbers in the place of the records' ids; ValueError for one that is unknown."""
+        for key, numbers in self._numbers.items():
+            for record in records:
+                if record[key] not in numbers:
+                    raise ValueError(f"The ground truth has no record of {key} {record[key]!r}.")
+                record[key] = numbers[record[key]]
+
+    def limits(self, results: Iterable[dict[str, Any]], iou_type: str) -> list[int]:
+        """The numbers of detections in an image that count, see :meth:`Evaluator.precision`."""
+        limit = COCO_LIMITS[iou_type]
+        objects = objects_per_image(self.dataset["annotations"], iou_type)
+        if max(objects.values(), default=0) <= limit:
+            return [limit]
+        detections = Counter(result["image_id"] for result in results)
+        return [limit, max(limit, *detections.values())]
 
 
 class PycocotoolsEvaluator:
     """Evaluation by pycocotools; see :class:`Evaluator`."""
 
     def __init__(self, ground_truth: dict[str, Any]) -> None:
-        self._truth = _pycocotools_index(_relevant(ground_truth))
-        self.categories = _category_names(ground_truth)
+        self._numbered = _Numbered(ground_truth)
+        self._truth = _pycocotools_index(self._numbered.dataset)
+        self.categories = self._numbered.categories
 
     def precision(
         self, results: list[dict[str, Any]], iou_type: str, keypoint_sigmas: Sequence[float]
@@ -76,12 +147,15 @@ class PycocotoolsEvaluator:
 
     def evaluation(self, results: list[dict[str, Any]], iou_type: str) -> COCOeval:
         """Pycocotools' own evaluation of ``results``, not run yet."""
+        self._numbered.renumber(results)
         with contextlib.redirect_stdout(io.StringIO()):
             if results:
                 detections = self._truth.loadRes(results)
             else:  # loadRes takes no empty list
                 detections = _pycocotools_index({**self._truth.dataset, "annotations": []})
-            return COCOeval(self._truth, detections, iou_type)
+            evaluation = COCOeval(self._truth, detections, iou_type)
+        evaluation.params.maxDets = self._numbered.limits(results, iou_type)
+        return evaluation
 
 
 class HotcocoEvaluator:
@@ -91,13 +165,16 @@ class HotcocoEvaluator:
         import hotcoco
 
         self._evaluation = hotcoco.COCOeval
-        self._truth = hotcoco.COCO(_relevant(ground_truth))
-        self.categories = _category_names(ground_truth)
+        self._numbered = _Numbered(ground_truth)
+        self._truth = hotcoco.COCO(self._numbered.dataset)
+        self.categories = self._numbered.categories
 
     def precision(
         self, results: list[dict[str, Any]], iou_type: str, keypoint_sigmas: Sequence[float]
     ) -> np.ndarray:
+        self._numbered.renumber(results)
         evaluation = self._evaluation(self._truth, self._truth.load_res(results), iou_type)
+        evaluation.params.max_dets = self._numbered.limits(results, iou_type)
         if keypoint_sigmas:
             evaluation.params.kpt_oks_sigmas = list(keypoint_sigmas)
         evaluation.evaluate()
@@ -133,16 +210,3 @@ def _pycocotools_index(dataset: dict[str, Any]) -> COCO:
         index.dataset = dataset
         index.createIndex()
     return index
-
-
-def _relevant(ground_truth: dict[str, Any]) -> dict[str, Any]:
-    """A copy of what is scored: pycocotools writes into the annotations, and wants "info"."""
-    copied = {
-        part: [{key: record[key] for key in keys if key in record} for record in ground_truth[part]]
-        for part, keys in _KEYS.items()
-    }
-    return {"info": {}, **copied}
-
-
-def _category_names(ground_truth: dict[str, Any]) -> list[str]:
-    return [category["name"] for category in by_class(ground_truth)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..family import outputs
 from ..runtime import Latency
 from ..runtime.device import device_name
 from ..slimmable import OperatingPoint
-from .coco_evaluators import evaluator_version
+from .coco_evaluators import COCO_LIMITS, evaluator_version, objects_per_image
 from .cost import Cost, count_points
 from .figures import write_figures
 from .files import replacing, write_json_list
@@ -32,8 +33,10 @@ from .latency import timed
 from .panoptic import PanopticScorer
 from .progress import Progress
 from .results import Grid, GridRow
-from .scoring import KIND_OF, coco_results, load_ground_truth, only, score
+from .scoring import KIND_OF, KINDS, coco_results, load_ground_truth, only, score
 from .semantic import SemanticScorer
+
+logger = logging.getLogger(__name__)
 
 TIMING = (
     "of one forward with a batch of 1: normalising, padding and the network, up to detections at "
@@ -85,6 +88,8 @@ class DetectionTask:
         }
 
     def begin(self, output: Path) -> None:
+        allowed = self._cfg.TEST.DETECTIONS_PER_IMAGE
+        tell_limits(self._ground_truth["annotations"], self._iou_types, allowed)
         with replacing(output / "ground_truth.json") as file:
             file.write(json.dumps(self._ground_truth))  # json.dump takes several times as long
 
@@ -152,6 +157,28 @@ class DetectionTask:
                 path.unlink()
         figures = output / "figures"
         write_figures(grid, figures, self.records, self._ground_truth, progress.records)
+
+
+def tell_limits(annotations: Sequence[dict], iou_types: Sequence[str], allowed: int) -> None:
+    """Log where AP counts more detections than COCO does, and what no detector could find."""
+    for iou_type in iou_types:
+        most = max(objects_per_image(annotations, iou_type).values(), default=0)
+        limit, kind = COCO_LIMITS[iou_type], KINDS[KIND_OF[iou_type]]
+        if most > limit:
+            (own,) = kind.coco_columns.values()
+            logger.info(
+                "An image has %d objects, and COCO counts %d detections: %s counts all that "
+                "TEST.DETECTIONS_PER_IMAGE allows (%d); COCO's own is beside it as %s.",
+                *(most, limit, kind.label, allowed, own),
+            )
+    objects = objects_per_image(annotations, "bbox")
+    lost = sum(max(count - allowed, 0) for count in objects.values())
+    if allowed >= 0 and lost:
+        logger.warning(
+            "TEST.DETECTIONS_PER_IMAGE is %d, and an image has %d objects: %d of the %d objects of "
+            "the test set cannot be found. Raise it to %d.",
+            *(allowed, max(objects.values()), lost, objects.total(), max(objects.values())),
+        )
 
 
 def _detections_file(output: Path, point: OperatingPoint, iou_type: str) -> Path:

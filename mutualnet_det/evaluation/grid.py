@@ -377,9 +377,10 @@ class _Log:
         self._scored.append(point)
         row = GridRow.from_dict(result)
         shown = [
-            f"{KINDS[kind].label} {row.score(kind):.1f}"
+            f"{KINDS[kind].label if index == 0 else f'{kind} {metric}'} {value:.1f}"
             for kind in row.kinds
-            if row.score(kind) is not None
+            for index, metric in enumerate(row.metrics(kind, 1))
+            if (value := row.score(kind, metric)) is not None
         ]
         logger.info(
             "Scored %s (%d of %d): %s",

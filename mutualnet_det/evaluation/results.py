@@ -60,9 +60,17 @@ class GridRow:
         """The kinds of scores there are, the one that decides first."""
         return tuple(kind for kind, scores in self.scores.items() if scores is not None)
 
-    def score(self, kind: str) -> float | None:
-        """The main metric of a kind, such as AP, in percent; None where there is none."""
-        return self.scores[kind][KINDS[kind].metrics[0]]
+    def metrics(self, kind: str, first: int | None = None) -> tuple[str, ...]:
+        """The metrics of a kind, or the ``first`` ones, and COCO's own AP where AP is not it."""
+        known = KINDS[kind]
+        scores = self.scores[kind] or {}
+        own = (metric for metric in known.coco_columns.values() if metric in scores)
+        return (*known.metrics[:first], *own)
+
+    def score(self, kind: str, metric: str | None = None) -> float | None:
+        """A metric of a kind in percent, by default the main one; None where there is none."""
+        scores = self.scores[kind] or {}
+        return scores.get(metric or KINDS[kind].metrics[0])
 
     def with_latency(self, device: str, latency: Latency) -> GridRow:
         """The row with the latency on one more device, or in place of what it had."""
@@ -77,9 +85,9 @@ class GridRow:
     def entry(self) -> QueryEntry:
         """The point as a query table lists it."""
         columns = {
-            column: self.scores[kind][metric]
+            column: self.score(kind, metric)
             for kind in self.kinds
-            for column, metric in KINDS[kind].columns.items()
+            for column, metric in {**KINDS[kind].columns, **KINDS[kind].coco_columns}.items()
         }
         return QueryEntry(self.point, self.gflops, self.latency, **columns)
 
@@ -150,16 +158,15 @@ class Grid:
         )
 
     def __str__(self) -> str:
-        shown = [(kind, metric) for kind in self.kinds for metric in KINDS[kind].metrics[:3]]
-        lines = [
-            f"{'point':<10} {'GFLOPs':>9} {'ms':>9} "
-            + " ".join(f"{f'{kind} {metric}':>9}" for kind, metric in shown)
-        ]
+        shown = [(kind, metric) for kind in self.kinds for metric in self.rows[0].metrics(kind, 3)]
+        names = [f"{kind} {metric}".rjust(9) for kind, metric in shown]
+        lines = [" ".join([f"{'point':<10} {'GFLOPs':>9} {'ms':>9}", *names])]
         for row in self.rows:
-            scores = [row.scores[kind][metric] for kind, metric in shown]
+            scores = [row.score(kind, metric) for kind, metric in shown]
+            texts = ["-" if score is None else f"{score:.1f}" for score in scores]
             lines.append(
                 f"{row.point!s:<10} {row.gflops:>9.3f} {row.milliseconds:>9.1f} "
-                + " ".join(f"{'-' if s is None else format(s, '.1f'):>9}" for s in scores)
+                + " ".join(map(str.rjust, texts, map(len, names)))
             )
         return "\n".join(lines)
 
@@ -209,7 +216,7 @@ def write_query_table(table: QueryTable, folder: Path) -> None:
 
 def _csv_row(row: GridRow) -> dict[str, Any]:
     by_part = row.cost.by_part(row.detections_per_image)
-    values = {
+    values: dict[str, Any] = {
         **row.point._asdict(),
         "gflops": row.gflops,
         **{f"gflops_{part}": gflops for part, gflops in by_part.items()},
@@ -220,6 +227,6 @@ def _csv_row(row: GridRow) -> dict[str, Any]:
         values[f"p50_ms on {device}"] = latency.p50
         values[f"p95_ms on {device}"] = latency.p95
         values[f"memory_mib on {device}"] = latency.memory
-    for kind, scores in row.scores.items():
-        values |= {f"{kind}_{metric}": (scores or {}).get(metric) for metric in KINDS[kind].metrics}
+    for kind in row.scores:
+        values |= {f"{kind}_{metric}": row.score(kind, metric) for metric in row.metrics(kind)}
     return values

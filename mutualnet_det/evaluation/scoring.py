@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,13 @@ class Kind:
     Attributes:
         metrics: in percent; the first is the main one.
         columns: of a query table, with the metric that each holds; the first holds the main one.
+        coco_columns: further ones, where images have more objects than COCO counts detections, see
+            :func:`score`.
     """
 
     metrics: tuple[str, ...]
     columns: dict[str, str]
+    coco_columns: dict[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -40,9 +43,11 @@ class Kind:
 # Where a model is scored on several, the first decides which operating points are worth using.
 KINDS = {
     "panoptic": Kind(("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"), {"panoptic_pq": "PQ"}),
-    "box": Kind(AP_METRICS, {"box_ap": "AP"}),
-    "mask": Kind(AP_METRICS, {"mask_ap": "AP"}),
-    "keypoint": Kind(("AP", "AP50", "AP75", "APm", "APl"), {"keypoint_ap": "AP"}),
+    "box": Kind(AP_METRICS, {"box_ap": "AP"}, {"box_ap_at_100": "AP@100"}),
+    "mask": Kind(AP_METRICS, {"mask_ap": "AP"}, {"mask_ap_at_100": "AP@100"}),
+    "keypoint": Kind(
+        ("AP", "AP50", "AP75", "APm", "APl"), {"keypoint_ap": "AP"}, {"keypoint_ap_at_20": "AP@20"}
+    ),
     "semantic": Kind(("mIoU", "accuracy"), {"semantic_miou": "mIoU"}),
     "class": Kind(("top1", "top5"), {"top1": "top1", "top5": "top5"}),
 }
@@ -121,8 +126,11 @@ def score(
     """
     COCO AP, as it comes from pycocotools when run by hand on the same files.
 
+    COCO counts 100 detections of a category in an image, and 20 with keypoints. Where an image has
+    more objects than that, no detector could find them all, and AP counts all detections instead.
+
     Args:
-        ground_truth: annotation ids must start at 1: pycocotools takes a match with id 0 for none.
+        ground_truth: a COCO data set, or what :func:`load_ground_truth` made of it.
         detections: COCO results; may be empty.
         iou_type: "bbox", "segm" or "keypoints".
         keypoint_sigmas: of the object keypoint similarity, one per keypoint; COCO's, of people, if
@@ -130,17 +138,21 @@ def score(
 
     Returns:
         dict: the metrics that ``KINDS`` lists in percent, None where there is nothing to find (no
-        object of that area); ``per_class``: AP by name of the category.
+        object of that area); where AP counts all detections, "AP@100" or "AP@20": COCO's own;
+        ``per_class``: AP by name of the category.
     """
     if isinstance(ground_truth, dict):
         ground_truth = load_ground_truth(ground_truth)
     results = list(only(iou_type, detections))
     precision = ground_truth.precision(results, iou_type, keypoint_sigmas)
-    precision = precision[..., -1]  # the largest number of detections per image
+    *by_coco, precision = np.moveaxis(precision, -1, 0)
+    kind = KINDS[KIND_OF[iou_type]]
     scores: dict[str, Any] = {}
-    for metric in KINDS[KIND_OF[iou_type]].metrics:
+    for metric in kind.metrics:
         area = _AREAS[iou_type].index(_AREA.get(metric, "all"))
         scores[metric] = _mean(precision[_THRESHOLDS.get(metric, slice(None)), ..., area])
+    for metric, limited in zip(kind.coco_columns.values(), by_coco, strict=False):
+        scores[metric] = _mean(limited[..., 0])
     scores["per_class"] = {
         name: _mean(precision[:, :, index, 0]) for index, name in enumerate(ground_truth.categories)
     }

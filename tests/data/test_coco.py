@@ -531,6 +531,23 @@ def test_an_object_without_keypoints_is_one_of_which_none_is_known(absent, write
     assert all(len(a["keypoints"]) == 6 for a in truth)
 
 
+@pytest.mark.parametrize("first", [-90, 2**62, 2**64 - 91, 2**100])
+def test_ids_may_be_any_integers(first, write, catalogs):
+    data = content()
+    for part, key in (("images", "image_id"), ("categories", "category_id"), ("annotations", "id")):
+        for record in data[part]:
+            record["id"] += first
+        for item in data["annotations"] if key != "id" else ():
+            item[key] += first
+    files = write(data)
+    records = load_checked_coco("large", *files, need_masks=True, bad_records="error")
+    assert [record["image_id"] - first for record in records] == [0, 3, 7]
+    assert [a["category_id"] for a in records[0]["annotations"]] == [2, 1]
+    truth = renumbered_ground_truth(files[0], {record["image_id"] for record in records})
+    assert [image["id"] for image in truth["images"]] == [image["id"] for image in data["images"]]
+    assert [a["id"] for a in truth["annotations"]] == [1, 2, 3, 4]
+
+
 # Declaring and using -----------------------------------------------------------------------------
 
 

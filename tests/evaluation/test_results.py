@@ -1,5 +1,7 @@
 """A row of a grid: whose latencies it has. A file that holds no grid."""
 
+import csv
+import dataclasses
 import json
 
 import pytest
@@ -49,3 +51,21 @@ def test_a_row_that_was_timed_nowhere_is_refused(tmp_path):
     path.write_text(json.dumps({"schema": 3, "run": {}, "rows": [row]}))
     with pytest.raises(GridError, match=r"grid\.json .*latency.*at least one device"):
         Grid.load(path)
+
+
+def test_cocos_own_ap_stands_beside_one_of_more_detections(tmp_path):
+    metrics = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), 55.0)
+    scores = {"box": {**metrics, "AP@100": 33.25, "per_class": {}}, "mask": None}
+    row = dataclasses.replace(ROW, scores=scores)
+    assert row.entry().box_ap == 55 and row.entry().box_ap_at_100 == 33.25
+    grid = Grid((row,), {"weights_fingerprint": "", "dataset": "cells"})
+    header, line = (text.split("  ") for text in str(grid).splitlines())
+    assert "box AP@100" in header[-1] and line[-1].strip() == "33.2"
+    grid.save(tmp_path)
+    (saved,) = csv.DictReader((tmp_path / "grid.csv").open())
+    assert saved["box_AP@100"] == "33.25" and "mask_AP@100" not in saved
+    assert Grid.load(tmp_path / "grid.json") == grid
+    assert "box AP@100" in (tmp_path / "query_table.txt").read_text()
+    # Where AP is COCO's own, nothing else is shown.
+    other = Grid((dataclasses.replace(ROW, scores={"box": metrics, "mask": None}),), grid.run)
+    assert "@" not in str(other) and "@" not in str(other.query_table())

@@ -17,20 +17,23 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mutualnet_det.data.coco import renumbered_ground_truth
+from mutualnet_det.data.masks import run_lengths
 from mutualnet_det.evaluation.coco_evaluators import (
+    COCO_LIMITS,
     EVALUATORS,
     default_evaluator,
     evaluator_version,
 )
 from mutualnet_det.evaluation.scoring import (
     AP_METRICS,
+    KIND_OF,
     KINDS,
     coco_results,
     load_ground_truth,
     only,
     score,
 )
-from mutualnet_det.runtime.query_table import SCORE_LABELS
+from mutualnet_det.runtime.query_table import COCO_METRICS, SCORE_LABELS
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 REAL = {
@@ -218,12 +221,81 @@ def test_keypoint_ap_has_the_given_sigmas(evaluator):
     assert scores["APm"] is None
 
 
+def in_one_image(count, categories=1):
+    """That many objects in rows of 20, found exactly, by falling score."""
+    objects = [
+        annotation(i + 1, 5, i % categories, (10 * (i % 20), 10 * (i // 20), 8, 8))
+        | {"keypoints": [10 * (i % 20), 10 * (i // 20), 2] * 17, "num_keypoints": 17}
+        for i in range(count)
+    ]
+    truth = {
+        "images": [{"id": 5, "height": 200, "width": 200}, {"id": 6, "height": 9, "width": 9}],
+        "categories": [{"id": i, "name": f"class {i}"} for i in range(categories)],
+        "annotations": objects,
+    }
+    sizes = {"size": [200, 200]}
+    found = [
+        {
+            **{key: o[key] for key in ("image_id", "category_id", "bbox", "keypoints")},
+            "segmentation": sizes
+            | {"counts": run_lengths(o["segmentation"], 200, 200)["counts"].decode()},
+            "score": 0.9 - i / 1000,
+        }
+        for i, o in enumerate(objects)
+    ]
+    return truth, found
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("iou_type, limit", COCO_LIMITS.items())
+def test_all_detections_count_where_an_image_has_more_objects_than_coco_counts(
+    iou_type, limit, evaluator, tmp_path
+):
+    truth, detections = in_one_image(limit)
+    scores = score(load_ground_truth(truth, evaluator), detections, iou_type)
+    assert scores["AP"] == 100 and f"AP@{limit}" not in scores
+
+    truth, detections = in_one_image(limit + limit // 2)
+    scores = score(load_ground_truth(truth, evaluator), detections, iou_type)
+    assert scores["AP"] == scores["per_class"]["class 0"] == 100
+    # COCO's own: two thirds of the objects can be found, 67 of 101 recalls.
+    assert scores[f"AP@{limit}"] == pytest.approx(100 * 67 / 101)
+    if iou_type != "keypoints":
+        (tmp_path / "gt.json").write_text(json.dumps({"info": {}, **truth}))
+        (tmp_path / "dt.json").write_text(json.dumps(list(only(iou_type, detections))))
+        by_coco = by_hand(str(tmp_path / "gt.json"), str(tmp_path / "dt.json"), iou_type)
+        assert scores[f"AP@{limit}"] == by_coco[0]
+    # Also where few are found, so that a table has one meaning.
+    assert score(load_ground_truth(truth, evaluator), detections[:1], iou_type)[f"AP@{limit}"] < 5
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_objects_of_all_classes_count_in_an_image_and_crowds_do_not(evaluator):
+    truth, detections = in_one_image(120, categories=3)
+    scores = score(load_ground_truth(truth, evaluator), detections, "bbox")
+    assert scores["AP"] == scores["AP@100"] == 100
+    for item in truth["annotations"][:20]:
+        item["iscrowd"] = 1
+    assert "AP@100" not in score(load_ground_truth(truth, evaluator), detections, "bbox")
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_results_of_something_else_are_refused(ground_truth, detections, key, evaluator):
+    detections[1][key] = 99
+    with pytest.raises(ValueError, match=rf"no record of {key} 99\."):
+        score(load_ground_truth(ground_truth, evaluator), detections, "bbox")
+
+
 def test_every_column_of_a_query_table_is_some_kinds_and_labelled_there():
-    columns = [column for kind in KINDS.values() for column in kind.columns]
+    columns = [c for kind in KINDS.values() for c in (*kind.columns, *kind.coco_columns)]
     assert sorted(columns) == sorted(SCORE_LABELS)
     for kind in KINDS.values():
         assert kind.metrics[0] == next(iter(kind.columns.values()))
         assert set(kind.columns.values()) <= set(kind.metrics)
+        assert all(COCO_METRICS[column] in kind.columns for column in kind.coco_columns)
+    for iou_type, limit in COCO_LIMITS.items():
+        assert list(KINDS[KIND_OF[iou_type]].coco_columns.values()) == [f"AP@{limit}"]
     assert KINDS["class"].label == "top-1 accuracy" and KINDS["mask"].label == "mask AP"
 
 

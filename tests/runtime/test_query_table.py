@@ -241,6 +241,17 @@ def test_prints_values_under_their_labels(metrics):
         assert row[:end].endswith(f" {value}")
 
 
+def test_it_says_where_ap_is_not_cocos_own():
+    values = dict(box_ap=50.0, box_ap_at_100=40.0, mask_ap=30.0, mask_ap_at_100=20.0)
+    entry = QueryEntry(OperatingPoint(1.0, 600), 9.5, on_cpu(80.5), **values)
+    lines = str(make_table(entries=(entry,))).splitlines()
+    assert lines[1].split("  ")[-1] == "mask AP@100"
+    assert lines[2].split()[-4:] == ["50.0", "30.0", "40.0", "20.0"]
+    assert lines[-2].startswith("box AP counts all detections that TEST.DETECTIONS_PER_IMAGE ")
+    assert lines[-1].startswith("mask AP ") and lines[-1].endswith("; mask AP@100 is COCO's own")
+    assert "COCO" not in str(make_table())
+
+
 @pytest.mark.parametrize(
     "edit, message",
     [

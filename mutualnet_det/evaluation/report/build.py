@@ -6,6 +6,7 @@ import base64
 import datetime
 import hashlib
 import html
+import itertools
 import json
 import math
 import re
@@ -97,7 +98,7 @@ def build_report(folders: Sequence[str | Path], names: Sequence[str] | None = No
     data = {
         "made": _time(datetime.datetime.now()),
         "kinds": {
-            kind: {"label": KINDS[kind].label, "metrics": KINDS[kind].metrics}
+            kind: {"label": KINDS[kind].label, "metrics": _metrics(kind, grids)}
             for kind in KINDS
             if any(kind in grid.kinds for grid in grids)
         },
@@ -245,7 +246,7 @@ def _row(row: GridRow) -> dict[str, Any]:
         "detections": row.detections_per_image,
         "latency": latency_to_dict(row.latency),
         "scores": {
-            kind: {metric: _finite(row.scores[kind].get(metric)) for metric in KINDS[kind].metrics}
+            kind: {metric: _finite(row.scores[kind].get(metric)) for metric in row.metrics(kind)}
             for kind in row.kinds
         },
         "classes": {
@@ -256,6 +257,12 @@ def _row(row: GridRow) -> dict[str, Any]:
     }
 
 
+def _metrics(kind: str, grids: Sequence[Grid]) -> list[str]:
+    """All metrics of a kind that a grid has."""
+    known = [grid.rows[0].metrics(kind) for grid in grids if kind in grid.kinds]
+    return list(dict.fromkeys(itertools.chain(*known)))
+
+
 def _finite(score: float | None) -> float | None:
     return score if score is not None and math.isfinite(score) else None
 
@@ -263,9 +270,10 @@ def _finite(score: float | None) -> float | None:
 def _metric_of(column: str) -> str:
     """The name on the page of the metric that a query table's column holds, such as "box.AP"."""
     return next(
-        f"{kind}.{of_kind.columns[column]}"
+        f"{kind}.{metric}"
         for kind, of_kind in KINDS.items()
-        if column in of_kind.columns
+        for name, metric in {**of_kind.columns, **of_kind.coco_columns}.items()
+        if name == column
     )
 
 

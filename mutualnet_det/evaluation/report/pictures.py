@@ -64,7 +64,8 @@ def collect_pictures(
         and colour by category id), ``images`` (name, size and data URI), ``truth`` (the objects of
         every image) and ``found`` (by the run's index, those at every point); ``notes`` on runs
         that have none. An object is [category id, score or None, box (x, y, width, height), outline
-        of the mask or None, keypoints or None], in px of the embedded image.
+        of the mask or None, keypoints or None], in px of the embedded image. Ids are texts: numbers
+        of JavaScript have 53 bits.
     """
     groups: dict[str, list[int]] = {}
     notes = []
@@ -110,7 +111,7 @@ def _group(
     by_run = {run: _found(folders[run], grids[run], tables[run], pictures) for run in runs}
     truth = [picture.objects(true[picture.image_id]) for picture in pictures]
     colours = {
-        category["id"]: [category["name"], to_hex(np.array(class_colour(index)) / 255)]
+        str(category["id"]): [category["name"], to_hex(np.array(class_colour(index)) / 255)]
         for index, category in enumerate(by_class(ground_truth))
     }
 
@@ -225,7 +226,7 @@ class _Picture:
         """Annotations or detections of this image, as the page draws them."""
         return [
             [
-                o["category_id"],
+                str(o["category_id"]),
                 round(o["score"], 3) if "score" in o else None,
                 self._scaled(np.reshape(o["bbox"], (2, 2))),
                 self._outline(o),

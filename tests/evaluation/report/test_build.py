@@ -38,6 +38,21 @@ def test_it_holds_every_point_and_the_query_table(tmp_path, write_evaluation):
     assert run["devices"] == list(table.devices)
 
 
+def test_it_holds_cocos_own_ap_where_a_grid_has_it(tmp_path, write_evaluation):
+    for name in ("few", "many"):
+        write_evaluation(tmp_path / name)
+    path = tmp_path / "many" / "grid" / "grid.json"
+    grid = json.loads(path.read_text())
+    for row in grid["rows"]:
+        row["box"]["AP@100"] = 7.5
+    path.write_text(json.dumps(grid))
+    page = content(build_report([tmp_path / "few", tmp_path / "many"]))
+    assert page["kinds"]["box"]["metrics"][-1] == "AP@100"
+    assert "AP@100" not in page["kinds"]["mask"]["metrics"]
+    few, many = (run["rows"][0]["scores"]["box"] for run in page["runs"])
+    assert many["AP@100"] == 7.5 and "AP@100" not in few
+
+
 def test_folders_are_found_and_named(tmp_path, write_evaluation):
     for name in ("a", "b"):
         write_evaluation(tmp_path / name)

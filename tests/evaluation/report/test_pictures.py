@@ -36,14 +36,14 @@ def test_objects_at_every_point_of_the_table(evaluated):
     assert pictures["notes"] == []
     (group,) = pictures["groups"]  # the runs share their images
     assert set(group["found"]) == {0, 1} and list(group["found"][0]) == table
-    assert group["classes"].keys() == {3, 7} and group["classes"][7][0] == "dog"
+    assert group["classes"].keys() == {"3", "7"} and group["classes"]["7"][0] == "dog"
     assert [image["name"] for image in group["images"]] == ["1.png", "2.png"]
     for truth in group["truth"]:
         ((category, score, box, outline, keypoints),) = truth  # without the crowd
-        assert (category, score, box, keypoints) == (3, None, [20, 20, 40, 40], None)
+        assert (category, score, box, keypoints) == ("3", None, [20, 20, 40, 40], None)
     for point, images in group["found"][0].items():
         for objects in images:
-            certain = [(3, 0.9)] + ([(7, float(point[:4]))] if float(point[:4]) >= 0.3 else [])
+            certain = [("3", 0.9)] + ([("7", float(point[:4]))] if float(point[:4]) >= 0.3 else [])
             assert [(o[0], o[1]) for o in objects] == sorted(certain, key=lambda o: -o[1])
             assert all(o[3] is not None for o in objects)
 
