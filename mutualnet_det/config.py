@@ -43,6 +43,7 @@ LOSS_TERMS = {
     "MutualClassifier": ("GROUND_TRUTH", "CLASS"),
 }
 OPTIMIZERS = ("SGD", "ADAMW")
+TRAINING_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 BAD_RECORDS = ("error", "skip")
 
 
@@ -266,8 +267,7 @@ def check_config(cfg: CfgNode) -> None:
         )
     _check_choice("MUTUALNET.AMP_DTYPE", node.AMP_DTYPE, AMP_DTYPES)
     _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, BAD_RECORDS)
-    # Detectron2's other ones would be left out in silence.
-    _check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, ("TrainingSampler",))
+    _check_sampler(cfg)
     for key, value, only in (
         ("DATALOADER.ASPECT_RATIO_GROUPING", cfg.DATALOADER.ASPECT_RATIO_GROUPING, True),
         ("MODEL.LOAD_PROPOSALS", cfg.MODEL.LOAD_PROPOSALS, False),
@@ -354,6 +354,26 @@ def check_config(cfg: CfgNode) -> None:
             "SOLVER.AMP.ENABLED",
             True,
             f"False where MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, or MUTUALNET.AMP_DTYPE 'bfloat16'",
+        )
+
+
+def _check_sampler(cfg: CfgNode) -> None:
+    loader = cfg.DATALOADER
+    # Detectron2's other ones would be left out in silence.
+    _check_choice("DATALOADER.SAMPLER_TRAIN", loader.SAMPLER_TRAIN, TRAINING_SAMPLERS)
+    if loader.SAMPLER_TRAIN == "TrainingSampler":
+        return
+    if family(cfg) is Family.SEMANTIC:
+        _fail(
+            "DATALOADER.SAMPLER_TRAIN",
+            loader.SAMPLER_TRAIN,
+            "'TrainingSampler' for semantic segmentation, whose records do not tell their classes",
+        )
+    if not 0 < loader.REPEAT_THRESHOLD <= 1:
+        _fail(
+            "DATALOADER.REPEAT_THRESHOLD",
+            loader.REPEAT_THRESHOLD,
+            "a fraction of the images above 0, up to 1, below which a class is rare: such as 0.01",
         )
 
 

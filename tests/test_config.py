@@ -95,7 +95,7 @@ def test_empty_test_point_is_the_full_network():
         ("MUTUALNET.STATISTICS", "running", "'batch', 'frozen'"),
         ("MUTUALNET.BAD_RECORDS", "ignore", "'error', 'skip'"),
         ("SOLVER.OPTIMIZER", "Adam", "'SGD', 'ADAMW'"),
-        ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "'TrainingSampler'"),
+        ("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler", "'TrainingSampler'"),
         ("DATALOADER.ASPECT_RATIO_GROUPING", "False", "True, the only one"),
         ("MODEL.LOAD_PROPOSALS", "True", "False, the only one"),
         ("TEST.AUG.ENABLED", "True", "False, the only one"),
@@ -280,3 +280,17 @@ def test_flattened_names_keys_as_overrides_do():
     assert flat["MODEL.RPN.HEAD_NAME"] == cfg.MODEL.RPN.HEAD_NAME
     assert not any(isinstance(value, dict) for value in flat.values())
     assert flattened(yaml.safe_load(cfg.dump())) == flat  # as grid.json holds it
+
+
+@pytest.mark.parametrize(
+    "config, threshold, message",
+    [
+        ("quickstart_shapes", 0.0, "REPEAT_THRESHOLD is 0.0; expected a fraction of the images"),
+        ("quickstart_shapes", 10, "REPEAT_THRESHOLD is 10"),
+        ("mutual_semantic_fpn_mbv2", 0.1, "SAMPLER_TRAIN is .* expected 'TrainingSampler' for sem"),
+    ],
+)
+def test_rare_classes_are_repeated_where_it_is_told_which(config, threshold, message):
+    options = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
+    with pytest.raises(ConfigError, match=message):
+        load_config(config, [*options, "DATALOADER.REPEAT_THRESHOLD", str(float(threshold))])

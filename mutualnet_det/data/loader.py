@@ -24,7 +24,7 @@ from .classification import ClassificationMapper
 from .coco import DatasetError
 from .pixels import check_file
 from .records import training_records
-from .sampler import TrainingBatchSampler
+from .sampler import TrainingBatchSampler, repeat_factors
 from .semantic import SemanticMapper
 
 logger = logging.getLogger(__name__)
@@ -156,19 +156,44 @@ class Inputs(NamedTuple):
     Attributes:
         mapper: of a config, what makes an input of a record.
         collate: makes a batch of inputs, or of the DatasetErrors in their place.
+        classes: of a record, those to learn from; None where records do not tell.
     """
 
     mapper: Callable[[CfgNode], Callable[[dict], dict]]
     collate: Callable[[list], Any]
+    classes: Callable[[dict], set[int]] | None
+
+
+def _class_of_image(record: dict) -> set[int]:
+    return {record["label"]}
+
+
+def _classes_of_objects(record: dict) -> set[int]:
+    return {obj["category_id"] for obj in record["annotations"] if not obj.get("iscrowd", 0)}
 
 
 INPUTS = {
-    Family.CLASSIFIER: Inputs(ClassificationMapper, _stack),
-    Family.SEMANTIC: Inputs(_pixels_mapper, trivial_batch_collator),
-    Family.PANOPTIC: Inputs(_pixels_mapper, trivial_batch_collator),
-    Family.RCNN: Inputs(_objects_mapper, trivial_batch_collator),
-    Family.DENSE: Inputs(_objects_mapper, trivial_batch_collator),
+    Family.CLASSIFIER: Inputs(ClassificationMapper, _stack, _class_of_image),
+    Family.SEMANTIC: Inputs(_pixels_mapper, trivial_batch_collator, None),
+    Family.PANOPTIC: Inputs(_pixels_mapper, trivial_batch_collator, _classes_of_objects),
+    Family.RCNN: Inputs(_objects_mapper, trivial_batch_collator, _classes_of_objects),
+    Family.DENSE: Inputs(_objects_mapper, trivial_batch_collator, _classes_of_objects),
 }
+
+
+def _repeats(cfg: CfgNode, records: list[dict[str, Any]]) -> np.ndarray | None:
+    """How often each image is seen in an epoch, if ``DATALOADER.SAMPLER_TRAIN`` says more of it."""
+    classes = INPUTS[family(cfg)].classes
+    if cfg.DATALOADER.SAMPLER_TRAIN != "RepeatFactorTrainingSampler" or classes is None:
+        return None
+    repeats = repeat_factors(list(map(classes, records)), cfg.DATALOADER.REPEAT_THRESHOLD)
+    logger.info(
+        "Images of classes on less than %g of the %d images are repeated: %d of them, up to %.1f "
+        "times; an epoch has %d images.",
+        *(cfg.DATALOADER.REPEAT_THRESHOLD, len(records), (repeats > 1).sum(), repeats.max()),
+        repeats.sum(),
+    )
+    return repeats
 
 
 def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[dict[str, Any]]]:
@@ -189,6 +214,7 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
         start,
         comm.get_rank(),
         comm.get_world_size(),
+        _repeats(cfg, records),
     )
     inputs = INPUTS[family(cfg)]
     loader = DataLoader(

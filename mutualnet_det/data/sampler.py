@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -22,6 +24,25 @@ def check_share(batch_size: int, world_size: int, micro_batches: int = 1) -> Non
         )
 
 
+def repeat_factors(classes: Sequence[Collection[int]], threshold: float) -> np.ndarray:
+    """
+    How often each image is to be seen in an epoch so that rare classes are seen more often (LVIS,
+    arXiv 1908.03195, appendix B).
+
+    A class on a fraction f of the images asks for max(1, sqrt(``threshold`` / f)) times; an image
+    is seen as often as its rarest class asks for.
+
+    Args:
+        classes: on each image.
+
+    Returns:
+        (N,), at least 1 each.
+    """
+    counts = Counter(label for labels in classes for label in set(labels))
+    asked = {c: max(1.0, math.sqrt(threshold * len(classes) / n)) for c, n in counts.items()}
+    return np.array([max((asked[label] for label in labels), default=1.0) for labels in classes])
+
+
 class TrainingBatchSampler(Sampler):
     """
     Endless batches of one rank, each epoch a new permutation.
@@ -36,6 +57,7 @@ class TrainingBatchSampler(Sampler):
         seed: of the run.
         start: the iteration to begin with.
         rank, world_size: this process and how many there are; each takes its share of every batch.
+        repeats: how often each image is seen in an epoch, on average; None: all as often.
 
     Yields:
         list[tuple[int, int]]: (index of the image, seed of its augmentation) for each image.
@@ -49,6 +71,7 @@ class TrainingBatchSampler(Sampler):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        repeats: np.ndarray | None = None,
     ) -> None:
         check_share(batch_size, world_size)
         self._is_wide = np.asarray(is_wide, dtype=bool)
@@ -56,14 +79,28 @@ class TrainingBatchSampler(Sampler):
         self._seed = seed
         self._start = start
         self._share = slice(rank, None, world_size)
+        # In parts of a power of 2, of which sums are exact in whatever order.
+        self._repeats = None if repeats is None else np.round(repeats * 2**20) / 2**20
+        length = len(self._is_wide) if self._repeats is None else math.floor(self._repeats.sum())
         # A data set smaller than a batch is repeated within it.
-        self._repeats = -(-batch_size // len(self._is_wide))
-        self._batches_per_epoch = len(self._is_wide) * self._repeats // batch_size
+        self._rounds = -(-batch_size // length)
+        self._batches_per_epoch = length * self._rounds // batch_size
+
+    def _round(self, rng: np.random.Generator) -> np.ndarray:
+        """Indices of images in random order, each as often as it is to be seen."""
+        order = rng.permutation(len(self._is_wide))
+        if self._repeats is None:
+            return order
+        # Systematic sampling: of a repeat of 2.3, 2 or 3 are taken. However they fall, their sum
+        # is that of the repeats, so that every epoch has as many batches, and an iteration's epoch
+        # is known without those before it.
+        ends = np.floor(self._repeats[order].cumsum() + rng.uniform()).astype(int)
+        return rng.permutation(np.repeat(order, np.diff(ends, prepend=0)))
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """The batches (B, batch_size) of an epoch, as indices of images."""
         rng = stream("images", self._seed, epoch)
-        order = np.concatenate([rng.permutation(len(self._is_wide)) for _ in range(self._repeats)])
+        order = np.concatenate([self._round(rng) for _ in range(self._rounds)])
         # Cut before grouping: cutting the mixed rest would always hit the smaller group.
         order = order[: self._batches_per_epoch * self._batch_size]
         full, rest = [], []

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -244,6 +245,31 @@ def test_crowds_are_no_objects(with_data):
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     items = sum(batches(cfg, 6), [])
     assert {len(x["instances"]) for x in items if x["image_id"] <= 3} == {0}
+
+
+def test_images_of_a_rare_class_are_seen_more_often(with_data, caplog):
+    def make_one_rare(data, folder):
+        for annotation in data["annotations"]:
+            annotation["category_id"] = 3 if annotation["image_id"] == 1 else 1
+            # A crowd is not learned from, so it makes no image one of its class.
+            annotation["iscrowd"] = int(annotation["image_id"] == 2)
+            if annotation["iscrowd"]:
+                annotation["category_id"] = 2
+
+    cfg = with_data(make_one_rare)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    cfg.DATALOADER.REPEAT_THRESHOLD = 0.75  # 9 times 1 of 12 images: its repeat is 3
+    with caplog.at_level("INFO", logger="mutualnet_det"):
+        items = sum(batches(cfg, 7), [])
+    counts = Counter(item["image_id"] for item in items)
+    assert counts == {1: 3} | dict.fromkeys(range(2, 13), 1)
+    assert "on less than 0.75 of the 12 images are repeated: 1 of them, up to 3.0 times; an " in (
+        caplog.text
+    )
+    # Flipped or not.
+    first = [item["image"][..., :8].sum() for item in items if item["image_id"] == 1]
+    assert len(set(map(int, first))) > 1
 
 
 def test_several_data_sets(cfg, with_data):

@@ -3,10 +3,12 @@
 from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pytest
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 
 from mutualnet_det.config import ConfigError
-from mutualnet_det.data.sampler import TrainingBatchSampler, check_share
+from mutualnet_det.data.sampler import TrainingBatchSampler, check_share, repeat_factors
 
 
 def batches(count, is_wide=(True,) * 12, batch_size=4, seed=1, **kwargs):
@@ -95,3 +97,54 @@ def test_batches_of_both_shapes_are_mixed_over_the_epoch():
     is_wide = [True] * 40 + [False] * 40
     shapes = [is_wide[batch[0]] for batch in images(batches(20, is_wide))]
     assert shapes != sorted(shapes) and shapes != sorted(shapes, reverse=True)
+
+
+# Rare classes -------------------------------------------------------------------------------------
+
+
+def test_repeat_factors_are_detectron2s():
+    rng = np.random.default_rng(0)
+    classes = [
+        set(rng.choice(6, rng.integers(0, 4), p=[0.5, 0.3, 0.1, 0.05, 0.03, 0.02]))
+        for _ in range(200)
+    ]
+    records = [{"annotations": [{"category_id": c} for c in labels]} for labels in classes]
+    expected = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, 0.3)
+    factors = repeat_factors(classes, 0.3)
+    np.testing.assert_allclose(factors, expected, rtol=1e-6)
+    assert factors.max() > 1.5
+
+
+REPEATS = np.array([1.0] * 8 + [2.3, 3.5, 1.7, 1.2])  # 16.7
+
+
+def test_images_are_repeated_as_often_as_they_should_on_average():
+    drawn = images(batches(4 * 500, MIXED, repeats=REPEATS))
+    # An epoch has 4 batches of 4: 16 of 16.7 images, whichever they are.
+    counts = Counter(index for batch in drawn for index in batch)
+    for index, repeats in enumerate(REPEATS):
+        assert counts[index] / 500 == pytest.approx(repeats * 16 / 16.7, abs=0.1), index
+    for epoch in zip(*[iter(drawn)] * 4, strict=True):
+        for index, count in Counter(sum(epoch, [])).items():
+            assert count <= np.ceil(REPEATS[index])
+
+
+def test_repeated_images_are_the_same_from_any_iteration_on():
+    whole = batches(40, MIXED, repeats=REPEATS)
+    for start in range(17):
+        assert batches(40 - start, MIXED, repeats=REPEATS, start=start) == whole[start:]
+    halves = [batches(40, MIXED, repeats=REPEATS, rank=r, world_size=2) for r in range(2)]
+    for number, batch in enumerate(whole):
+        assert sorted(halves[0][number] + halves[1][number]) == sorted(batch)
+    # What is seen twice is augmented twice.
+    seeds = [seed for batch in whole for _, seed in batch]
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_epoch_has_as_many_batches_whatever_the_repeats(seed):
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(1, 40))
+    repeats = 1 + rng.exponential(1.0, size)
+    drawn = batches(30, [True] * size, batch_size=int(rng.integers(1, 9)), repeats=repeats)
+    assert len({len(batch) for batch in drawn}) == 1
