@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -17,6 +17,7 @@ from detectron2.config import CfgNode, get_cfg
 from .errors import UserError
 from .family import Family, family
 from .slimmable import OperatingPoint
+from .unused_keys import unused_keys
 
 # The project's configs: part of an installed package, beside the package in a clone.
 _PACKAGE = Path(__file__).resolve().parent
@@ -44,6 +45,7 @@ LOSS_TERMS = {
 }
 OPTIMIZERS = ("SGD", "ADAMW")
 TRAINING_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
+FLIPS = ("horizontal", "vertical", "none")
 BAD_RECORDS = ("error", "skip")
 
 
@@ -207,6 +209,22 @@ def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
         _fail(key, value, "one of " + ", ".join(repr(c) for c in choices))
 
 
+def _check_device(text: str) -> None:
+    """Check a device, without the memory that the first use of a GPU takes."""
+    try:
+        device = torch.device(text)
+        if device.type == "cuda":
+            usable = device.index is None or device.index < torch.cuda.device_count()
+        else:
+            usable = torch.zeros(1, device=device).item() == 0
+    # Backends that are absent fail in any way there is.
+    except Exception:
+        usable = False
+    if not usable:
+        known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        _fail("MODEL.DEVICE", text, f"a device of this machine, such as {', '.join(known)}")
+
+
 def _is_positive(value: Any, types: type | tuple[type, ...]) -> bool:
     is_number = isinstance(value, types) and not isinstance(value, bool)
     return is_number and bool(0 < value < math.inf)
@@ -268,14 +286,9 @@ def check_config(cfg: CfgNode) -> None:
     _check_choice("MUTUALNET.AMP_DTYPE", node.AMP_DTYPE, AMP_DTYPES)
     _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, BAD_RECORDS)
     _check_sampler(cfg)
-    for key, value, only in (
-        ("DATALOADER.ASPECT_RATIO_GROUPING", cfg.DATALOADER.ASPECT_RATIO_GROUPING, True),
-        ("MODEL.LOAD_PROPOSALS", cfg.MODEL.LOAD_PROPOSALS, False),
-        ("TEST.AUG.ENABLED", cfg.TEST.AUG.ENABLED, False),
-        ("TEST.PRECISE_BN.ENABLED", cfg.TEST.PRECISE_BN.ENABLED, False),
-    ):
-        if value is not only:
-            _fail(key, value, f"{only}, the only one there is here")
+    for key, value, only in unused_keys(cfg):
+        _fail(key, value, f"{only!r}, the only one there is here")
+    _check_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, FLIPS)
     _check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, OPTIMIZERS)
     if cfg.SOLVER.OPTIMIZER == "ADAMW" and cfg.SOLVER.NESTEROV:
         _fail("SOLVER.NESTEROV", True, "False where SOLVER.OPTIMIZER is 'ADAMW'")
@@ -339,6 +352,7 @@ def check_config(cfg: CfgNode) -> None:
         ("MUTUALNET.CALIBRATION.REFRESH_PERIOD", node.CALIBRATION.REFRESH_PERIOD, 1),
         ("MUTUALNET.SKIPPED_STEPS", node.SKIPPED_STEPS, 0),
         ("MUTUALNET.PATIENCE", node.PATIENCE, 0),
+        ("SOLVER.REFERENCE_WORLD_SIZE", cfg.SOLVER.REFERENCE_WORLD_SIZE, 0),
         ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1),
         ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER, 1),
         ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1),
@@ -506,6 +520,16 @@ def find_config(name: str, folder: str = "") -> str:
     )
 
 
+class _ConfigFiles(CfgNode):
+    """A config whose ``_BASE_`` may be one of the project's, by its name."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO:
+        if not Path(filename).is_file():
+            filename = find_config(Path(filename).name)
+        return super()._open_cfg(filename)
+
+
 def load_config(config_file: str, opts: Sequence[str] | None = None) -> CfgNode:
     """
     A config from a YAML file and ``KEY VALUE`` overrides, checked.
@@ -514,6 +538,7 @@ def load_config(config_file: str, opts: Sequence[str] | None = None) -> CfgNode:
 
     Args:
         config_file: a path, or the name of one of the project's: see :func:`find_config`. "": none.
+            Its ``_BASE_`` is a file, counted from its own folder, or such a name.
 
     Raises:
         ConfigError: for a missing file, an unknown key or a value that cannot be used.
@@ -528,8 +553,10 @@ def load_config(config_file: str, opts: Sequence[str] | None = None) -> CfgNode:
     where = config_file
     try:
         if config_file:
+            files = _ConfigFiles(cfg)
             # Detectron2 would run what an unknown YAML tag asks for.
-            cfg.merge_from_file(config_file, allow_unsafe=False)
+            files.merge_from_file(config_file, allow_unsafe=False)
+            cfg = CfgNode(files)
         where = f"Overrides {' '.join(opts)!r}"
         cfg.merge_from_list(opts)
     except (KeyError, AssertionError, TypeError, AttributeError, ValueError, OSError) as error:
@@ -540,6 +567,7 @@ def load_config(config_file: str, opts: Sequence[str] | None = None) -> CfgNode:
         raise ConfigError(f"{where} is not valid YAML: {error}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    _check_device(cfg.MODEL.DEVICE)
     check_config(cfg)
     cfg.freeze()
     return cfg

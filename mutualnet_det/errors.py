@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .terminal import without_codes
+
 
 class UserError(Exception):
     """Something given by the user cannot be used; the message says what, and what to do."""
@@ -21,4 +23,4 @@ def reported() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {without_codes(str(error))}")

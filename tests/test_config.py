@@ -100,6 +100,14 @@ def test_empty_test_point_is_the_full_network():
         ("MODEL.LOAD_PROPOSALS", "True", "False, the only one"),
         ("TEST.AUG.ENABLED", "True", "False, the only one"),
         ("TEST.PRECISE_BN.ENABLED", "True", "False, the only one"),
+        ("TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 38.5, 0.2]]", "[], the only one"),
+        ("VIS_PERIOD", "20", "0, the only one"),
+        ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", "True", "False, the only one"),
+        ("INPUT.RANDOM_FLIP", "both", "'horizontal', 'vertical', 'none'"),
+        ("MODEL.DEVICE", "gpu", "a device of this machine, such as cpu"),
+        ("MODEL.DEVICE", "meta", "a device of this machine, such as cpu"),
+        ("MODEL.DEVICE", "xpu", "a device of this machine, such as cpu"),
+        ("SOLVER.REFERENCE_WORLD_SIZE", "-1", "at least 0"),
         ("MUTUALNET.WIDTH_RANGE", "(1.0, 0.25)", "0 < smallest <= largest"),
         ("MUTUALNET.WIDTH_RANGE", "(0, 1.0)", "0 < smallest <= largest"),
         ("MUTUALNET.WIDTH_RANGE", "(0.25, 0.5, 1.0)", "0 < smallest <= largest"),
@@ -200,6 +208,7 @@ def test_odd_number_of_overrides():
         ("MODEL: [\n", "not valid YAML"),
         ("MODEL:\n\tMASK_ON: True\n", "line 2"),
         ("_BASE_: nowhere.yaml\n", "nowhere.yaml"),
+        ("_BASE_: quickstart_shape.yaml\n", "Close are quickstart_shapes"),
         ("- MODEL\n", ""),
         ("", ""),
     ],
@@ -211,6 +220,43 @@ def test_bad_file_is_named(tmp_path, content, expected):
         load_config(str(path))
     assert "mine.yaml" in str(error.value)
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config, key, value",
+    [
+        ("mutual_maskrcnn_r50", "MODEL.RESNETS.NUM_GROUPS", "32"),
+        ("mutual_maskrcnn_r50", "MODEL.RESNETS.WIDTH_PER_GROUP", "8"),
+        ("mutual_maskrcnn_r50", "MODEL.RESNETS.NORM", "GN"),
+        ("mutual_maskrcnn_r50", "MODEL.RESNETS.DEFORM_ON_PER_STAGE", "[False, True, True, True]"),
+        ("mutual_retinanet_mbv2", "MODEL.MASK_ON", "True"),
+        ("mutual_semantic_fpn_mbv2", "MODEL.KEYPOINT_ON", "True"),
+        ("pretrain_shapes", "MODEL.MASK_ON", "True"),
+        ("pretrain_shapes", "INPUT.CROP.ENABLED", "True"),
+    ],
+)
+def test_key_that_does_nothing_for_a_kind(config, key, value):
+    with pytest.raises(ConfigError, match=f"{key} is .*the only one there is here"):
+        load_config(config, [key, value])
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert load_config(QUICKSTART, ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
+    with pytest.raises(ConfigError, match="'cuda:2'; expected .* cpu, cuda:0, cuda:1"):
+        load_config(QUICKSTART, ["MODEL.DEVICE", "cuda:2"])
+
+
+@pytest.mark.parametrize("base", ["quickstart_shapes", "quickstart_shapes.yaml"])
+def test_base_of_the_project_is_found_by_its_name(base, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"_BASE_: {base}\nSOLVER: {{MAX_ITER: 7}}\n")
+    cfg = load_config(str(tmp_path / "mine.yaml"))
+    assert cfg.SOLVER.MAX_ITER == 7
+    assert cfg.MUTUALNET == load_config("quickstart_shapes").MUTUALNET
+    # A file beside the config comes first.
+    (tmp_path / base).write_text("INPUT: {MIN_SIZE_TRAIN: [600]}\nTEST: {EVAL_PERIOD: 9}\n")
+    assert load_config(str(tmp_path / "mine.yaml")).TEST.EVAL_PERIOD == 9
 
 
 def test_missing_file_is_named():

@@ -67,8 +67,9 @@ def test_what_a_config_gives(name, kind, given):
 
 
 def test_heads_that_a_network_lacks_give_nothing():
-    name = str(CONFIGS / "mutual_retinanet_mbv2.yaml")
-    cfg = load_config(name, ["MODEL.MASK_ON", "True", "MODEL.KEYPOINT_ON", "True"])
+    cfg = load_config(str(CONFIGS / "mutual_retinanet_mbv2.yaml")).clone()
+    cfg.defrost()
+    cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = True
     assert outputs(cfg) == ("box",)
     cfg = load_config(str(CONFIGS / "mutual_maskrcnn_mbv2.yaml"), ["MODEL.MASK_ON", "False"])
     assert outputs(cfg) == ("box",)

@@ -235,6 +235,14 @@ def evaluation_images(
         yield resize_image(largest, (resolution, resolution))
 
 
+# By INPUT.RANDOM_FLIP.
+FLIPS = {
+    "horizontal": [transforms.RandomHorizontalFlip()],
+    "vertical": [transforms.RandomVerticalFlip()],
+    "none": [],
+}
+
+
 class ClassificationMapper:
     """
     Makes a training input of a record: a random crop, flipped or not, with the colours varied.
@@ -257,7 +265,7 @@ class ClassificationMapper:
             ]
         else:
             crop = [transforms.RandomResizedCrop(side, tuple(node.CROP_SCALE), antialias=True)]
-        steps = [*crop, transforms.RandomHorizontalFlip()]
+        steps = [*crop, *FLIPS[cfg.INPUT.RANDOM_FLIP]]
         if node.COLOR_JITTER:
             strength = node.COLOR_JITTER
             steps.append(transforms.ColorJitter(strength, strength, strength))

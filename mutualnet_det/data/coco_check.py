@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from .geometry import (
     is_rle,
     share_inside,
 )
+from .image_files import ImageFiles
 
 __all__ = [
     "BadRecords",
@@ -54,7 +54,8 @@ class CheckedCoco:
 
     Attributes:
         data: the content.
-        is_changed: whether anything was left out.
+        is_changed: whether anything was left out, or the file is in another encoding than others
+            read.
         bad: what was left out.
         notes: what is unlikely, though it may be meant.
     """
@@ -140,14 +141,14 @@ def check_coco_format(
         )
     usable = {**data, "images": list(images.values()), "annotations": annotations}
     is_changed = (usable["images"], annotations) != (data["images"], data["annotations"])
-    return CheckedCoco(usable, is_changed, bad, notes)
+    return CheckedCoco(usable, is_changed or not _is_plain_utf8(json_file), bad, notes)
 
 
 def read_coco_json(json_file: str) -> dict:
     """The content of a COCO JSON file with its sections present; DatasetError if it has not."""
     try:
-        with open(json_file, encoding="utf-8") as file:
-            data = json.load(file)
+        with open(json_file, "rb") as file:
+            data = json.loads(file.read())  # of bytes it knows the encoding, and takes a mark
     except FileNotFoundError:
         raise DatasetError(f"There is no annotation file {json_file}.") from None
     except json.JSONDecodeError as error:
@@ -167,6 +168,12 @@ def read_coco_json(json_file: str) -> dict:
                 "format has images, annotations and categories."
             )
     return data
+
+
+def _is_plain_utf8(json_file: str) -> bool:
+    """Tell whether a JSON file is in UTF-8 without a mark: all that pycocotools reads."""
+    with open(json_file, "rb") as file:
+        return json.detect_encoding(file.read(4)) == "utf-8"
 
 
 # What is always an error -------------------------------------------------------------------------
@@ -220,7 +227,7 @@ def _repeated(ids: Iterable[Hashable]) -> list[Hashable]:
 
 def _usable_images(images: list[dict], image_root: str | None, bad: BadRecords) -> dict[int, dict]:
     """The images with a size and a file, by id."""
-    exists = _FileFinder(image_root)
+    files = ImageFiles(image_root)
     usable = {}
     for image in images:
         if not has_size(image):
@@ -228,30 +235,17 @@ def _usable_images(images: list[dict], image_root: str | None, bad: BadRecords) 
                 f"image {image['id']}: width {image.get('width')!r}, height {image.get('height')!r}"
             )
             bad.add("images whose width and height are not integers above 0", what)
-        elif not exists(image["file_name"]):
+        elif image["file_name"] not in files:
             what = f"image {image['id']}: {image['file_name']}"
-            bad.add(f"images without a file in {image_root}", what)
+            meant = files.meant_by(image["file_name"])
+            if meant is None:
+                bad.add(f"images without a file in {image_root}", what)
+            else:
+                kind = f"images whose file in {image_root} has another name than file_name says"
+                bad.add(kind, f"{what} is there as {meant}")
         else:
             usable[image["id"]] = image
     return usable
-
-
-class _FileFinder:
-    """Lookup of files below a folder. Each folder is listed once: one call, not one per image."""
-
-    def __init__(self, root: str | None) -> None:
-        if root is not None and not os.path.isdir(root):
-            raise DatasetError(f"There is no image folder {root}.")
-        self._root = root
-        self._files: dict[str, set[str]] = {}
-
-    def __call__(self, name: str) -> bool:
-        if self._root is None:
-            return True
-        folder, base = os.path.split(os.path.join(self._root, name))
-        if folder not in self._files:
-            self._files[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        return base in self._files[folder]
 
 
 def _usable_annotations(

@@ -12,9 +12,9 @@ from detectron2.utils.logger import setup_logger
 from ..config import ConfigError, check_output_dir, find_config, load_config
 from ..data.check import check_datasets
 from ..data.coco import DatasetError
-from ..data.sampler import check_share
 from ..evaluation.task import dataset_name
-from .start import check_start
+from ..terminal import drop_codes
+from .start import check_start, scaled
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -30,9 +30,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if args.config_file:
         args.config_file = find_config(args.config_file)  # Detectron2 opens it too
     cfg = load_config(args.config_file, args.opts)
-    if not cfg.SOLVER.REFERENCE_WORLD_SIZE:  # with one, the batch follows the processes
-        num_micro = cfg.MUTUALNET.MICRO_BATCHES
-        check_share(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), num_micro)
+    scaled(cfg, comm.get_world_size())
     check_output_dir(cfg.OUTPUT_DIR)
     if args.eval_only:
         dataset_name(cfg)
@@ -45,7 +43,20 @@ def setup(args: argparse.Namespace) -> CfgNode:
             ) from error
     if not args.eval_only:
         check_start(cfg, args.resume)
+    _set_up_loggers(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mutualnet_det")
     check_datasets(cfg)
     return cfg
+
+
+def _set_up_loggers(folder: str) -> None:
+    """Set up the loggers before Detectron2 does, which logs at once, and in colours."""
+    rank = comm.get_rank()
+    for logger in (
+        # As in default_setup: what is called in the same way again is not done again.
+        setup_logger(folder, distributed_rank=rank, name="fvcore"),
+        setup_logger(folder, distributed_rank=rank),
+        setup_logger(folder, distributed_rank=rank, name="mutualnet_det"),
+    ):
+        for handler in logger.handlers:
+            handler.addFilter(drop_codes)

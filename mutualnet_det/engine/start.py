@@ -6,9 +6,11 @@ import signal
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
 
 from ..checkpoint import checkpoints
-from ..config import ConfigError
+from ..config import ConfigError, check_config
+from ..data.sampler import check_share
 from ..errors import UserError
 
 
@@ -19,6 +21,34 @@ def check_system() -> None:
             "Training needs Linux or macOS: Windows lacks the signals that stop it without loss, "
             "and locks that its processes share. The Windows Subsystem for Linux has both."
         )
+
+
+def scaled(cfg: CfgNode, world_size: int) -> CfgNode:
+    """
+    The config of a training on this many processes: with ``SOLVER.REFERENCE_WORLD_SIZE``, batch,
+    learning rate and schedule follow them, as in Detectron2.
+
+    Raises:
+        ConfigError: for a batch that the processes, or those of the reference, cannot share, and a
+            schedule that becomes too short.
+    """
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference > 0:
+        if cfg.SOLVER.IMS_PER_BATCH % reference:
+            raise ConfigError(
+                f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; expected a multiple of "
+                f"SOLVER.REFERENCE_WORLD_SIZE, {reference}."
+            )
+        cfg = DefaultTrainer.auto_scale_workers(cfg, world_size)
+        try:
+            check_config(cfg)
+        except ConfigError as error:
+            raise ConfigError(
+                f"For {world_size} processes, where SOLVER.REFERENCE_WORLD_SIZE is {reference}: "
+                f"{error}"
+            ) from error
+    check_share(cfg.SOLVER.IMS_PER_BATCH, world_size, cfg.MUTUALNET.MICRO_BATCHES)
+    return cfg
 
 
 def check_start(cfg: CfgNode, resume: bool) -> None:

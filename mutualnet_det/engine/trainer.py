@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, TrainerBase, hooks
+from detectron2.engine import TrainerBase, hooks
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 
@@ -47,7 +47,7 @@ from .metrics import WRITE_PERIOD, MeasureSteps, build_writers
 from .optimizer import build_optimizer, clip, resume_optimizer
 from .periodic_evaluation import PeriodicEvaluation, TrainedEnough
 from .sampling import FULL, TrainingPass, build_sampler
-from .start import check_start
+from .start import check_start, scaled
 from .timing import StepTimer
 from .watch import WatchSteps
 
@@ -72,13 +72,13 @@ class MutualTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg = scaled(cfg, comm.get_world_size())
         self.model = build_training_network(cfg)
         self.network = network_of(self.model)
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.calibrations = Calibrations(self.network)
-        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.seed = cfg.SEED  # below 0 until prepare() draws one
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._folder = Path(cfg.OUTPUT_DIR)
@@ -189,6 +189,8 @@ class MutualTrainer(TrainerBase):
 
     def prepare(self, start: int) -> None:
         """Make what :meth:`run_step` needs from iteration ``start`` on: data, points, weights."""
+        if self.seed < 0:
+            self.seed = comm.shared_random_seed()
         self._points = build_sampler(self.cfg, self.seed)
         self._batches = iter(build_training_loader(self.cfg, self.seed, start))
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]

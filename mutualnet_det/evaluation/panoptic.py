@@ -118,8 +118,8 @@ class PanopticScorer:
                 raise DatasetError(
                     f"The data set {dataset!r} is not there: no file {self._json_file}."
                 )
-            with Path(self._json_file).open() as file:
-                self._annotations = {a["image_id"]: a for a in json.load(file)["annotations"]}
+            content = json.loads(Path(self._json_file).read_bytes())
+            self._annotations = {a["image_id"]: a for a in content["annotations"]}
 
     def files(self, records: Iterable[dict]) -> list[str]:
         """

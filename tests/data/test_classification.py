@@ -230,6 +230,21 @@ def test_colours_are_varied_alike_in_either_order(folder):
         mapper_of("INPUT.FORMAT", "L")
 
 
+def test_images_are_flipped_as_the_config_says(folder):
+    path = folder("train", {"cat": 1}) + "/cat/0.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    whole = torch.from_numpy(pixels).permute(2, 0, 1)
+    crop = ("MUTUALNET.CLASSIFICATION.CROP_SCALE", "(1.0, 1.0)")
+    for flip, dims in (("horizontal", [2]), ("vertical", [1]), ("none", [])):
+        mapper = SeededMapper(mapper_of(*crop, "INPUT.RANDOM_FLIP", flip))
+        images = [mapper({"file_name": path, "label": 0}, seed)["image"] for seed in range(8)]
+        flipped = [not torch.equal(image, whole) for image in images]
+        assert any(flipped) == bool(dims) and not all(flipped)
+        for image in images:
+            assert torch.equal(image, whole) or torch.equal(image, whole.flip(dims))
+
+
 def test_padding_shifts_the_image(folder):
     path = folder("train", {"cat": 1}) + "/cat/0.png"
     pixels = np.random.default_rng(0).integers(1, 256, (64, 64, 3), dtype=np.uint8)

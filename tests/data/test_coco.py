@@ -231,6 +231,29 @@ def test_unreadable_files_are_named(write, tmp_path):
         check((write(content())[0], str(tmp_path / "nowhere")))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-be"])
+def test_json_in_an_encoding_that_others_do_not_read(write, encoding, catalogs):
+    data = content()
+    data["categories"][0]["name"] = "Käse"
+    files = write(data)
+    expected = load_checked_coco("plain", *files, need_masks=True, bad_records="error")
+    Path(files[0]).write_bytes(json.dumps(data, ensure_ascii=False).encode(encoding))
+    found = load_checked_coco("other", *files, need_masks=True, bad_records="error")
+    assert found == expected
+    assert MetadataCatalog.get("other").thing_classes[-1] == "Käse"
+    assert renumbered_ground_truth(files[0])["categories"] == data["categories"]
+
+
+def test_images_whose_name_is_written_another_way(write):
+    data = content()
+    data["images"][0]["file_name"] = "images\\a.jpg"
+    data["images"][1]["file_name"] = "sub/B.JPG"
+    with pytest.raises(DatasetError, match="another name than file_name says: 2 ") as error:
+        check(write(data))
+    for text in ("image 0: images\\a.jpg is there as a.jpg", "sub/B.JPG is there as sub/b.jpg"):
+        assert text in str(error.value)
+
+
 def test_masks_that_are_missing_altogether(write):
     data = content()
     for a in data["annotations"]:
@@ -257,7 +280,7 @@ def test_data_to_train_on_needs_an_object(write):
 def test_a_data_set_without_any_usable_image(write):
     data = content()
     for image in data["images"]:
-        image["file_name"] = "elsewhere/" + image["file_name"]
+        image["file_name"] = f"elsewhere/{image['id']}.jpg"
     with pytest.raises(DatasetError, match=r"no image that can be used.*\n.*without a file"):
         check(write(data), bad_records="skip")
 

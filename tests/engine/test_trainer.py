@@ -58,6 +58,19 @@ def records(folder):
 # The step ----------------------------------------------------------------------------------------
 
 
+def test_a_shared_seed_is_drawn_when_all_processes_are_there(tiny_cfg, monkeypatch):
+    """The trainer is made where errors are shared, in which no process may wait for another."""
+    draws = []
+    monkeypatch.setattr("detectron2.utils.comm.shared_random_seed", lambda: draws.append(5) or 5)
+    tiny_cfg.SEED = -1
+    mutual = trainer.MutualTrainer(tiny_cfg)
+    assert draws == []
+    mutual.prepare(0)
+    assert mutual.seed == 5 == mutual.state_dict()["seed"]
+    mutual.prepare(1)
+    assert draws == [5]
+
+
 @pytest.mark.parametrize("weight", [1.0, 0.25])
 def test_gradients_of_all_passes_make_one_step(build, run_steps, weight):
     options = "SOLVER.CLIP_GRADIENTS.ENABLED", False, "MUTUALNET.SUBNETWORK_WEIGHT", weight
