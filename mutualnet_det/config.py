@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import yaml
@@ -520,11 +520,11 @@ def find_config(name: str, folder: str = "") -> str:
     )
 
 
-class _ConfigFiles(CfgNode):
+class _ConfigFiles(CfgNode):  # type: ignore[misc]
     """A config whose ``_BASE_`` may be one of the project's, by its name."""
 
     @classmethod
-    def _open_cfg(cls, filename: str) -> IO:
+    def _open_cfg(cls, filename: str) -> Any:
         if not Path(filename).is_file():
             filename = find_config(Path(filename).name)
         return super()._open_cfg(filename)
