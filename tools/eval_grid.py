@@ -26,6 +26,7 @@ from mutualnet_det.config import (
 )
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation import evaluate_grid
+from mutualnet_det.evaluation.confusion import class_table
 from mutualnet_det.runtime.device import hardware_name
 from mutualnet_det.slimmable import OperatingPoint
 
@@ -75,6 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         parser.add_argument(option, nargs="+", metavar=option[2:-1].upper(), help=meaning)
     parser.add_argument("--output", metavar="FOLDER", help="default: OUTPUT_DIR/grid")
+    parser.add_argument(
+        "--classes",
+        action="store_true",
+        help="print the scores of each class too, and what it is found as, at the best point",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     return parser
 
@@ -161,7 +167,12 @@ def main(args: argparse.Namespace) -> None:
         resume=args.resume,
         devices=devices,
     )
-    print(f"\n{grid.query_table()}\n\nEverything is in {output}, pictures in {output}/figures.")
+    table = grid.query_table()
+    print(f"\n{table}")
+    if args.classes:
+        (best,) = (row for row in grid.rows if row.point == table.best.point)
+        print(f"\n{class_table(Path(output), best)}")
+    print(f"\nEverything is in {output}, pictures in {output}/figures.")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Panoptic FPN also its semantic and panoptic segmentation.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from ..runtime import Latency
 from ..runtime.device import device_name
 from ..slimmable import OperatingPoint
 from .coco_evaluators import COCO_LIMITS, evaluator_version, objects_per_image
+from .confusion import Confusion, confusion_file
 from .cost import Cost, count_points
 from .figures import write_figures
 from .files import replacing, write_json_list
@@ -136,6 +138,7 @@ class DetectionTask:
             sigmas = self._cfg.TEST.KEYPOINT_OKS_SIGMAS if iou_type == "keypoints" else ()
             scores[KIND_OF[iou_type]] = score(self._index, detections, iou_type, sigmas)
             write_json_list(_detections_file(output, point, iou_type), only(iou_type, detections))
+        Confusion.of(self._ground_truth, detections).save(confusion_file(output, point))
         if self._semantic is not None:
             scores["semantic"] = self._semantic.score(record["confusion"] for record in results)
         return GridRow(
@@ -152,7 +155,9 @@ class DetectionTask:
             for row in grid.rows
             for iou_type in self._iou_types
         }
-        for path in (output / "detections").glob("*.json"):
+        expected |= {confusion_file(output, row.point) for row in grid.rows}
+        written = (output / "detections").glob("*.json"), (output / "confusion").glob("*.csv")
+        for path in itertools.chain(*written):
             if path not in expected:
                 path.unlink()
         figures = output / "figures"

@@ -157,7 +157,9 @@ def test_from_a_checkpoint_to_the_query_table(run, tmp_path, capsys, monkeypatch
     assert [str(row.point) for row in grid.rows] == ["0.25x64", "1.00x64"]
     assert grid.run["weights"] == str(output / "model_final.pth")
     before = (output / "grid" / "grid.json").stat().st_mtime_ns
-    run("--resume")
+    assert "Classes" not in capsys.readouterr().out
+    run("--resume", "--classes")
+    assert "Classes at " in capsys.readouterr().out
     assert (output / "grid" / "grid.json").stat().st_mtime_ns == before
 
     # Another evaluation takes the calibrations of the first, and needs no training images.
