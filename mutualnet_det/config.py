@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import json
 import math
 import os
@@ -182,6 +183,24 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     cfg.MUTUALNET.CLASSIFICATION.TEST_CROP = 0.875
     # Images per forward in evaluation. Time is measured on single images.
     cfg.MUTUALNET.CLASSIFICATION.TEST_BATCH_SIZE = 64
+
+    # Augmentations of a detector's or segmentor's training images, beside INPUT.RANDOM_FLIP and
+    # INPUT.CROP. All passes of an iteration see the same augmented image.
+    cfg.MUTUALNET.AUGMENTATION = CfgNode()
+    # Random changes of colours: factors from 1 - x to 1 + x. 0: none.
+    cfg.MUTUALNET.AUGMENTATION.BRIGHTNESS = 0.0
+    cfg.MUTUALNET.AUGMENTATION.CONTRAST = 0.0
+    cfg.MUTUALNET.AUGMENTATION.SATURATION = 0.0
+    # Standard deviation of the random shifts along the principal components of ImageNet's colours;
+    # 0.1 is usual. 0: none.
+    cfg.MUTUALNET.AUGMENTATION.LIGHTING = 0.0
+    # Degrees that an image is turned by at most, either way, in a frame that holds all of it. Boxes
+    # become those around their turned masks; without masks, around their turned corners, which is
+    # more than the object where the angle is large. 0: none.
+    cfg.MUTUALNET.AUGMENTATION.ROTATION = 0
+    # Large-scale jitter (arXiv 2012.07177): smallest and largest factor, such as (0.1, 2.0), of the
+    # size at which an image is seen, in a frame of the usual size. Empty: none.
+    cfg.MUTUALNET.AUGMENTATION.SCALE = ()
 
     # Checkpoints of a training that are kept, the newest ones, model_final.pth among them: at least
     # 2, so that there is one before the last. 0: all, one every SOLVER.CHECKPOINT_PERIOD.
@@ -391,8 +410,43 @@ def _check_sampler(cfg: CfgNode) -> None:
         )
 
 
+def _check_augmentation(cfg: CfgNode) -> None:
+    node, key = cfg.MUTUALNET.AUGMENTATION, "MUTUALNET.AUGMENTATION"
+    for name, high in (("BRIGHTNESS", 1), ("CONTRAST", 1), ("SATURATION", 1), ("ROTATION", 180)):
+        if not 0 <= node[name] <= high:
+            _fail(f"{key}.{name}", node[name], f"a number from 0 to {high}")
+    if not 0 <= node.LIGHTING < math.inf:
+        _fail(f"{key}.LIGHTING", node.LIGHTING, "at least 0")
+    for name in ("SATURATION", "LIGHTING"):
+        if node[name] and cfg.INPUT.FORMAT != "RGB":
+            _fail(f"{key}.{name}", node[name], f"0 where INPUT.FORMAT is {cfg.INPUT.FORMAT!r}")
+    if node.ROTATION and importlib.util.find_spec("cv2") is None:
+        hint = "0 without OpenCV, which turns images: pip install opencv-python-headless"
+        _fail(f"{key}.ROTATION", node.ROTATION, hint)
+    scale = node.SCALE
+    if scale and (
+        len(scale) != 2
+        or not all(_is_positive(v, (int, float)) for v in scale)
+        or scale[0] > scale[1]
+    ):
+        _fail(f"{key}.SCALE", scale, "(smallest, largest) with 0 < smallest <= largest, or ()")
+
+
+def _check_images(cfg: CfgNode) -> None:
+    """Check how the training images of detectors and segmentors are made."""
+    _check_training_size(cfg)
+    _check_augmentation(cfg)
+
+
 def _check_classification(cfg: CfgNode) -> None:
     node, key = cfg.MUTUALNET.CLASSIFICATION, "MUTUALNET.CLASSIFICATION"
+    for name, value in cfg.MUTUALNET.AUGMENTATION.items():
+        if value:
+            _fail(
+                f"MUTUALNET.AUGMENTATION.{name}",
+                value,
+                f"none for a classifier: {key} has its augmentations",
+            )
     _check_choice("INPUT.FORMAT", cfg.INPUT.FORMAT, ("RGB", "BGR"))
     if cfg.MODEL.BACKBONE.NUM_CLASSES < 1:
         _fail("MODEL.BACKBONE.NUM_CLASSES", cfg.MODEL.BACKBONE.NUM_CLASSES, "at least 1")
@@ -431,10 +485,10 @@ def _check_training_size(cfg: CfgNode) -> None:
 # What counts for networks of one kind alone.
 _CHECKS: dict[Family, Callable[[CfgNode], None]] = {
     Family.CLASSIFIER: _check_classification,
-    Family.SEMANTIC: _check_training_size,
-    Family.PANOPTIC: _check_training_size,
-    Family.RCNN: _check_training_size,
-    Family.DENSE: _check_training_size,
+    Family.SEMANTIC: _check_images,
+    Family.PANOPTIC: _check_images,
+    Family.RCNN: _check_images,
+    Family.DENSE: _check_images,
 }
 
 

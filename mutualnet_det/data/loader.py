@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from ..family import Family, family
 from ..signals import leave_stop_signals
+from .augmentation import augmented, fills
 from .classification import ClassificationMapper
 from .coco import DatasetError
 from .pixels import check_file
@@ -54,7 +55,19 @@ def explaining_worker_deaths() -> Iterator[None]:
 
 
 class CheckedMapper(DatasetMapper):
-    """Detectron2's mapper, which would clip pixels of more than 8 bits: PixelError for these."""
+    """
+    Detectron2's mapper with the augmentations of ``MUTUALNET.AUGMENTATION``.
+
+    It would clip pixels of more than 8 bits: PixelError for these.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        args = super().from_config(cfg, is_train)
+        args["augmentations"] = augmented(cfg, args["augmentations"])
+        # Around what is left of a mask.
+        args["recompute_boxes"] |= cfg.MODEL.MASK_ON and fills(cfg)
+        return args
 
     def __call__(self, dataset_dict: dict) -> dict:
         check_file(dataset_dict["file_name"])

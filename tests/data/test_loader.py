@@ -67,7 +67,12 @@ def assert_same(one, other):
             assert all(map(np.array_equal, actual, expected))
 
 
-def test_same_augmentations_whatever_the_number_of_workers(cfg):
+@pytest.mark.parametrize("more", [False, True], ids=["", "more augmentations"])
+def test_same_augmentations_whatever_the_number_of_workers(cfg, more):
+    if more:
+        cfg.MUTUALNET.AUGMENTATION.SCALE = (0.5, 2.0)
+        cfg.MUTUALNET.AUGMENTATION.ROTATION = 20
+        cfg.MUTUALNET.AUGMENTATION.LIGHTING = 0.1
     cfg.INPUT.RANDOM_FLIP = "horizontal"
     cfg.INPUT.CROP.ENABLED = True
     none = batches(cfg, 8)

@@ -122,8 +122,15 @@ def test_one_step_and_one_reduction_per_iteration(build, run_steps, monkeypatch)
     assert calls == ["zero_grad", "reduce", "step"]
 
 
-def test_every_pass_sees_the_same_images_at_its_own_resolution(build, run_steps, monkeypatch):
-    mutual = build("MUTUALNET.NUM_RANDOM", 2, "INPUT.RANDOM_FLIP", "horizontal")
+AUGMENTED = (
+    *("MUTUALNET.AUGMENTATION.SCALE", (0.5, 2.0), "MUTUALNET.AUGMENTATION.ROTATION", 30),
+    *("MUTUALNET.AUGMENTATION.BRIGHTNESS", 0.5, "MUTUALNET.AUGMENTATION.LIGHTING", 0.1),
+)
+
+
+@pytest.mark.parametrize("more", [(), AUGMENTED], ids=["flipped", "augmented"])
+def test_every_pass_sees_the_same_images_at_its_own_resolution(build, run_steps, monkeypatch, more):
+    mutual = build("MUTUALNET.NUM_RANDOM", 2, "INPUT.RANDOM_FLIP", "horizontal", *more)
     seen = []
     preprocess = mutual.model.preprocess_image
 
