@@ -168,7 +168,7 @@ def main(args: argparse.Namespace) -> None:
         devices=devices,
     )
     table = grid.query_table()
-    print(f"\n{table}")
+    print("\n".join(["", str(table), *grid.notes]))
     if args.classes:
         (best,) = (row for row in grid.rows if row.point == table.best.point)
         print(f"\n{class_table(Path(output), best)}")

@@ -23,6 +23,7 @@ from torchvision.transforms import functional as TF
 
 from ..safe_pickle import load_pickle
 from .coco_check import DatasetError, check_declaration
+from .image_faults import with_usable_images
 from .pixels import check_file
 from .views import resize_image
 
@@ -112,7 +113,8 @@ def load_classification_records(cfg: CfgNode, name: str) -> list[dict]:
             f"The data set {name!r} is not one for classification. Declare a folder with one "
             "subfolder per class in DATASETS.IMAGE_FOLDERS as [name, folder]."
         )
-    return DatasetCatalog.get(name)
+    records = DatasetCatalog.get(name)
+    return with_usable_images(records) if cfg.MUTUALNET.BAD_RECORDS == "skip" else records
 
 
 def check_classification_datasets(cfg: CfgNode) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -23,9 +23,11 @@ from .coco_check import (
     shortened,
 )
 from .flags import read_flag
+from .image_faults import check_images, unusable_files, with_usable_images
 from .keypoints import check_keypoints
 from .masks import run_lengths
 from .semantic import check_semantic
+from .summary import DatasetSummary, summarise
 
 __all__ = [
     "CheckedCoco",
@@ -130,7 +132,8 @@ def check_datasets(cfg: CfgNode) -> None:
 
     Raises:
         DatasetError: for an unknown name, missing files, records that cannot be used (see
-            ``check_coco_format``), or another number of categories than the model has classes.
+            ``check_coco_format`` and ``check_images``), or another number of categories than
+            the model has classes.
     """
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     for key in ("TRAIN", "TEST"):
@@ -138,7 +141,7 @@ def check_datasets(cfg: CfgNode) -> None:
             _check_known(name, f"DATASETS.{key}")
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         if "semantic" in outputs(cfg):
-            check_semantic(cfg, name)
+            check_images(name, check_semantic(cfg, name), cfg.MUTUALNET.BAD_RECORDS)
         if "box" not in outputs(cfg) or not _is_coco(name):
             continue
         json_file, image_root = _files(name)
@@ -157,6 +160,14 @@ def check_datasets(cfg: CfgNode) -> None:
             check_keypoints(cfg, name, json_file, checked)
         if training and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
             _check_no_rle(json_file, checked)
+        images = [
+            {**image, "file_name": os.path.join(image_root, image["file_name"])}
+            for image in checked.data["images"]
+        ]
+        check_images(name, images, cfg.MUTUALNET.BAD_RECORDS)
+        usable = {image["id"] for image in with_usable_images(images)}
+        unusable = [image["id"] for image in images if image["id"] not in usable]
+        _summaries[name] = summarise(name, checked, unusable)
 
 
 def load_records(cfg: CfgNode, name: str) -> list[dict]:
@@ -170,9 +181,23 @@ def load_records(cfg: CfgNode, name: str) -> list[dict]:
     """
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     _check_known(name, "DATASETS")
-    if not _is_coco(name):
-        return _with_crowds_read(name, DatasetCatalog.get(name))
-    return load_checked_coco(name, *_files(name), **_demands(cfg))
+    if _is_coco(name):
+        records = load_checked_coco(name, *_files(name), **_demands(cfg))
+    else:
+        records = _with_crowds_read(name, DatasetCatalog.get(name))
+    return with_usable_images(records) if cfg.MUTUALNET.BAD_RECORDS == "skip" else records
+
+
+def left_out_images(name: str) -> list[str]:
+    """The files of a data set's images that are left out, where bad records are."""
+    by_annotations = _summaries[name].bad.images if name in _summaries else []
+    return [*by_annotations, *unusable_files(name)]
+
+
+def training_tables(cfg: CfgNode) -> list[str]:
+    """What each data set of ``DATASETS.TRAIN`` with objects holds, after :func:`check_datasets`."""
+    names = dict.fromkeys(cfg.DATASETS.TRAIN)
+    return [str(_summaries[name]) for name in names if name in _summaries]
 
 
 def _with_crowds_read(name: str, records: list[dict]) -> list[dict]:
@@ -219,6 +244,15 @@ def load_checked_coco(
 
 
 # Scoring -----------------------------------------------------------------------------------------
+
+
+def check_has_objects(name: str, annotations: Iterable[dict]) -> None:
+    """DatasetError if there is nothing but crowds to find, with which no detector is scored."""
+    if all(annotation.get("iscrowd", 0) for annotation in annotations):
+        raise DatasetError(
+            f"The data set {name!r} has no objects to find, so there is no AP. Name another one in "
+            "DATASETS.TEST; to train without an evaluation, set TEST.EVAL_PERIOD 0."
+        )
 
 
 def renumbered_ground_truth(
@@ -303,6 +337,7 @@ def _demands(cfg: CfgNode) -> dict:
 
 # Files that were checked and hold no bad record: a large one is not read once more to check it.
 _faultless: set[tuple] = set()
+_summaries: dict[str, DatasetSummary] = {}
 
 
 def _stamp(name: str, json_file: str, image_root: str, need_masks: bool) -> tuple | None:

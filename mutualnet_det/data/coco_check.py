@@ -14,6 +14,7 @@ from detectron2.utils.logger import log_first_n
 from .faults import BadRecords, DatasetError, examples, shortened
 from .flags import read_flag
 from .geometry import (
+    box_text,
     check_geometry,
     corners,
     covers_a_pixel,
@@ -235,6 +236,7 @@ def _usable_images(images: list[dict], image_root: str | None, bad: BadRecords) 
                 f"image {image['id']}: width {image.get('width')!r}, height {image.get('height')!r}"
             )
             bad.add("images whose width and height are not integers above 0", what)
+            bad.images.append(image["file_name"])
         elif image["file_name"] not in files:
             what = f"image {image['id']}: {image['file_name']}"
             meant = files.meant_by(image["file_name"])
@@ -243,6 +245,7 @@ def _usable_images(images: list[dict], image_root: str | None, bad: BadRecords) 
             else:
                 kind = f"images whose file in {image_root} has another name than file_name says"
                 bad.add(kind, f"{what} is there as {meant}")
+            bad.images.append(image["file_name"])
         else:
             usable[image["id"]] = image
     return usable
@@ -283,7 +286,7 @@ def _usable(annotation: dict, image: dict | None, need_masks: bool, bad: BadReco
         return None
     if not share_inside(corners(box), *size):
         kind = "boxes outside their image, where nothing can be found"
-        what = f"{box}, image {size[1]} x {size[0]} px"
+        what = f"{box_text(box)}, image {size[1]} x {size[0]} px"
         bad.add(kind, f"{_where(annotation, image)}: {what}")
         return None
     given = _given_masks(annotation)

@@ -20,10 +20,12 @@ class BadRecords:
 
     Attributes:
         counts: how many there are of each kind.
-        objects: how many objects are left out with them, by the id of their category.
+        images: the files of those that are images.
+        objects: how many annotations are left out with them, by the id of their category.
     """
 
     def __init__(self) -> None:
+        self.images: list[str] = []
         self.counts: Counter[str] = Counter()
         self.objects: Counter[int] = Counter()
         self._examples: dict[str, list[str]] = defaultdict(list)

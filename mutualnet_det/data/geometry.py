@@ -61,6 +61,11 @@ def is_rle(rle: dict, size: list[int]) -> bool:
     return fills and rle.get("size") == size
 
 
+def box_text(box: Sequence[float]) -> str:
+    """The box as a message shows it."""
+    return f"[{', '.join(f'{value:g}' for value in box)}]"
+
+
 def corners(box: Sequence[float]) -> Corners:
     """The corners of [x, y, width, height]."""
     x, y, width, height = box
@@ -180,7 +185,11 @@ def check_geometry(json_file: str, data: dict) -> list[str]:
                 f"are {least} px and more: are they percent instead of pixels?"
             )
 
-    outside = [each for each in boxes if share_inside(*each[1:]) < LEAST_INSIDE]
+    shares = [(each, share_inside(*each[1:])) for each in boxes]
+    leaving = [(each, share) for each, share in shares if share < LEAST_INSIDE]
+    # One that is all outside is a bad record by itself, unless all may be of a larger image.
+    larger = all(min(each[1][:2]) > -1 for each in boxes)
+    outside = [each for each, share in leaving if share or larger]
     as_corners = all(_is_within(a["bbox"], height, width) for a, _, height, width in boxes)
     if as_corners and len(outside) > SHARE_OF_CORNERS * len(boxes):
         raise DatasetError(
@@ -206,6 +215,7 @@ def check_geometry(json_file: str, data: dict) -> list[str]:
             f"{len(disagreeing)} of {len(compared)} boxes are away from their masks "
             f"({_names(disagreeing)})"
         )
+    outside = [each for each, share in leaving if share]
     if outside:
         notes.append(
             f"{len(outside)} {counted} have more than a tenth of their area outside their image "
@@ -224,7 +234,8 @@ _Boxes = list[tuple[dict, Corners, int, int]]
 
 
 def _names(boxes: _Boxes) -> str:
-    return examples((f"annotation {each[0]['id']}: {each[0]['bbox']}" for each in boxes[:6]), "; ")
+    named = (f"annotation {each[0]['id']}: {box_text(each[0]['bbox'])}" for each in boxes)
+    return examples(named, "; ")
 
 
 def _is_within(box: Sequence[float], height: int, width: int) -> bool:

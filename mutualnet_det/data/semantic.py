@@ -10,11 +10,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from .coco_check import DatasetError
 
 
-def check_semantic(cfg: CfgNode, name: str) -> None:
+def check_semantic(cfg: CfgNode, name: str) -> list[dict]:
     """
     Check that a registered data set gives the semantic head what it learns from.
 
     A generated one is made if it is not there.
+
+    Returns:
+        its records.
 
     Raises:
         DatasetError: naming the data set, if its files are missing, an image has no semantic
@@ -48,6 +51,7 @@ def check_semantic(cfg: CfgNode, name: str) -> None:
             f"The data set {name!r} marks pixels without a class by {ignored}, but "
             f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}. Set it to {ignored}."
         )
+    return records
 
 
 class SemanticMapper:

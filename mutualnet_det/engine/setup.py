@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
@@ -10,11 +11,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import ConfigError, check_output_dir, find_config, load_config
-from ..data.check import check_datasets
-from ..data.coco import DatasetError
+from ..data.check import check_datasets, check_test_set
+from ..data.coco import DatasetError, training_tables
 from ..evaluation.task import dataset_name
 from ..terminal import drop_codes
 from .start import check_start, scaled
+
+logger = logging.getLogger(__name__)
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -32,9 +35,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     scaled(cfg, comm.get_world_size())
     check_output_dir(cfg.OUTPUT_DIR)
+    evaluates = args.eval_only or cfg.TEST.EVAL_PERIOD > 0
     if args.eval_only:
         dataset_name(cfg)
-    elif cfg.TEST.EVAL_PERIOD > 0:
+    elif evaluates:
         try:
             dataset_name(cfg)
         except DatasetError as error:
@@ -46,6 +50,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
     _set_up_loggers(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
     check_datasets(cfg)
+    if evaluates:
+        check_test_set(cfg)
+    if not args.eval_only:
+        for table in training_tables(cfg):
+            logger.info("Training set %s", table)
     return cfg
 
 

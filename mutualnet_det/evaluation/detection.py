@@ -19,7 +19,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from torch import nn
 
-from ..data.coco import DatasetError, load_records, renumbered_ground_truth
+from ..data.coco import (
+    DatasetError,
+    check_has_objects,
+    load_records,
+    renumbered_ground_truth,
+)
 from ..family import outputs
 from ..runtime import Latency
 from ..runtime.device import device_name
@@ -66,8 +71,7 @@ class DetectionTask:
             need_masks="segm" in self._iou_types,
         )
         annotations = self._ground_truth["annotations"]
-        if all(annotation["iscrowd"] for annotation in annotations):
-            raise DatasetError(f"{metadata.json_file} has no objects to find, so there is no AP.")
+        check_has_objects(dataset, annotations)
         # The data set's own category id of each class, by class index.
         by_id = metadata.thing_dataset_id_to_contiguous_id
         self._category_ids = sorted(by_id, key=by_id.get)

@@ -30,7 +30,8 @@ from ..checkpoint import (
     write_calibrations,
 )
 from ..config import check_points, flattened
-from ..data.check import check_datasets
+from ..data.check import check_datasets, check_test_set
+from ..data.coco import left_out_images
 from ..data.images import VIEWS, read_record
 from ..errors import UserError
 from ..family import family
@@ -124,6 +125,7 @@ def evaluate_grid(
             "calibrates any point, on training images."
         )
     check_datasets(cfg if missing else _without_training_data(cfg))
+    check_test_set(cfg)
     images = calibration_images(cfg) if missing else []
     task = build_task(cfg, model)
     run = _describe(cfg, model, calibrations, points, task)
@@ -192,6 +194,7 @@ def _describe(
     run = {
         "dataset": dataset,
         **task.facts,
+        "images_left_out": left_out_images(dataset),
         "weights": cfg.MODEL.WEIGHTS,
         "weights_fingerprint": weights,
         "device": device_name(model.device),

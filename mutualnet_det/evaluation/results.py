@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.faults import examples
 from ..errors import UserError
 from ..runtime import Latency, QueryEntry, QueryTable, QueryTableError
 from ..runtime.query_table import latency_from_dict, latency_to_dict
@@ -168,7 +171,19 @@ class Grid:
                 f"{row.point!s:<10} {row.gflops:>9.3f} {row.milliseconds:>9.1f} "
                 + " ".join(map(str.rjust, texts, map(len, names)))
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines to tell below a table."""
+        names = self.run.get("images_left_out", ())
+        if not names:
+            return []
+        shown = examples(map(os.path.basename, names))
+        return [
+            f"{len(names)} of {self.run['num_images'] + len(names)} images cannot be used and are "
+            f"left out: {shown}"
+        ]
 
     def save(self, folder: Path) -> None:
         """Write ``grid.json``, ``grid.csv``, ``query_table.json`` and ``query_table.txt``."""
@@ -178,7 +193,7 @@ class Grid:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        write_query_table(table, folder)
+        write_query_table(table, folder, self.notes)
         # Last: where there is a grid.json, the rest is there too.
         with replacing(folder / "grid.json") as file:
             rows = [row.to_dict() for row in self.rows]
@@ -206,12 +221,12 @@ class Grid:
             raise GridError(f"{path} is not a grid.json: {error!r}.") from error
 
 
-def write_query_table(table: QueryTable, folder: Path) -> None:
-    """Write ``query_table.json`` and ``query_table.txt``."""
+def write_query_table(table: QueryTable, folder: Path, notes: Sequence[str] = ()) -> None:
+    """Write ``query_table.json`` and ``query_table.txt``, there with the notes below."""
     with replacing(folder / "query_table.json") as file:
         file.write(table.to_json() + "\n")
     with replacing(folder / "query_table.txt") as file:
-        file.write(f"{table}\n")
+        file.write("\n".join([str(table), *notes]) + "\n")
 
 
 def _csv_row(row: GridRow) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from torch.multiprocessing import ProcessExitedException, start_processes
 from ..checkpoint import load_detector, provenance
 from ..checkpoint.writing import write_checkpoint
 from ..data.check import check_datasets
+from ..data.image_faults import KNOWN, Known, know
 from ..errors import UserError
 from ..modeling.classifier import network_of
 from ..slimmable import Calibrations, OperatingPoint
@@ -53,6 +54,7 @@ class Job:
     Attributes:
         points: by resolution, then width.
         images: the numbers of those that are not done.
+        known: of image files, which no process has to read for it again.
         output: folder of the evaluation.
     """
 
@@ -62,6 +64,7 @@ class Job:
     images: tuple[int, ...]
     progress: Progress
     output: Path
+    known: Known = KNOWN
 
 
 class Shared:
@@ -242,6 +245,7 @@ def _process(
     if torch.device(cfg.MODEL.DEVICE).type == "cuda":
         torch.cuda.set_device(cfg.MODEL.DEVICE)
     try:
+        know(job.known)
         check_datasets(cfg)  # registers
         model, calibrations = load_detector(cfg, source)
         with evaluating(model, job.progress.threads):

@@ -14,20 +14,24 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mutualnet_det.config import add_mutualnet_config
 from mutualnet_det.data import coco
+from mutualnet_det.data.check import check_test_set
 from mutualnet_det.data.coco import (
     DatasetError,
     check_coco_format,
     check_datasets,
+    left_out_images,
     load_checked_coco,
     load_records,
     register_coco,
     register_coco_format,
     renumbered_ground_truth,
+    training_tables,
 )
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -76,8 +80,13 @@ def write(tmp_path):
     def write(data, images=("a.jpg", "sub/b.jpg", "empty.jpg")):
         folder = tmp_path / "images"
         (folder / "sub").mkdir(parents=True, exist_ok=True)
+        sizes = (
+            {} if isinstance(data, str) else {i.get("file_name"): i for i in data.get("images", ())}
+        )
         for name in images:
-            (folder / name).write_bytes(b"")
+            size = [sizes.get(name, {}).get(side) for side in ("width", "height")]
+            known = all(isinstance(side, int) and side > 0 for side in size)
+            Image.new("RGB", size if known else (8, 8)).save(folder / name)
         json_file = tmp_path / "instances.json"
         json_file.write_text(data if isinstance(data, str) else json.dumps(data))
         return str(json_file), str(folder)
@@ -649,6 +658,43 @@ def test_check_datasets_refuses(write, catalogs):
     check_datasets(config(declared, test=["mine_train"]))
     with pytest.raises(DatasetError, match="no object to learn from"):
         check_datasets(config(declared, train=["mine_train"]))
+
+
+def test_a_data_set_to_score_on_needs_an_object(write, catalogs):
+    data = content()
+    declared = [["mine", *write(data)]]
+    check_test_set(config(declared, test=["mine"]))
+    data["annotations"] = data["annotations"][3:]  # the crowd
+    for annotations in (data["annotations"], []):
+        write({**data, "annotations": annotations})
+        cfg = config(declared, test=["mine"])
+        check_datasets(cfg)  # to train without an evaluation
+        with pytest.raises(DatasetError, match="'mine' has no objects .*TEST.EVAL_PERIOD 0"):
+            check_test_set(cfg)
+
+
+def test_an_object_in_an_image_that_cannot_be_used_does_not_count(write, catalogs):
+    data = content()
+    data["annotations"] = data["annotations"][1:2]
+    json_file, image_root = write(data)
+    Image.new("RGB", (9, 9)).save(Path(image_root) / "sub" / "b.jpg")
+    cfg = config([["mine", json_file, image_root]], test=["mine"])
+    with pytest.raises(DatasetError, match=r"another size.*b.jpg: 9 x 9 px, not 64 x 48"):
+        check_datasets(cfg)
+    cfg.MUTUALNET.BAD_RECORDS = "skip"
+    check_datasets(cfg)
+    assert [Path(path).name for path in left_out_images("mine")] == ["b.jpg"]
+    assert [record["image_id"] for record in load_records(cfg, "mine")] == [0, 3]
+    with pytest.raises(DatasetError, match="'mine' has no objects to find"):
+        check_test_set(cfg)
+
+
+def test_the_training_sets_are_told(write, catalogs):
+    cfg = config([["mine", *write(content())]], train=["mine"], test=["mine"])
+    check_datasets(cfg)
+    (table,) = training_tables(cfg)
+    assert table.splitlines()[0] == "mine: 3 images (1 without an object)"
+    assert table.splitlines()[3].split() == ["dog", "2", "2", "1", "0"]
 
 
 def test_the_config_says_what_becomes_of_masks_and_bad_records(write, catalogs):

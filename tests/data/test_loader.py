@@ -110,16 +110,17 @@ def test_shares_of_processes(cfg, monkeypatch):
 
 
 @pytest.mark.parametrize("is_deep", [False, True])
-def test_pixels_of_more_than_8_bits_are_an_error(with_data, is_deep):
+def test_pixels_of_more_than_8_bits_are_an_error(with_data, is_deep, tmp_path):
     def change(data, folder):
         for image in data["images"]:
             size = image["height"], image["width"]
             image["file_name"] = f"{image['id']}.png"
-            pixels = np.full(size, 300, np.uint16) if is_deep else np.full(size, 30, np.uint8)
-            Image.fromarray(pixels).save(folder / image["file_name"])
+            Image.fromarray(np.full(size, 30, np.uint8)).save(folder / image["file_name"])
 
     cfg = with_data(change)
-    if is_deep:
+    if is_deep:  # since it was checked
+        for path in (tmp_path / "images").glob("*.png"):
+            Image.fromarray(np.full(Image.open(path).size[::-1], 300, np.uint16)).save(path)
         with pytest.raises(DatasetError, match=r"Cannot use .*\.png: pixels of more than 8 bits"):
             batches(cfg, 1)
     else:
@@ -198,8 +199,9 @@ CASES = [*((kind, 0) for kind in BROKEN), ("truncated", 2)]
 
 
 @pytest.mark.parametrize("kind, workers", CASES)
-def test_image_that_cannot_be_used_is_named(with_data, kind, workers):
-    cfg = with_data(lambda data, folder: BROKEN[kind](folder / "000005.jpg"))
+def test_image_that_cannot_be_used_is_named(with_data, kind, workers, tmp_path):
+    cfg = with_data(lambda data, folder: None)
+    BROKEN[kind](tmp_path / "images" / "000005.jpg")  # since it was checked
     cfg.DATALOADER.NUM_WORKERS = workers
     # At once, not behind a worker's traceback.
     with pytest.raises(DatasetError, match="^Cannot use .*000005.jpg"):
@@ -207,8 +209,9 @@ def test_image_that_cannot_be_used_is_named(with_data, kind, workers):
 
 
 @pytest.mark.parametrize("kind, workers", CASES)
-def test_image_that_cannot_be_used_is_skipped(with_data, kind, workers):
-    cfg = with_data(lambda data, folder: BROKEN[kind](folder / "000005.jpg"))
+def test_image_that_cannot_be_used_is_skipped(with_data, kind, workers, tmp_path):
+    cfg = with_data(lambda data, folder: None)
+    BROKEN[kind](tmp_path / "images" / "000005.jpg")  # since it was checked
     cfg.MUTUALNET.BAD_RECORDS = "skip"
     cfg.DATALOADER.NUM_WORKERS = workers
     items = sum(batches(cfg, 12), [])  # two epochs

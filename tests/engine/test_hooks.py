@@ -170,6 +170,20 @@ def test_what_cannot_be_evaluated_is_told_before_training(tmp_path, training_cfg
         setup(args)
 
 
+def test_a_test_set_without_objects_is_told_before_training(tmp_path, training_cfg):
+    name, json_file, image_root = training_cfg.DATASETS.COCO_FORMAT[0]
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps({**json.loads(Path(json_file).read_text()), "annotations": []}))
+    training_cfg.DATASETS.COCO_FORMAT.append(["empty", str(empty), image_root])
+    training_cfg.DATASETS.TEST = ("empty",)
+    training_cfg.TEST.EVAL_PERIOD = 10
+    path = tmp_path / "cfg.yaml"
+    path.write_text(training_cfg.dump())
+    args = argparse.Namespace(config_file=str(path), opts=[], resume=False, eval_only=False)
+    with pytest.raises(DatasetError, match="'empty' has no objects to find"):
+        setup(args)
+
+
 def test_a_failed_evaluation_costs_no_steps_and_is_made_up_for(build, monkeypatch):
     evaluated = []
 

@@ -512,6 +512,8 @@ def test_an_image_that_does_not_decode_is_named_and_nothing_lost(
     quick, setting, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(workers_module, "COMMIT_PERIOD", 0)
+    # As if it had broken since it was checked.
+    monkeypatch.setattr("mutualnet_det.data.image_faults.image_fault", lambda *_, **__: None)
     broken = tmp_path / "images" / "12.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
@@ -527,6 +529,27 @@ def test_an_image_of_another_size_is_named(quick, setting, tmp_path):
     Image.new("RGB", (50, 50)).save(tmp_path / "images" / "12.png")
     with pytest.raises(DatasetError, match=r"12\.png"):
         evaluate(setting(), tmp_path / "grid")
+
+
+def test_images_that_cannot_be_used_are_left_out_where_bad_records_are_skipped(
+    quick, setting, tmp_path
+):
+    images = tmp_path / "images"
+    Image.new("RGB", (50, 50)).save(images / "12.png")
+    noise = np.random.default_rng(0).integers(0, 256, (96, 240, 3), np.uint8)
+    Image.fromarray(noise).save(images / "14.png")
+    content = (images / "14.png").read_bytes()
+    middle = len(content) // 2  # its header, and its end, are whole
+    (images / "14.png").write_bytes(content[:middle] + bytes(40) + content[middle + 40 :])
+    grid = evaluate(setting("MUTUALNET.BAD_RECORDS", "skip"), tmp_path / "grid")
+    truth = json.loads((tmp_path / "grid" / "ground_truth.json").read_text())
+    assert [image["id"] for image in truth["images"]] == [10, 11, 13]
+    assert {a["image_id"] for a in truth["annotations"]} == {10, 11}
+    assert grid.run["num_images"] == 3
+    assert [path[-6:] for path in grid.run["images_left_out"]] == ["12.png", "14.png"]
+    note = "2 of 5 images cannot be used and are left out: 12.png, 14.png"
+    assert str(grid).splitlines()[-1] == note
+    assert (tmp_path / "grid" / "query_table.txt").read_text().splitlines()[-1] == note
 
 
 def test_without_masks(quick, setting, tmp_path):
