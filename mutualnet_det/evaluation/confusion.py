@@ -78,10 +78,13 @@ class Confusion:
 
     @classmethod
     def load(cls, path: Path) -> Confusion:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote; ValueError for anything else."""
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
-        return cls(tuple(header[1:-1]), np.array([row[1:] for row in rows], int))
+        counts = np.array([row[1:] for row in rows], int)
+        if counts.shape != (len(header) - 1, len(header) - 1):
+            raise ValueError(f"it has {len(header) - 1} columns and {len(rows)} rows")
+        return cls(tuple(header[1:-1]), counts)
 
     def __getitem__(self, name: str) -> dict[str, Any]:
         """What became of a class: how many objects there are, were found, and so on."""

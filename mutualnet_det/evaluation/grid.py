@@ -96,8 +96,9 @@ def evaluate_grid(
     Returns:
         the grid. It is also written, as ``grid.json`` and ``grid.csv``, with the query table and
         ``figures/``; where points were calibrated, ``calibrations.pth``; of a detector also
-        ``ground_truth.json`` and, as COCO results, ``detections/POINT.bbox.json``, ``.segm.json``
-        and ``.keypoints.json``; of a classifier ``predictions/POINT.csv``.
+        ``ground_truth.json``, ``confusion/POINT.csv`` and, as COCO results,
+        ``detections/POINT.bbox.json``, ``.segm.json`` and ``.keypoints.json``; of a classifier
+        ``predictions/POINT.csv``.
 
     Raises:
         ConfigError: for a point outside the trained range, or given twice.

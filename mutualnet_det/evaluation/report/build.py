@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from matplotlib.colors import to_hex
 
@@ -22,6 +23,7 @@ from ...config import flattened
 from ...errors import UserError
 from ...runtime import QueryTableError
 from ...runtime.query_table import SCORE_LABELS, latency_to_dict
+from ..confusion import MIN_IOU, MIN_SCORE, Confusion, confusion_file
 from ..figures import COLOURS, LOG_SPAN
 from ..files import replacing
 from ..results import Grid, GridRow
@@ -31,7 +33,7 @@ from .pictures import collect_pictures
 # In the order they run; all share one scope.
 SCRIPTS = (
     *("dom.js", "model.js", "tables.js", "chart.js", "budget.js", "points.js", "heat.js"),
-    *("classes.js", "pictures.js", "runs.js", "main.js"),
+    *("confusion.js", "classes.js", "pictures.js", "runs.js", "main.js"),
 )
 # Says what the page may do: run its own script, and load nothing from anywhere.
 POLICY = (
@@ -104,6 +106,7 @@ def build_report(folders: Sequence[str | Path], names: Sequence[str] | None = No
         },
         "columns": {column: _metric_of(column) for column in SCORE_LABELS},
         "logSpan": LOG_SPAN,
+        "confusion": {"score": MIN_SCORE, "iou": MIN_IOU},
         "colours": [to_hex(COLOURS(step / 16)) for step in range(17)],
         "runs": runs,
         "warnings": _warnings(names, grids),
@@ -216,7 +219,7 @@ def _run(name: str, folder: Path, grid: Grid) -> dict[str, Any]:
     return {
         "name": name,
         "dataset": facts["dataset"],
-        "rows": [_row(row) for row in grid.rows],
+        "rows": [{**_row(row), "confusion": _confusion(folder, row)} for row in grid.rows],
         "table": [str(entry.point) for entry in table.entries] if table else [],
         "metric": table.metric if table else None,
         "devices": list(table.devices) if table else [],
@@ -255,6 +258,19 @@ def _row(row: GridRow) -> dict[str, Any]:
             if row.scores[kind].get("per_class")
         },
     }
+
+
+def _confusion(folder: Path, row: GridRow) -> dict[str, Any] | None:
+    """The classes, and the cells (row, column, count) of the matrix that are not 0."""
+    path = confusion_file(folder, row.point)
+    if not path.exists():
+        return None
+    try:
+        confusion = Confusion.load(path)
+    except ValueError as error:
+        raise ReportError(f"{path} is no confusion matrix: {error}") from error
+    cells = [(*index, count) for index, count in np.ndenumerate(confusion.counts) if count]
+    return {"names": confusion.classes, "cells": np.array(cells).tolist()}
 
 
 def _metrics(kind: str, grids: Sequence[Grid]) -> list[str]:

@@ -53,6 +53,16 @@ def test_it_holds_cocos_own_ap_where_a_grid_has_it(tmp_path, write_evaluation):
     assert many["AP@100"] == 7.5 and "AP@100" not in few
 
 
+def test_a_confusion_matrix_that_is_none(tmp_path, write_evaluation):
+    grid = write_evaluation(tmp_path / "a")
+    path = tmp_path / "a" / "grid" / "confusion" / f"{grid.rows[0].point}.csv"
+    path.parent.mkdir()
+    for text in ("", "a,b,missed\nb,1\n", "a,b,missed\nb,one,2\n"):
+        path.write_text(text)
+        with pytest.raises(ReportError, match=r"\.csv is no confusion matrix"):
+            build_report([tmp_path / "a"])
+
+
 def test_folders_are_found_and_named(tmp_path, write_evaluation):
     for name in ("a", "b"):
         write_evaluation(tmp_path / name)

@@ -3,8 +3,10 @@
 import inspect
 import json
 
+import numpy as np
 import pytest
 
+from mutualnet_det.evaluation.confusion import Confusion, confusion_file
 from mutualnet_det.evaluation.report import write_report
 from mutualnet_det.evaluation.scoring import AP_METRICS
 from mutualnet_det.runtime import BudgetError, BudgetPredictor, frontier
@@ -340,6 +342,46 @@ def test_many_classes_are_folded(open_page, tmp_path, write_evaluation):
     assert len(cells(page, "#classes-table")) == 24
     page.click("text=Show all 80 classes")
     assert len(cells(page, "#classes-table")) == 80
+
+
+def write_confusion(folder, classes, counts, points):
+    for point in points:
+        Confusion(tuple(classes), np.array(counts)).save(confusion_file(folder / "grid", point))
+
+
+def test_confusions_of_the_chosen_point(open_page, tmp_path, write_evaluation):
+    grid = write_evaluation(tmp_path / "a")
+    counts = [[1200, 0, 30], [5, 45, 0], [7, 0, 0]]
+    write_confusion(tmp_path / "a", ("cat", EVIL), counts, [OperatingPoint(1.0, 480)])
+    write_report([tmp_path / "a"], tmp_path / "r.html")
+    page = open_page(tmp_path / "r.html")
+    page.select_option("#classes-a", "0 1.00x480")
+    assert cells(page, "#confusion-table") == [
+        ["cat", "1,200", "", "30"],
+        [EVIL, "5", "45", ""],
+        ["in vain", "7", "", ""],
+    ]
+    assert f"Most often {EVIL} is taken for cat (5)." in page.inner_text("#confusion-about")
+    assert page.locator("#confusion-table td[title='10.0 % of 50']").count() == 1
+    # A point that was evaluated before there were any.
+    page.select_option("#classes-a", f"0 {grid.rows[0].point}")
+    assert not page.locator("#confusion").is_visible()
+
+
+def test_confusions_of_many_classes_show_the_worst(open_page, tmp_path, write_evaluation):
+    grid = write_evaluation(tmp_path / "a")
+    counts = np.diag([*range(1, 81), 0])
+    counts[70, 20] = 1
+    write_confusion(
+        tmp_path / "a", [*map(str, range(80))], counts, [row.point for row in grid.rows]
+    )
+    write_report([tmp_path / "a"], tmp_path / "r.html")
+    page = open_page(tmp_path / "r.html")
+    shown = cells(page, "#confusion-table")
+    names = [row[0] for row in shown]
+    assert len(shown) == 25 and {"20", "70"} < set(names)
+    assert [int(name) for name in names[:-1]] == sorted(int(name) for name in names[:-1])
+    assert "Shown are the 24 classes" in page.inner_text("#confusion-about")
 
 
 def test_pictures_of_any_point(open_page, two_runs):

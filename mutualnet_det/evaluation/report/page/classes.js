@@ -42,6 +42,7 @@ function drawClasses() {
     byId("classes-table").append(h("button", { type: "button", class: "plain more", onclick: () => { classState.all = true; drawClasses(); } }, `Show all ${lines.length} classes`));
   }
   byId("classes-about").textContent = summary(rows, label, a, b);
+  drawConfusion(a);
 }
 
 function summary(rows, label, a, b) {
