@@ -43,6 +43,7 @@ COMMANDS = {
         "report": Command("report", "make a page of one or several evaluations"),
     },
     "Use": {
+        "predict": Command("predict", "write what a model finds on many images, as COCO results"),
         "demo": Command("demo", "run a model within a budget on images, a video or a camera"),
         "serve": Command("serve", "serve a page on which the budget can be dragged"),
         "export": Command("export_point", "write one operating point as a plain network"),

@@ -36,6 +36,27 @@ def training_parser(prog: str, description: str | None) -> argparse.ArgumentPars
     return parser
 
 
+def add_budget(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add the options of a budget per image, or a point; the group takes other ways to say it."""
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--gflops", type=float, help="budget per image")
+    budget.add_argument("--milliseconds", type=float, help="budget per image")
+    budget.add_argument("--point", help="an operating point such as 0.5x360")
+    parser.add_argument(
+        "--clamp", action="store_true", help="take the cheapest point where none fits the budget"
+    )
+    parser.add_argument(
+        "--latency-device", metavar="NAME", help="of the query table; default: the one it runs on"
+    )
+    return budget
+
+
+def check_budget(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program with the parser's message for ``--clamp`` without a budget."""
+    if args.clamp and args.gflops is None and args.milliseconds is None:
+        parser.error("--clamp needs --gflops or --milliseconds")
+
+
 def parse_list_option(
     parser: argparse.ArgumentParser,
     args: argparse.Namespace,

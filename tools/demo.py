@@ -15,6 +15,7 @@ from contextlib import closing, nullcontext
 
 from detectron2.utils.logger import setup_logger
 
+from mutualnet_det.arguments import add_budget, check_budget
 from mutualnet_det.errors import UserError, reported
 from mutualnet_det.runtime import BudgetPredictor, DeadlineController, ImageError
 from mutualnet_det.runtime.demo import check_finds_objects, timed
@@ -51,19 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         help="images and folders of images, or one video, or the number of a camera",
     )
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--gflops", type=float, help="budget per image")
-    budget.add_argument("--milliseconds", type=float, help="budget per image")
-    budget.add_argument("--point", help="an operating point such as 0.5x360")
+    budget = add_budget(parser)
     budget.add_argument(
         "--period",
         type=float,
         metavar="SECONDS",
         help="deadline that resizing, the network and its masks have to hold for each image;\n"
         "reading it and drawing come on top",
-    )
-    parser.add_argument(
-        "--clamp", action="store_true", help="take the cheapest point where none fits the budget"
     )
     parser.add_argument(
         "--output", help="where to draw: a folder for images, an .mp4 or .avi file for a video"
@@ -73,17 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--min-score", type=float, default=MIN_SCORE, help="of what is drawn (default: %(default)s)"
     )
     parser.add_argument("--device", help="to run on, such as cpu; default: MODEL.DEVICE")
-    parser.add_argument(
-        "--latency-device", metavar="NAME", help="of the query table; default: the one it runs on"
-    )
     return parser
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(arguments)
-    if args.clamp and args.gflops is None and args.milliseconds is None:
-        parser.error("--clamp needs --gflops or --milliseconds")
+    check_budget(parser, args)
     return args
 
 

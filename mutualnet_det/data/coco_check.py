@@ -146,7 +146,12 @@ def check_coco_format(
 
 
 def read_coco_json(json_file: str) -> dict:
-    """The content of a COCO JSON file with its sections present; DatasetError if it has not."""
+    """The content of a COCO JSON file with all its sections; DatasetError if it has not."""
+    return read_json(json_file, ("images", "annotations", "categories"))
+
+
+def read_json(json_file: str, sections: Sequence[str]) -> dict:
+    """The content of a JSON file with these lists of records; DatasetError if it has not."""
     try:
         with open(json_file, "rb") as file:
             data = json.loads(file.read())  # of bytes it knows the encoding, and takes a mark
@@ -160,13 +165,13 @@ def read_coco_json(json_file: str) -> dict:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"Cannot read the annotation file {json_file}: {error}.") from None
 
-    for section in ("images", "annotations", "categories"):
+    for section in sections:
         content = data.get(section) if isinstance(data, dict) else None
         if not isinstance(content, list) or not all(isinstance(r, dict) for r in content):
             keys = f"the keys {', '.join(data)}" if isinstance(data, dict) else "a list"
             raise DatasetError(
                 f"{json_file} has no list of records {section!r}, but {keys}. COCO's instance "
-                "format has images, annotations and categories."
+                f"format has {', '.join(sections)}."
             )
     return data
 

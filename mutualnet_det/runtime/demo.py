@@ -20,11 +20,11 @@ from .sources import is_image_name
 
 
 def check_finds_objects(cfg: CfgNode) -> None:
-    """PredictorError for the config of a model that finds no objects, which are all we draw."""
+    """PredictorError for the config of a model that finds no objects."""
     if "box" not in outputs(cfg):
         raise PredictorError(
-            f"The model, a {cfg.MODEL.META_ARCHITECTURE}, finds no objects, and detections are all "
-            "that is drawn."
+            f"The model, a {cfg.MODEL.META_ARCHITECTURE}, finds no objects, and this needs "
+            "detections."
         )
 
 

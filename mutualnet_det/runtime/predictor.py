@@ -175,7 +175,9 @@ class BudgetPredictor:
             ImageError: for an image that cannot be used.
             PredictorError: for a point that is not calibrated.
         """
-        point, entry = self._choose(gflops, milliseconds, point, clamp)
+        point, entry = self.choose(
+            gflops=gflops, milliseconds=milliseconds, point=point, clamp=clamp
+        )
         (output,) = self._run([self._inputs(image, point, "The image")], point)
         return Prediction(point, entry, output)
 
@@ -197,21 +199,24 @@ class BudgetPredictor:
         Returns:
             a prediction for each image; none for none.
         """
-        point, entry = self._choose(gflops, milliseconds, point, clamp)
+        point, entry = self.choose(
+            gflops=gflops, milliseconds=milliseconds, point=point, clamp=clamp
+        )
         inputs = [
             self._inputs(image, point, f"images[{index}]") for index, image in enumerate(images)
         ]
         outputs = self._run(inputs, point) if inputs else []
         return [Prediction(point, entry, output) for output in outputs]
 
-    def _choose(
+    def choose(
         self,
-        gflops: float | None,
-        milliseconds: float | None,
-        point: OperatingPoint | str | None,
-        clamp: bool,
+        *,
+        gflops: float | None = None,
+        milliseconds: float | None = None,
+        point: OperatingPoint | str | None = None,
+        clamp: bool = False,
     ) -> tuple[OperatingPoint, QueryEntry | None]:
-        """The point to run at, and what the table says of it."""
+        """The point to run at, and what the table says of it: see :meth:`__call__`."""
         given = {"gflops": gflops, "milliseconds": milliseconds, "point": point}
         texts = [f"{name}={value}" for name, value in given.items() if value is not None]
         if len(texts) > 1:
