@@ -19,7 +19,6 @@ from ..family import OBJECT_HEADS, family
 from ..files import replacing
 from ..progress_log import ProgressLog
 from ..runtime import BudgetPredictor, ImageError
-from ..runtime.device import device_name
 from ..slimmable import OperatingPoint
 from .files import write_json_list
 from .identity import files_digest
@@ -134,7 +133,7 @@ def _identity(
         "weights": predictor.table.model,
         "config": hashlib.sha256(predictor.cfg.dump().encode()).hexdigest(),
         "point": str(point),
-        "device": device_name(predictor.device),
+        "device": predictor.device.type,
         "images": hashlib.sha256(records.encode()).hexdigest(),
         "files": files_digest(map(str, images.paths), contents=False),
     }
