@@ -170,15 +170,15 @@ class DetectionTask:
 
 def tell_limits(annotations: Sequence[dict], iou_types: Sequence[str], allowed: int) -> None:
     """Log where AP counts more detections than COCO does, and what no detector could find."""
-    for iou_type in iou_types:
-        most = max(objects_per_image(annotations, iou_type).values(), default=0)
-        limit, kind = COCO_LIMITS[iou_type], KINDS[KIND_OF[iou_type]]
+    for limit in dict.fromkeys(COCO_LIMITS[iou_type] for iou_type in iou_types):
+        of_limit = [iou_type for iou_type in iou_types if COCO_LIMITS[iou_type] == limit]
+        most = max(objects_per_image(annotations, of_limit[0]).values(), default=0)
         if most > limit:
-            (own,) = kind.coco_columns.values()
             logger.info(
-                "An image has %d objects, and COCO counts %d detections: %s counts all that "
-                "TEST.DETECTIONS_PER_IMAGE allows (%d); COCO's own is beside it as %s.",
-                *(most, limit, kind.label, allowed, own),
+                "An image has %d objects, and COCO counts %d detections: all that "
+                "TEST.DETECTIONS_PER_IMAGE allows (%d) count in %s; COCO's own is beside as AP@%d.",
+                *(most, limit, allowed),
+                *(" and ".join(KINDS[KIND_OF[t]].label for t in of_limit), limit),
             )
     objects = objects_per_image(annotations, "bbox")
     lost = sum(max(count - allowed, 0) for count in objects.values())

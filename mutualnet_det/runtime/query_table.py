@@ -350,12 +350,7 @@ class QueryTable:
                 f"ms{mark}, p95, MiB: median and 95th percentile of one image's time, and peak "
                 f"memory, on {device}"
             )
-        notes += [
-            f"{SCORE_LABELS[beside]} counts all detections that TEST.DETECTIONS_PER_IMAGE allows, "
-            f"since images have more objects than COCO counts; {SCORE_LABELS[name]} is COCO's own"
-            for name, beside in COCO_METRICS.items()
-            if name in names
-        ]
+        notes += _coco_notes([name for name in names if name in COCO_METRICS])
         lines = [header + [SCORE_LABELS[name] for name in names]]
         for entry in self.entries:
             line = [str(entry.point), f"{entry.gflops:.4g}"]
@@ -375,6 +370,21 @@ class QueryTable:
                 *notes,
             ]
         )
+
+
+def _coco_notes(own: Sequence[str]) -> list[str]:
+    """What a table says under its columns of COCO's own AP."""
+    if not own:
+        return []
+    ours, cocos = (
+        " and ".join(SCORE_LABELS[name] for name in names)
+        for names in ([COCO_METRICS[name] for name in own], own)
+    )
+    return [
+        f"{ours}: of all detections that TEST.DETECTIONS_PER_IMAGE allows, since images have more "
+        "objects than COCO counts",
+        f"{cocos}: COCO's own",
+    ]
 
 
 def _gflops(entry: QueryEntry) -> float:

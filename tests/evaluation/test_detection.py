@@ -20,12 +20,17 @@ def objects(*counts):
     "counts, allowed, told, lost",
     [
         ((100, 3), 100, [], []),
-        ((150, 3), 300, ["150 objects, and COCO counts 100 detections: box AP", "mask AP"], []),
-        ((150, 3), -1, ["box AP", "mask AP"], []),
+        (
+            (150, 3),
+            300,
+            ["150 objects, and COCO counts 100 detections: all that", "(300) count in box AP and"],
+            [],
+        ),
+        ((150, 3), -1, ["box AP and mask AP"], []),
         (
             (150, 120),
             100,
-            ["all that TEST.DETECTIONS_PER_IMAGE allows (100)", "beside it as AP@100"],
+            ["all that TEST.DETECTIONS_PER_IMAGE allows (100)", "beside as AP@100"],
             ["TEST.DETECTIONS_PER_IMAGE is 100", "70 of the 270 objects", "Raise it to 150."],
         ),
         ((5, 9), 4, [], ["has 9 objects: 6 of the 14 objects"]),
@@ -44,5 +49,5 @@ def test_keypoints_have_a_limit_of_their_own(caplog):
     caplog.set_level(logging.INFO)
     tell_limits(objects(30), ["bbox", "keypoints"], 100)
     (record,) = caplog.records
-    assert "30 objects, and COCO counts 20 detections: keypoint AP" in record.getMessage()
+    assert "30 objects, and COCO counts 20 detections: all" in record.getMessage()
     assert record.getMessage().endswith("AP@20.")

@@ -247,8 +247,8 @@ def test_it_says_where_ap_is_not_cocos_own():
     lines = str(make_table(entries=(entry,))).splitlines()
     assert lines[1].split("  ")[-1] == "mask AP@100"
     assert lines[2].split()[-4:] == ["50.0", "30.0", "40.0", "20.0"]
-    assert lines[-2].startswith("box AP counts all detections that TEST.DETECTIONS_PER_IMAGE ")
-    assert lines[-1].startswith("mask AP ") and lines[-1].endswith("; mask AP@100 is COCO's own")
+    assert lines[-2].startswith("box AP and mask AP: of all detections that TEST.DETECTIONS_")
+    assert lines[-1] == "box AP@100 and mask AP@100: COCO's own"
     assert "COCO" not in str(make_table())
 
 
