@@ -14,8 +14,15 @@ def without_codes(text: str) -> str:
     return _CODES.sub("", text)
 
 
-def drop_codes(record: logging.LogRecord) -> bool:
-    """A filter of a logging handler that keeps every record, without terminal codes in it."""
+def without_colours(logger: logging.Logger) -> logging.Logger:
+    """The same logger, whose handlers write messages without terminal codes from now on."""
+    for handler in logger.handlers:
+        handler.addFilter(_drop_codes)
+    return logger
+
+
+def _drop_codes(record: logging.LogRecord) -> bool:
+    """A filter that keeps every record, without terminal codes in it."""
     message = record.getMessage()
     if "\x1b" in message:
         record.msg, record.args = without_codes(message), None

@@ -1,12 +1,11 @@
 """Text of other libraries loses its terminal codes."""
 
-import logging
-
 import pytest
+from detectron2.utils.logger import setup_logger
 from termcolor import colored
 
 from mutualnet_det.errors import UserError, reported
-from mutualnet_det.terminal import drop_codes, without_codes
+from mutualnet_det.terminal import without_codes, without_colours
 
 
 @pytest.mark.parametrize(
@@ -19,13 +18,15 @@ from mutualnet_det.terminal import drop_codes, without_codes
 )
 def test_codes_go_and_text_stays(text):
     assert without_codes(text) == "a table"
-    record = logging.LogRecord("d2", logging.INFO, "", 1, "%s of %d", (text, 3), None)
-    assert drop_codes(record) and record.getMessage() == "a table of 3"
 
 
-def test_a_record_without_codes_is_left_as_it_is():
-    record = logging.LogRecord("d2", logging.INFO, "", 1, "%d%%", (3,), None)
-    assert drop_codes(record) and (record.msg, record.args) == ("%d%%", (3,))
+def test_logs(tmp_path):
+    logger = without_colours(setup_logger(str(tmp_path), name="of_a_test"))
+    red = colored("red", "red", force_color=True)
+    logger.info("%s, %d%%", red, 3)
+    logger.warning("plain, %d%%", 4)
+    first, second = (tmp_path / "log.txt").read_text().splitlines()
+    assert first.endswith("INFO: red, 3%") and second.endswith("WARNING: plain, 4%")
 
 
 def test_errors():

@@ -29,6 +29,7 @@ from mutualnet_det.evaluation import evaluate_grid
 from mutualnet_det.evaluation.confusion import class_table
 from mutualnet_det.runtime.device import hardware_name
 from mutualnet_det.slimmable import OperatingPoint
+from mutualnet_det.terminal import without_colours
 
 EXAMPLES = """Examples:
 
@@ -149,7 +150,7 @@ def main(args: argparse.Namespace) -> None:
     output = args.output or str(Path(cfg.OUTPUT_DIR) / "grid")
     check_output_dir(output)
     for name in ("detectron2", "mutualnet_det"):
-        setup_logger(output, name=name)
+        without_colours(setup_logger(output, name=name))
 
     cfg.defrost()
     # As in training, --resume goes for the last checkpoint; weights named beside it come first.

@@ -68,9 +68,11 @@ def register_coco_format(declarations: Sequence[Sequence[str]]) -> None:
             (image_root, os.path.isdir, "image folder"),
         ):
             if not exists(path):
+                portable = path.replace("\\", "/")
+                hint = f" It is there as {portable}." if exists(portable) else ""
                 raise DatasetError(
                     f"{key} ({name!r}): there is no {what} {path} (paths are relative to the "
-                    f"current directory, {os.getcwd()})."
+                    f"current directory, {os.getcwd()}).{hint}"
                 )
         register_coco(name, json_file, image_root)
 

@@ -14,7 +14,7 @@ from ..config import ConfigError, check_output_dir, find_config, load_config
 from ..data.check import check_datasets, check_test_set
 from ..data.coco import DatasetError, training_tables
 from ..evaluation.task import dataset_name
-from ..terminal import drop_codes
+from ..terminal import without_colours
 from .start import check_start, scaled
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def _set_up_loggers(folder: str) -> None:
     """Set up the loggers before Detectron2 does, which logs at once, and in colours."""
     rank = comm.get_rank()
-    for logger in (
-        # As in default_setup: what is called in the same way again is not done again.
-        setup_logger(folder, distributed_rank=rank, name="fvcore"),
-        setup_logger(folder, distributed_rank=rank),
-        setup_logger(folder, distributed_rank=rank, name="mutualnet_det"),
-    ):
-        for handler in logger.handlers:
-            handler.addFilter(drop_codes)
+    # As in default_setup: what is called in the same way again is not done again.
+    without_colours(setup_logger(folder, distributed_rank=rank, name="fvcore"))
+    without_colours(setup_logger(folder, distributed_rank=rank))
+    without_colours(setup_logger(folder, distributed_rank=rank, name="mutualnet_det"))

@@ -112,8 +112,7 @@ def load_ground_truth(ground_truth: dict | str, evaluator: str | None = None) ->
         evaluator: one of ``EVALUATORS``; None: the best that is installed.
     """
     if isinstance(ground_truth, str):
-        with Path(ground_truth).open(encoding="utf-8") as file:
-            ground_truth = json.load(file)
+        ground_truth = json.loads(Path(ground_truth).read_bytes())
     return EVALUATORS[evaluator or default_evaluator()](ground_truth)
 
 

@@ -612,6 +612,8 @@ def test_wrong_declarations_are_named(write, catalogs, tmp_path):
         register_coco_format([["x", "nowhere.json", image_root]])
     with pytest.raises(DatasetError, match=r"'x'\): there is no image folder nowhere"):
         register_coco_format([["x", json_file, "nowhere"]])
+    with pytest.raises(DatasetError, match=f"It is there as {json_file}"):
+        register_coco_format([["x", json_file.replace("/", "\\"), image_root]])
     with pytest.raises(DatasetError, match=r"'mine' is taken by .*instances\.json.*choose another"):
         register_coco_format([["mine", json_file, str(tmp_path)]])
     DatasetCatalog.register("by_code", list)

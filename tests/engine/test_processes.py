@@ -95,6 +95,9 @@ def test_a_dead_process_ends_a_launched_training(start, tmp_path):
     assert process.wait(LIMIT) == 1
     output = (tmp_path / "output.txt").read_text()
     assert f"error: rank 1 (pid {victim}) was ended by SIGKILL." in output
+    # Detectron2 logs the config in colours, which a file has no use for.
+    for text in (output, (tmp_path / "run" / "log.txt").read_text()):
+        assert "Running with full config" in text and "\x1b" not in text
 
 
 @pytest.mark.slow
