@@ -9,7 +9,7 @@ from .calibrations import (
 from .checkpointer import CheckpointError, MutualCheckpointer, find_weights, load_detector
 from .exporting import export_backbone
 from .importing import ImportReport, import_backbone
-from .provenance import check_provenance, provenance
+from .provenance import FINE_TUNE, check_provenance, provenance
 from .reading import read_checkpoint
 from .run_folder import BEST, FINAL, checkpoints, last_checkpoint, last_good_checkpoint, name_of
 from .writing import NotWrittenError
@@ -18,6 +18,7 @@ __all__ = [
     "BEST",
     "CALIBRATIONS_FILE",
     "FINAL",
+    "FINE_TUNE",
     "CheckpointError",
     "ImportReport",
     "MutualCheckpointer",

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
+from ..data.class_names import class_names
 from ..modeling.backbones import SlimmableBackbone
 from ..modeling.build import build_network
 from ..modeling.classifier import network_of
@@ -20,6 +21,7 @@ from .provenance import check_provenance, check_width_range, provenance
 from .reading import CheckpointError, read_checkpoint
 from .recognising import recognise_state
 from .run_folder import add_checkpoint, add_sum, check_good, checkpoints, remove_drafts
+from .starting import start_state
 from .writing import NotWrittenError, write_checkpoint
 
 # What a detector's state dict names its backbone; a backbone's own state dict goes without.
@@ -40,7 +42,8 @@ class MutualCheckpointer(Checkpointer):
     :mod:`~mutualnet_det.checkpoint.run_folder`. It is read without running code from it. A
     checkpoint fits the model exactly or is refused; one of a backbone alone (imported, pretrained
     here or torchvision's) fits the model's backbone exactly. A training may start from a wider
-    network: it goes on with the first channels, one of its sub-networks.
+    network, going on with the first channels, one of its sub-networks; and from one of other
+    classes or heads: see :func:`~mutualnet_det.checkpoint.starting.start_state`.
 
     Args:
         model: a detector of this project, or a classification network: see :func:`network_of`.
@@ -111,6 +114,9 @@ class MutualCheckpointer(Checkpointer):
         self.logger.info("Loading %s", path)
         checkpoint = read_checkpoint(self.path_manager.get_local_path(path))
         state = {key.removeprefix("module."): v for key, v in checkpoint.pop("model").items()}
+        # From weights alone a training starts; else it goes on.
+        starts = checkpointables == [] and not whole
+        names = list(self.checkpointables if checkpointables is None else checkpointables)
         is_part = not isinstance(self.model, SlimmableBackbone) and not any(
             key.startswith(DETECTOR_PREFIX) for key in state
         )
@@ -120,12 +126,8 @@ class MutualCheckpointer(Checkpointer):
                 "MODEL.WEIGHTS to its checkpoint, or add --resume to take the last one in "
                 "OUTPUT_DIR."
             )
-        names = list(self.checkpointables if checkpointables is None else checkpointables)
-        saved = checkpoint.get("mutualnet", {})
         try:
-            # From weights alone a training starts; else it goes on.
-            starts = checkpointables == [] and not whole
-            check_provenance(saved, self.cfg, path, narrower=starts)
+            check_provenance(checkpoint.get("mutualnet", {}), self.cfg, path, starts=starts)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
         for name in names:
@@ -134,20 +136,8 @@ class MutualCheckpointer(Checkpointer):
                     f"{path} holds no {name!r}, so nothing can go on from it. To start from its "
                     "weights, set MODEL.WEIGHTS to it and another OUTPUT_DIR."
                 )
-        target: nn.Module = self.model
-        if is_part:
-            target = _backbone_of(self.model)
-            state = self._without_classifier(state, target)
-        _, largest = saved.get("width_range", self.cfg.MUTUALNET.WIDTH_RANGE)
-        if largest > self.cfg.MUTUALNET.WIDTH_RANGE[1]:
-            wide = self._wider(largest)
-            _check_fits(state, _backbone_of(wide) if is_part else wide, path)
-            own = target.state_dict()
-            state = {key: value[tuple(map(slice, own[key].shape))] for key, value in state.items()}
-        _check_fits(state, target, path)
-        if isinstance(target, SlimmableBackbone) and "mutualnet" not in checkpoint:
-            self._check_static(path)
-        target.load_state_dict(state)
+        target = _backbone_of(self.model) if is_part else self.model
+        target.load_state_dict(self._fitted(state, target, checkpoint, path, starts, is_part))
         for name in names:
             try:
                 self.checkpointables[name].load_state_dict(checkpoint.pop(name))
@@ -157,6 +147,34 @@ class MutualCheckpointer(Checkpointer):
                     f"with. ({error})"
                 ) from error
         return checkpoint
+
+    def _fitted(
+        self,
+        state: dict[str, Any],
+        target: nn.Module,
+        checkpoint: dict[str, Any],
+        path: str,
+        starts: bool,
+        is_part: bool,
+    ) -> dict[str, Any]:
+        """The state dict that ``target`` loads, made from a file's; CheckpointError: none can."""
+        saved = checkpoint.get("mutualnet", {})
+        _, largest = saved.get("width_range", self.cfg.MUTUALNET.WIDTH_RANGE)
+        # The network that the weights are of, or were before heads and classes changed.
+        network = target
+        if largest > self.cfg.MUTUALNET.WIDTH_RANGE[1]:
+            network = self._wider(largest)
+            network = _backbone_of(network) if is_part else network
+        if is_part:
+            state = self._without_classifier(state, target)
+        elif starts:
+            names = class_names(self.cfg)
+            state = start_state(state, network, saved.get("classes", {}), names, path)
+        _check_fits(state, network, path)
+        if isinstance(target, SlimmableBackbone) and "mutualnet" not in checkpoint:
+            self._check_static(path)
+        own = target.state_dict()
+        return {key: value[tuple(map(slice, own[key].shape))] for key, value in state.items()}
 
     def _wider(self, largest: float) -> nn.Module:
         """The network that the config's is a sub-network of."""
@@ -247,6 +265,9 @@ def load_detector(cfg: CfgNode, path: str) -> tuple[nn.Module, Calibrations]:
     A detector, or a classifier if ``cfg`` says so, in evaluation mode, on ``MODEL.DEVICE``, with
     the calibrations its checkpoint holds.
 
+    The model's ``class_names`` are those that the checkpoint tells, by their key in the metadata
+    of data sets.
+
     Args:
         path: a checkpoint of a model trained with ``cfg``.
     """
@@ -257,4 +278,5 @@ def load_detector(cfg: CfgNode, path: str) -> tuple[nn.Module, Calibrations]:
     calibrations = Calibrations(network)
     if "calibrations" in extra:
         calibrations.load_state_dict(extra["calibrations"])
+    model.class_names = extra.get("mutualnet", {}).get("classes", {})
     return model, calibrations

@@ -1,4 +1,4 @@
-"""Provenance of weights: their preprocessing, widths, resolutions and scope."""
+"""Provenance of weights: their preprocessing, widths, resolutions, scope and classes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..config import trained_widths
+from ..data.class_names import check_same_classes, class_names
 from ..family import HAS_SCOPE, family
 
 logger = logging.getLogger(__name__)
@@ -15,6 +16,11 @@ logger = logging.getLogger(__name__)
 # Where a config names its backbone: under a pyramid, and elsewhere.
 BUILDER_KEYS = ("MODEL.FPN.BOTTOM_UP", "MODEL.BACKBONE.NAME")
 RESNET_BUILDER = "build_slimmable_resnet_backbone"
+# What to do where data sets have other classes than a model.
+FINE_TUNE = (
+    " To fine-tune the model on these classes, set MODEL.WEIGHTS to its checkpoint and another "
+    "OUTPUT_DIR, and train without --resume."
+)
 
 
 def backbone_builder(cfg: CfgNode) -> tuple[str, str]:
@@ -43,11 +49,12 @@ def provenance(cfg: CfgNode) -> dict[str, Any]:
         "architecture": architecture,
         "width_range": list(trained_widths(cfg)),
         "resolutions": [int(x) for x in resolutions],
+        "classes": class_names(cfg),
     }
 
 
 def check_provenance(
-    saved: dict[str, Any], cfg: CfgNode, path: str, *, narrower: bool = False
+    saved: dict[str, Any], cfg: CfgNode, path: str, *, starts: bool = False
 ) -> None:
     """
     ValueError, naming file, key and both values, where a checkpoint does not fit a config.
@@ -56,7 +63,8 @@ def check_provenance(
     not say is not checked. Resolutions may differ: fine-tuning at others is legitimate.
 
     Args:
-        narrower: see :func:`check_width_range`.
+        starts: whether a training starts from the weights: the config's full network may then be
+            one of their sub-networks, and its classes may be others.
     """
     wanted = provenance(cfg)
     for group in ("preprocessing", "architecture"):
@@ -70,7 +78,11 @@ def check_provenance(
                     f"Set {key} in the config, or use weights trained that way."
                 )
     trained = saved.get("width_range", wanted["width_range"])
-    check_width_range(trained, cfg, path, narrower=narrower)
+    check_width_range(trained, cfg, path, narrower=starts)
+    if not starts:
+        check_same_classes(
+            saved.get("classes", {}), path, wanted["classes"], "the config's data sets", FINE_TUNE
+        )
 
 
 def check_width_range(

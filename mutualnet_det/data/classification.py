@@ -22,7 +22,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF
 
 from ..safe_pickle import load_pickle
-from .coco_check import DatasetError, check_declaration
+from .class_names import check_datasets_agree, class_names
+from .coco_check import DatasetError, check_declaration, shortened
 from .image_faults import with_usable_images
 from .pixels import check_file
 from .views import resize_image
@@ -122,29 +123,19 @@ def check_classification_datasets(cfg: CfgNode) -> None:
     Check all of ``DATASETS.TRAIN`` and ``DATASETS.TEST``, before any long work.
 
     Raises:
-        DatasetError: see :func:`load_classification_records`; also for another number of classes
-            than ``MODEL.BACKBONE.NUM_CLASSES``, and for data sets whose classes differ, naming the
-            first.
+        DatasetError: see :func:`load_classification_records`; also for data sets whose classes
+            differ, and for another number of them than ``MODEL.BACKBONE.NUM_CLASSES``.
     """
-    first: tuple[str, list[str]] | None = None
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         load_classification_records(cfg, name)
-        classes = MetadataCatalog.get(name).classes
-        if first is None:
-            first = name, classes
-        elif classes != first[1]:
-            odd = sorted(set(classes) ^ set(first[1]))
-            there = first[0] if odd and odd[0] in first[1] else name
-            difference = f"{odd[0]!r} is in {there!r} alone" if odd else "their order differs"
-            raise DatasetError(
-                f"The classes of {name!r} ({len(classes)}) are not those of {first[0]!r} "
-                f"({len(first[1])}): {difference}."
-            )
-        if len(classes) != cfg.MODEL.BACKBONE.NUM_CLASSES:
-            raise DatasetError(
-                f"The data set {name!r} has {len(classes)} classes, but "
-                f"MODEL.BACKBONE.NUM_CLASSES is {cfg.MODEL.BACKBONE.NUM_CLASSES}."
-            )
+    check_datasets_agree(cfg)
+    classes = class_names(cfg)["classes"]
+    if len(classes) != cfg.MODEL.BACKBONE.NUM_CLASSES:
+        raise DatasetError(
+            f"DATASETS.TRAIN and TEST have {len(classes)} classes ({shortened(classes)}), but "
+            f"MODEL.BACKBONE.NUM_CLASSES is {cfg.MODEL.BACKBONE.NUM_CLASSES}. Set it to "
+            f"{len(classes)}."
+        )
 
 
 def _folder(name: str) -> str:

@@ -15,6 +15,7 @@ from detectron2.data.datasets import load_coco_json
 from pycocotools import mask as mask_util
 
 from ..family import OBJECT_HEADS, family, outputs
+from .class_names import check_datasets_agree, class_names
 from .coco_check import (
     CheckedCoco,
     DatasetError,
@@ -141,35 +142,47 @@ def check_datasets(cfg: CfgNode) -> None:
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             _check_known(name, f"DATASETS.{key}")
+    images: dict[str, list[dict]] = {}
+    all_checked: dict[str, CheckedCoco] = {}
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         if "semantic" in outputs(cfg):
-            check_images(name, check_semantic(cfg, name), cfg.MUTUALNET.BAD_RECORDS)
+            images[name] = check_semantic(cfg, name)
         if "box" not in outputs(cfg) or not _is_coco(name):
             continue
         json_file, image_root = _files(name)
         training = name in cfg.DATASETS.TRAIN
         checked = _check(name, json_file, image_root, need_instances=training, **_demands(cfg))
-        classes = checked.class_names
-        head = OBJECT_HEADS[family(cfg)]
-        expected = cfg.MODEL[head].NUM_CLASSES
-        if len(classes) != expected:
-            raise DatasetError(
-                f"The data set {name!r} has {len(classes)} categories ({', '.join(classes[:10])}"
-                f"{', ...' if len(classes) > 10 else ''}), but MODEL.{head}.NUM_CLASSES is "
-                f"{expected}. Set it to {len(classes)}; categories without objects count too."
-            )
         if cfg.MODEL.KEYPOINT_ON:
             check_keypoints(cfg, name, json_file, checked)
         if training and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
             _check_no_rle(json_file, checked)
-        images = [
+        all_checked[name] = checked
+        images[name] = [
             {**image, "file_name": os.path.join(image_root, image["file_name"])}
             for image in checked.data["images"]
         ]
-        check_images(name, images, cfg.MUTUALNET.BAD_RECORDS)
-        usable = {image["id"] for image in with_usable_images(images)}
-        unusable = [image["id"] for image in images if image["id"] not in usable]
+    # Before their number: where one set lacks a class, another number would not help.
+    check_datasets_agree(cfg)
+    if "box" in outputs(cfg):
+        _check_number(cfg)
+    for name, records in images.items():  # last, as it reads all of them
+        check_images(name, records, cfg.MUTUALNET.BAD_RECORDS)
+    for name, checked in all_checked.items():
+        usable = {image["id"] for image in with_usable_images(images[name])}
+        unusable = [image["id"] for image in images[name] if image["id"] not in usable]
         _summaries[name] = summarise(name, checked, unusable)
+
+
+def _check_number(cfg: CfgNode) -> None:
+    head = OBJECT_HEADS[family(cfg)]
+    expected = cfg.MODEL[head].NUM_CLASSES
+    classes = class_names(cfg).get("thing_classes", [])
+    if len(classes) not in (0, expected):
+        raise DatasetError(
+            f"DATASETS.TRAIN and TEST have {len(classes)} categories ({', '.join(classes[:10])}"
+            f"{', ...' if len(classes) > 10 else ''}), but MODEL.{head}.NUM_CLASSES is "
+            f"{expected}. Set it to {len(classes)}; categories without objects count too."
+        )
 
 
 def load_records(cfg: CfgNode, name: str) -> list[dict]:

@@ -24,6 +24,7 @@ from torch import nn
 from ..calibration import calibrate_points, calibration_images
 from ..checkpoint import (
     CALIBRATIONS_FILE,
+    FINE_TUNE,
     CheckpointError,
     add_calibrations,
     read_calibrations,
@@ -31,6 +32,7 @@ from ..checkpoint import (
 )
 from ..config import check_points, flattened
 from ..data.check import check_datasets, check_test_set
+from ..data.class_names import check_same_classes, dataset_names
 from ..data.coco import left_out_images
 from ..data.images import VIEWS, read_record
 from ..errors import UserError
@@ -103,8 +105,8 @@ def evaluate_grid(
     Raises:
         ConfigError: for a point outside the trained range, or given twice.
         DatasetError: before any long work, see :func:`mutualnet_det.data.check.check_datasets`; for
-            a data set without objects, an image that does not decode or is not of the size the data
-            set says.
+            a data set of other classes than the model's, or without objects; for an image that
+            does not decode or is not of the size the data set says.
         ProgressError: on ``resume``, if there are results of other weights, points, data or
             settings; if another evaluation is at work there.
         UncalibratedError: for a point that is not calibrated, without ``calibrate``.
@@ -127,6 +129,10 @@ def evaluate_grid(
         )
     check_datasets(cfg if missing else _without_training_data(cfg))
     check_test_set(cfg)
+    dataset = dataset_name(cfg)
+    # Which load_detector tells; any other model has no names to compare.
+    learnt = getattr(model, "class_names", {})
+    check_same_classes(learnt, "the model", dataset_names(cfg, dataset), repr(dataset), FINE_TUNE)
     images = calibration_images(cfg) if missing else []
     task = build_task(cfg, model)
     run = _describe(cfg, model, calibrations, points, task)

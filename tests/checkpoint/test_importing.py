@@ -102,6 +102,7 @@ def test_provenance_and_report_of_the_fixture(fixture):
         "architecture": {"MODEL.BACKBONE.NAME": "build_slimmable_mobilenet_v2_backbone"},
         "width_range": [0.25, 1.0],
         "resolutions": [224, 192, 160, 128],
+        "classes": {},
     }
     # Only the full width's statistics were ever updated.
     assert list(content["calibrations"]["points"]) == ["1.00x224"] == list(map(str, report.points))

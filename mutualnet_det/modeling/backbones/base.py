@@ -50,6 +50,13 @@ class SlimmableBackbone(Backbone):
         """Logits (N, classes) of the last feature (N, C, H, W)."""
         raise NotImplementedError
 
+    def feature_entries(self) -> set[str]:
+        """The names in the state dict of what features are made by, without a classifier's."""
+        layers = itertools.chain.from_iterable(self.stages())
+        tensors = [t for layer in layers for t in layer.state_dict(keep_vars=True).values()]
+        ids = set(map(id, tensors))
+        return {key for key, t in self.state_dict(keep_vars=True).items() if id(t) in ids}
+
     def describe(
         self,
         feature_channels: dict[str, Channels],
