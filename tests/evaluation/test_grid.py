@@ -552,6 +552,17 @@ def test_images_that_cannot_be_used_are_left_out_where_bad_records_are_skipped(
     assert (tmp_path / "grid" / "query_table.txt").read_text().splitlines()[-1] == note
 
 
+def test_classes_that_are_not_those_of_the_model(quick, setting, tmp_path):
+    cfg, model, calibrations = setting()
+    names = [f"class {id_}" for id_ in CATEGORIES]
+    model.class_names = {"thing_classes": names}
+    evaluate((cfg, model, calibrations), tmp_path / "grid")
+    model.class_names = {"thing_classes": names[::-1]}
+    with pytest.raises(DatasetError, match="(?s)the model .*in another order.*MODEL.WEIGHTS"):
+        evaluate((cfg, model, calibrations), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_without_masks(quick, setting, tmp_path):
     grid = evaluate(setting("MODEL.MASK_ON", False), tmp_path / "grid")
     assert grid.kinds == ("box",) and all(row.scores["mask"] is None for row in grid.rows)
