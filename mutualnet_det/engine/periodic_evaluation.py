@@ -76,9 +76,9 @@ class PeriodicEvaluation(HookBase):
         best = self._best
         if best.score is not None:
             logger.info(
-                "The best of the evaluations, %.1f, is that after %d iterations: %s.pth.%s",
+                "The best evaluation (%.1f) was after %d iterations; %s.pth has its weights.%s",
                 *(best.score, best.iterations, BEST),
-                f" {best.num_worse} in a row were no better." if self.is_enough else "",
+                f" No later one of {best.num_worse} was better: the end." if self.is_enough else "",
             )
 
     def before_train(self) -> None:
@@ -101,9 +101,10 @@ class PeriodicEvaluation(HookBase):
         return {**asdict(self._best), "points": self._points()} if self._best.evaluated else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        points = state_dict.pop("points")
+        state = dict(state_dict)
+        points = state.pop("points")
         if points == self._points():
-            self._best = Best(**state_dict)
+            self._best = Best(**state)
         else:
             logger.warning(
                 "The best score so far is that of %s, which is no longer what is evaluated: the "

@@ -99,7 +99,7 @@ def test_training_ends_when_it_has_got_no_better_for_long_enough(build, evaluati
         mutual.train()
     assert evaluations.done == [1, 2, 3, 4]
     assert read(mutual, "model_final")["trainer"]["iteration"] == 3
-    assert "30.0, is that after 2 iterations: model_best.pth. 2 in a row were no better" in (
+    assert "(30.0) was after 2 iterations; model_best.pth has its weights. No later one of 2 w" in (
         caplog.text
     )
     assert "Exception during training" not in caplog.text

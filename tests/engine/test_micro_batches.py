@@ -6,6 +6,7 @@ from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.utils.events import EventStorage
 
 from mutualnet_det.engine import trainer
+from mutualnet_det.engine.losses import StepLosses
 from mutualnet_det.engine.sampling import FULL
 
 # What makes every image count the same, and nothing be left to chance: all anchors and proposals
@@ -87,3 +88,17 @@ def test_micro_batches_share_points_and_the_step(step, monkeypatch):
     assert images == ["noise_0.png", "noise_2.png"] and others == ["noise_1.png", "noise_3.png"]
     assert points == same_points and points[0].kind == FULL
     assert calls == ["reduce"]
+
+
+def test_the_micro_batches_of_two_processes_draw_as_four_processes(
+    step, training_batch, monkeypatch
+):
+    """The second process's second one has the fourth share of the batch, and its random stream."""
+    mutual, _ = step(2)
+    streams = []
+    monkeypatch.setattr(trainer, "stream_seed", lambda *keys: streams.append(keys) or 0)
+    monkeypatch.setattr(trainer.comm, "get_rank", lambda: 1)
+    monkeypatch.setattr(trainer.comm, "get_world_size", lambda: 2)
+    with EventStorage(0) as mutual.storage:
+        mutual._backpropagate(training_batch(), mutual._points(0), 1, StepLosses())
+    assert [share for *_, share, _ in streams] == [3, 3, 3]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.events import EventStorage
 
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import check_output_dir, load_config
@@ -156,6 +157,27 @@ def test_a_longer_training_goes_on_from_the_weights_not_their_average(make_cfg):
     weights = weights_of(longer)
     for name, value in weights_of(whole).items():
         assert torch.equal(weights[name], value), name
+
+
+def test_gradients_of_micro_batches_are_those_of_the_whole_batch(make_cfg):
+    gradients = []
+    torch.set_default_dtype(torch.float64)
+    try:
+        for count in ("1", "2", "4"):
+            cfg = make_cfg(count, "MUTUALNET.NORM", "GN", "MUTUALNET.MICRO_BATCHES", count)
+            torch.manual_seed(0)
+            trainer = MutualTrainer(cfg)
+            trainer.prepare(0)
+            trainer.iter = 0
+            with EventStorage(0) as trainer.storage:
+                trainer.run_step()
+            gradients.append({name: p.grad for name, p in trainer.model.named_parameters()})
+    finally:
+        torch.set_default_dtype(torch.float32)
+    whole, *parts = gradients
+    for part in parts:
+        for name, gradient in part.items():
+            torch.testing.assert_close(gradient, whole[name], rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("method", ["mutual", "us_net", "us_net_multi_scale", "independent"])
