@@ -61,6 +61,8 @@ class CheckedMapper(DatasetMapper):
     It would clip pixels of more than 8 bits: PixelError for these.
     """
 
+    recompute_boxes: bool
+
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         args = super().from_config(cfg, is_train)
@@ -68,6 +70,15 @@ class CheckedMapper(DatasetMapper):
         # Around what is left of a mask.
         args["recompute_boxes"] |= cfg.MODEL.MASK_ON and fills(cfg)
         return args
+
+    def _transform_annotations(self, dataset_dict: dict, *args: Any) -> None:
+        recomputes = self.recompute_boxes
+        # Detectron2 would look for the masks of an image without objects, which has none.
+        self.recompute_boxes &= any(not x.get("iscrowd", 0) for x in dataset_dict["annotations"])
+        try:
+            super()._transform_annotations(dataset_dict, *args)
+        finally:
+            self.recompute_boxes = recomputes
 
     def __call__(self, dataset_dict: dict) -> dict:
         check_file(dataset_dict["file_name"])
