@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..checkpoint import CALIBRATIONS_FILE, add_calibrations, load_detector
+from ..checkpoint import BEST, CALIBRATIONS_FILE, FINAL, add_calibrations, load_detector
 from ..config import ConfigError, check_points, load_config
 from ..errors import UserError
 from ..family import outputs
@@ -18,7 +18,7 @@ from ..slimmable import Calibrations, OperatingPoint, StaleCalibrationError
 from .query_table import QueryTable
 
 # What a folder holds, as training and `mutualnet evaluate` leave it in OUTPUT_DIR.
-WEIGHTS = "model_final.pth"
+WEIGHTS = f"{FINAL}.pth", f"{BEST}.pth"
 CONFIG = "config.yaml"
 TABLES = ("query_table.json", "grid/query_table.json")
 # What a model may find in one image at most.
@@ -54,10 +54,11 @@ def load_pretrained(folder: str | Path, device: str | torch.device | None = None
     The model of a folder such as the OUTPUT_DIR of a training and its evaluation.
 
     Args:
-        folder: holds ``model_final.pth``, ``config.yaml``, and ``query_table.json`` or
-            ``grid/query_table.json``; ``calibrations.pth`` or ``grid/calibrations.pth`` if the
-            evaluation calibrated points that the weights' checkpoint lacks. Nothing else is read,
-            and no code in any of them is run.
+        folder: holds ``model_final.pth`` or ``model_best.pth``, whichever was evaluated,
+            ``config.yaml``, and ``query_table.json`` or ``grid/query_table.json``;
+            ``calibrations.pth`` or ``grid/calibrations.pth`` if the evaluation calibrated points
+            that the weights' checkpoint lacks. Nothing else is read, and no code in any of them is
+            run.
         device: to run on; None: the config's ``MODEL.DEVICE``, or the CPU where that is a GPU and
             there is none.
 
@@ -82,10 +83,13 @@ def load_pretrained(folder: str | Path, device: str | torch.device | None = None
             "or BGR images."
         )
     table = QueryTable.load(table_file)
-    try:
-        model, calibrations = load_detector(cfg, str(weights))
-    except StaleCalibrationError as error:
-        raise PredictorError(f"{weights}: {error}") from error
+    for path in weights:
+        try:
+            model, calibrations = load_detector(cfg, str(path))
+        except StaleCalibrationError as error:
+            raise PredictorError(f"{path}: {error}") from error
+        if calibrations.fingerprint() == table.model:
+            break
     check_weights(table.model, calibrations, f"{table_file}: The query table")
     for place in (folder, folder / "grid"):
         if (place / CALIBRATIONS_FILE).is_file():
@@ -133,21 +137,25 @@ def check_weights(fingerprint: str, calibrations: Calibrations, what: str) -> No
         )
 
 
-def _files(folder: Path) -> tuple[Path, Path, Path]:
-    """Weights, config and query table; PredictorError says how to make one that is missing."""
+def _files(folder: Path) -> tuple[list[Path], Path, Path]:
+    """
+    What there is of weights, the config and the query table; PredictorError says how to make one
+    that is missing.
+    """
     if not folder.is_dir():
         raise PredictorError(
             f"There is no folder {folder}. Give the OUTPUT_DIR of a training that was evaluated."
         )
-    config, weights = folder / CONFIG, folder / WEIGHTS
+    config = folder / CONFIG
+    weights = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if not config.is_file():
         raise PredictorError(
             f"{folder} has no {CONFIG}, which `mutualnet train` writes to OUTPUT_DIR when it "
             "begins."
         )
-    if not weights.is_file():
+    if not weights:
         raise PredictorError(
-            f"{folder} has no {WEIGHTS}, which ends a training: `mutualnet train --config-file "
+            f"{folder} has no {WEIGHTS[0]}, which ends a training: `mutualnet train --config-file "
             f"{config} --resume` goes on with one."
         )
     for name in TABLES:
@@ -155,7 +163,8 @@ def _files(folder: Path) -> tuple[Path, Path, Path]:
             return weights, config, folder / name
     raise PredictorError(
         f"{folder} has neither {' nor '.join(TABLES)}, which an evaluation writes: "
-        f"`mutualnet evaluate --config-file {config} MODEL.WEIGHTS {weights} OUTPUT_DIR {folder}`."
+        f"`mutualnet evaluate --config-file {config} MODEL.WEIGHTS {weights[0]} "
+        f"OUTPUT_DIR {folder}`."
     )
 
 

@@ -512,6 +512,19 @@ def test_a_table_of_other_weights_is_refused(folder):
         BudgetPredictor.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("final", [True, False])
+def test_the_best_weights_are_taken_where_the_table_is_of_them(folder, predictor, image, final):
+    (folder / "model_final.pth").rename(folder / "model_best.pth")
+    if final:
+        checkpoint = torch.load(folder / "model_best.pth", weights_only=True)
+        del checkpoint["calibrations"]
+        next(iter(checkpoint["model"].values())).add_(1)
+        torch.save(checkpoint, folder / "model_final.pth")
+    again = BudgetPredictor.from_pretrained(folder)
+    mine, other = (p(image, point=POINTS[0]).instances for p in (again, predictor))
+    assert torch.equal(mine.scores, other.scores)
+
+
 def test_weights_that_changed_after_calibrating_are_refused(folder):
     path = folder / "model_final.pth"
     checkpoint = torch.load(path, weights_only=True)
