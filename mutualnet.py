@@ -33,6 +33,7 @@ COMMANDS = {
         "import": Command("import_backbone", "convert a pretrained backbone for training"),
         "pretrain": Command("pretrain_backbone", "train a classifier, a detector's backbone"),
         "train": Command("train_net", "train a detector, or a segmentation network"),
+        "check-data": Command("check_data", "what training would learn from, and what is wrong"),
         "plot": Command("plot_metrics", "draw the losses and times of trainings"),
         "export-backbone": Command("export_backbone", "write a classifier for torchvision or timm"),
     },

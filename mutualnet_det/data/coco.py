@@ -185,6 +185,20 @@ def _check_number(cfg: CfgNode) -> None:
         )
 
 
+def dataset_files(cfg: CfgNode, name: str) -> tuple[str, str]:
+    """
+    The annotation file and the image folder of a data set in COCO's format.
+
+    Raises:
+        DatasetError: for an unknown name, files that are not there, or another format.
+    """
+    register_coco_format(cfg.DATASETS.COCO_FORMAT)
+    _check_known(name, "DATASETS")
+    if not _is_coco(name):
+        raise DatasetError(f"The data set {name!r} is in no COCO format with objects.")
+    return _files(name)
+
+
 def load_records(cfg: CfgNode, name: str) -> list[dict]:
     """
     The records of a data set, in Detectron2's format, with bad ones treated as ``cfg`` says.

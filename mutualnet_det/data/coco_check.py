@@ -100,8 +100,8 @@ def check_coco_format(
     Args:
         image_root: folder of the images; None: do not look for them.
         need_masks: whether the masks are used. If not, broken ones are left out without a word.
-        bad_records: "error", or "skip" to leave them out and log how many there were. An instance
-            is left out with the last of its polygons.
+        bad_records: "error"; "skip" to leave them out and log how many there were; "collect" to
+            leave them to the caller to tell. An instance is left out with the last of its polygons.
         need_instances: whether the data set is trained on, and needs at least one object.
 
     Raises:
@@ -128,7 +128,7 @@ def check_coco_format(
     told = [f"left out records that cannot be used:\n{bad}"] if bad else []
     if notes:
         told.append("unlikely, and used as it is:\n" + "\n".join(f"  {note}" for note in notes))
-    if told:
+    if told and bad_records != "collect":
         # A file is checked, loaded and scored on: its faults are told once.
         text = f"{json_file}: " + "\n".join(told)
         log_first_n(logging.WARNING, text, name=__name__, key="message")

@@ -54,12 +54,14 @@ class Header(NamedTuple):
         width, height: in px, as the image is read: turned by its EXIF orientation.
         mode: Pillow's name for its channels.
         is_turned: whether EXIF says that it lies on its side.
+        num_bytes: of the file.
     """
 
     width: int
     height: int
     mode: str
     is_turned: bool
+    num_bytes: int
 
 
 def read_header(path: str, *, decode: bool = False) -> Header:
@@ -79,7 +81,8 @@ def read_header(path: str, *, decode: bool = False) -> Header:
             check_eight_bits(image)
             is_turned = _is_turned(image)
             width, height = image.size[::-1] if is_turned else image.size
-            header = Header(width, height, image.mode, is_turned)
+            num_bytes = file.seek(0, os.SEEK_END)
+            header = Header(width, height, image.mode, is_turned, num_bytes)
             if decode or not _ends(file, image.format):
                 image.load()
     return header
@@ -95,17 +98,19 @@ def _is_turned(image: Image.Image) -> bool:
 def _ends(file: Any, format: str | None) -> bool:
     """Whether a file has the last bytes of its format; others than these say nothing by it."""
     ending = ENDINGS.get(format or "", b"")
-    place = file.tell()
     file.seek(-len(ending), os.SEEK_END)
-    ends = file.read() == ending if ending else True
-    file.seek(place)
-    return bool(ends)
+    return not ending or file.read() == ending
 
 
 def image_fault(record: dict, *, decode: bool = False) -> ImageFault | None:
     """The fault of a record's image file; a record may say what "height" and "width" it has."""
+    return fault_of(record, header_or_fault(record, decode=decode))
+
+
+def header_or_fault(record: dict, *, decode: bool = False) -> Header | ImageFault:
+    """The header of a record's image file, or why it cannot be read."""
     try:
-        header = read_header(record["file_name"], decode=decode)
+        return read_header(record["file_name"], decode=decode)
     except PixelError as error:
         return ImageFault("images of more than 8 bits per channel", str(error))
     except Image.DecompressionBombError:
@@ -117,6 +122,12 @@ def image_fault(record: dict, *, decode: bool = False) -> ImageFault | None:
         return ImageFault("files that are no images", "no format that Pillow knows")
     except Exception as error:  # decoders raise whatever they like
         return ImageFault("images that cannot be read", str(error) or type(error).__name__)
+
+
+def fault_of(record: dict, header: Header | ImageFault) -> ImageFault | None:
+    """What is wrong with what :func:`header_or_fault` gives: also another size than expected."""
+    if isinstance(header, ImageFault):
+        return header
     expected = record.get("width", header.width), record.get("height", header.height)
     if expected == (header.width, header.height):
         return None

@@ -89,22 +89,29 @@ class DatasetSummary:
         return lines
 
     def __str__(self) -> str:
+        left_out = [f"left out: {count} {kind}" for kind, count in self.bad.counts.items()]
+        return "\n".join([self.text(), *left_out, *self.advice()])
+
+    def text(self, *, sizes: bool = False) -> str:
+        """The table of classes; with ``sizes``, of small, medium and large objects too."""
         head = f"{self.name}: {self.num_images} images"
         if self.num_empty:
             head += f" ({self.num_empty} without an object)"
         if self.images_left_out:
             head += f", {len(self.images_left_out)} left out"
-        columns = ("class", "images", "objects", "crowds", "left out")
-        rows = [(c.name, c.images, c.objects, c.crowds, c.left_out) for c in self.classes]
+        by_size = ("small", "medium", "large") if sizes else ()
+        columns = ("class", "images", "objects", *by_size, "crowds", "left out")
+        rows = [
+            (c.name, c.images, c.objects, *c.sizes[: len(by_size)], c.crowds, c.left_out)
+            for c in self.classes
+        ]
         shown: list[Sequence[Any]] = [columns, *rows[:MAX_ROWS]]
         if len(rows) > MAX_ROWS:
             shown.append((f"{len(rows) - MAX_ROWS} more", "", *_sums(rows[MAX_ROWS:])))
         if len(rows) > 1:
             with_objects = self.num_images - self.num_empty
             shown.append(("all", with_objects, *_sums(rows)))
-        lines = [head, *table(shown)]
-        lines += [f"left out: {count} {kind}" for kind, count in self.bad.counts.items()]
-        return "\n".join([*lines, *self.advice()])
+        return "\n".join([head, *table(shown)])
 
 
 def _sums(rows: Iterable[Sequence[Any]]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ MIN_SCORE = 0.5
 # Images with this many objects show most.
 GOOD_OBJECTS = (2, 8)
 CELL_WIDTH = 2.35  # inches
+TRUTH_ROWS, TRUTH_COLUMNS, TRUTH_WIDTH = 3, 4, 3.6  # inches
 
 
 def detection_sheet(
@@ -54,6 +56,52 @@ def detection_sheet(
         )
     categories = {category["id"]: category["name"] for category in by_class(ground_truth)}
     return _draw(chosen, ["ground truth", *map(_header, shown)], columns, categories)
+
+
+def truth_sheet(records: Sequence[dict], ground_truth: dict) -> Figure:
+    """
+    A sheet of at most ``TRUTH_ROWS`` x ``TRUTH_COLUMNS`` images with their objects, so that every
+    class is there if that is possible.
+
+    Args:
+        records: "image_id", "file_name", "height" and "width" of each image.
+        ground_truth: their COCO ground truth; crowds are not drawn.
+    """
+    truth = true_objects(records, ground_truth)
+    chosen = _of_every_class(records, truth, TRUTH_ROWS * TRUTH_COLUMNS)
+    categories = {category["id"]: category["name"] for category in by_class(ground_truth)}
+    columns = min(TRUTH_COLUMNS, max(len(chosen), 1))
+    rows = [chosen[i : i + columns] for i in range(0, len(chosen), columns)]
+    figure = Figure(figsize=(TRUTH_WIDTH * columns, TRUTH_WIDTH * max(len(rows), 1)))
+    FigureCanvasAgg(figure)
+    for y, row in enumerate(rows):
+        for x, record in enumerate(row):
+            place = (x / columns, 1 - (y + 1) / len(rows), 0.98 / columns, 0.98 / len(rows))
+            image = read_image(record["file_name"], format="RGB")
+            _draw_cell(figure.add_axes(place), image, truth[record["image_id"]], categories)
+    return figure
+
+
+def _of_every_class(
+    records: Sequence[dict], truth: dict[int, list[dict]], count: int
+) -> list[dict]:
+    """At most ``count`` images: one for each class, rare ones first, then such as show much."""
+    frequency: Counter[int] = Counter()
+    best: dict[int, int] = {}  # of each class, an image with few objects
+    for image_id, objects in truth.items():
+        for category in {o["category_id"] for o in objects}:
+            frequency[category] += 1
+            if category not in best or len(objects) < len(truth[best[category]]):
+                best[category] = image_id
+    by_id = {record["image_id"]: record for record in records}
+    chosen: dict[int, dict] = {}
+    shown: set[int] = set()
+    for category, _ in reversed(frequency.most_common()):
+        if category not in shown and len(chosen) < count:
+            chosen[best[category]] = by_id[best[category]]
+            shown |= {o["category_id"] for o in truth[best[category]]}
+    rest = [record for record in records if record["image_id"] not in chosen]
+    return [*chosen.values(), *choose_images(rest, truth, count - len(chosen))]
 
 
 def true_objects(records: Sequence[dict], ground_truth: dict) -> dict[int, list[dict]]:

@@ -1,0 +1,266 @@
+"""
+Data sets inspected without training: what would be learned from and scored, every image file's
+header, and images that stand in two places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .coco_check import CheckedCoco, check_coco_format, read_coco_json
+from .faults import BadRecords, DatasetError, examples
+from .image_faults import Header, each_of, fault_of, header_or_fault
+from .summary import DatasetSummary, summarise, table
+
+
+class DatasetFiles(NamedTuple):
+    """A data set in COCO's format: its name, annotation file and image folder."""
+
+    name: str
+    json_file: str
+    image_root: str
+
+
+@dataclass
+class Inspected:
+    """
+    What was found in a data set.
+
+    Attributes:
+        files: of the data set.
+        error: what ends every use of it; then the rest is empty.
+        checked: its records that can be used.
+        summary: what it holds.
+        unusable: the ids of images whose files cannot be used.
+        bad_images: why they cannot.
+        modes: how many images have each of Pillow's modes.
+        num_turned: images that lie on their side, by EXIF.
+        sides: the least and the largest side of an image in px.
+    """
+
+    files: DatasetFiles
+    error: str = ""
+    checked: CheckedCoco | None = None
+    summary: DatasetSummary | None = None
+    unusable: set[int] = field(default_factory=set)
+    bad_images: BadRecords = field(default_factory=BadRecords)
+    modes: Counter[str] = field(default_factory=Counter)
+    num_turned: int = 0
+    sides: tuple[int, int] = (0, 0)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all of it can be used."""
+        return not self.error and not self.bad_images and not self.checked.bad  # type: ignore
+
+    def __str__(self) -> str:
+        if self.summary is None:
+            return f"{self.files.name}: cannot be used\n{self.error}"
+        lines = [self.summary.text(sizes=True)]
+        modes = ", ".join(f"{count} {mode}" for mode, count in self.modes.most_common())
+        turned = f"; {self.num_turned} turned by EXIF" if self.num_turned else ""
+        lines.append(f"sides of {self.sides[0]} to {self.sides[1]} px; {modes}{turned}")
+        for title, bad in (("records", self.summary.bad), ("images", self.bad_images)):
+            if bad:
+                lines.append(f"{title} that cannot be used:\n{bad}")
+        lines += [f"unlikely: {note}" for note in self.summary.notes]
+        return "\n".join([*lines, *self.summary.advice()])
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """
+    What was found in some data sets.
+
+    Attributes:
+        datasets: one by one.
+        duplicates: paths of image files with the same content.
+    """
+
+    datasets: tuple[Inspected, ...]
+    duplicates: tuple[tuple[str, ...], ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all records of all data sets can be used."""
+        return all(inspected.is_sound for inspected in self.datasets)
+
+    def __str__(self) -> str:
+        parts = [*map(str, self.datasets), *self._classes(), self._duplicates()]
+        return "\n\n".join(parts)
+
+    def _classes(self) -> list[str]:
+        """The classes of several data sets side by side."""
+        known = [each.summary for each in self.datasets if each.summary is not None]
+        if len(known) < 2:
+            return []
+        names = [[c.name for c in summary.classes] for summary in known]
+        head = ["class", *(summary.name for summary in known)]
+        if all(each == names[0] for each in names):
+            rows = [
+                [name, *(s.classes[index].objects for s in known)]
+                for index, name in enumerate(names[0])
+            ]
+            return ["\n".join(["objects of each class", *table([head, *rows])])]
+        longest = max(map(len, names))
+        rows = [
+            [index, *(each[index] if index < len(each) else "-" for each in names)]
+            for index in range(longest)
+        ]
+        differ = "the classes DIFFER: a model numbers them in one way"
+        return ["\n".join([differ, *table([head, *rows])])]
+
+    def _duplicates(self) -> str:
+        if not self.duplicates:
+            return "no image stands in two places"
+        folders = {each.files.image_root: each.files.name for each in self.datasets}
+        between = [paths for paths in self.duplicates if len(_owners(paths, folders)) > 1]
+        lines = [f"{len(self.duplicates)} images stand in several places"]
+        if between:
+            shown = examples((" = ".join(paths) for paths in between), "; ")
+            lines.append(f"{len(between)} of them in several data sets, so that what is scored on "
+                         f"may have been learned: {shown}")  # fmt: skip
+        within = [paths for paths in self.duplicates if paths not in between]
+        if within:
+            shown = examples((" = ".join(paths) for paths in within), "; ")
+            lines.append(f"{len(within)} within one data set: {shown}")
+        return "\n".join(lines)
+
+
+def _owners(paths: Iterable[str], folders: dict[str, str]) -> set[str]:
+    return {name for path in paths for root, name in folders.items() if _is_below(path, root)}
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path.startswith(os.path.join(root, ""))
+
+
+def inspect_datasets(
+    datasets: Sequence[DatasetFiles], *, need_masks: bool, decode: bool = False
+) -> Inspection:
+    """
+    Inspect data sets in COCO's format.
+
+    Args:
+        need_masks: whether masks are learned and scored.
+        decode: decode all images, not those alone that do not end as they should.
+    """
+    inspected, sizes = [], defaultdict(list)
+    for files in datasets:
+        one, headers = _inspect(files, need_masks, decode)
+        inspected.append(one)
+        for path, header in headers:
+            sizes[header.num_bytes, header.width, header.height].append(path)
+    alike = [path for paths in sizes.values() if len(set(paths)) > 1 for path in sorted({*paths})]
+    by_content = defaultdict(list)
+    for path, digest in zip(alike, each_of(_digest, alike, "Comparing images"), strict=True):
+        by_content[digest].append(path)
+    same = (tuple(paths) for digest, paths in by_content.items() if digest and len(paths) > 1)
+    return Inspection(tuple(inspected), tuple(same))
+
+
+def has_masks(json_file: str) -> bool:
+    """Whether an annotation file has masks; not, if it cannot be read."""
+    try:
+        annotations = read_coco_json(json_file)["annotations"]
+    except DatasetError:  # which inspecting it tells
+        return False
+    return any(annotation.get("segmentation") for annotation in annotations)
+
+
+def _inspect(
+    files: DatasetFiles, need_masks: bool, decode: bool
+) -> tuple[Inspected, list[tuple[str, Header]]]:
+    """A data set, and its images that can be read by their paths."""
+    name, json_file, image_root = files
+    one = Inspected(files)
+    try:
+        checked = check_coco_format(
+            json_file, image_root, need_masks=need_masks, bad_records="collect"
+        )
+    except DatasetError as error:
+        one.error = str(error)
+        return one, []
+    records = [
+        {**image, "file_name": os.path.join(image_root, image["file_name"])}
+        for image in checked.data["images"]
+    ]
+    found = each_of(
+        lambda record: header_or_fault(record, decode=decode), records, f"Reading images of {name}"
+    )
+    headers: list[tuple[str, Header]] = []
+    for record, header in zip(records, found, strict=True):
+        path = record["file_name"]
+        if isinstance(header, Header):
+            headers.append((path, header))
+            one.modes[header.mode] += 1
+            one.num_turned += header.is_turned
+        fault = fault_of(record, header)
+        if fault is not None:
+            one.unusable.add(record["id"])
+            one.bad_images.add(fault.kind, f"{path}: {fault.reason}")
+    if headers:
+        sides = [side for _, header in headers for side in (header.width, header.height)]
+        one.sides = min(sides), max(sides)
+    one.checked = checked
+    one.summary = summarise(name, checked, one.unusable)
+    return one, headers
+
+
+def _digest(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:  # it was there a moment ago
+        return ""
+
+
+# Mending -----------------------------------------------------------------------------------------
+
+
+def fixed(inspected: Inspected, *, crowds_are_objects: bool = False) -> tuple[dict, list[str]]:
+    """
+    A data set without what cannot be used.
+
+    Args:
+        crowds_are_objects: whether each crowd becomes an object, as masks that were drawn with a
+            brush often are.
+
+    Returns:
+        the content of its COCO JSON file, and what was changed: a line each.
+
+    Raises:
+        DatasetError: for one that cannot be used at all.
+    """
+    if inspected.checked is None:
+        raise DatasetError(f"{inspected.files.name} cannot be mended. {inspected.error}")
+    data, bad = inspected.checked.data, inspected.checked.bad
+    lines = [f"left out: {count} {kind}" for kind, count in bad.counts.items()]
+    lines += [f"left out: {n} {kind}" for kind, n in inspected.bad_images.counts.items()]
+    kept = [a for a in data["annotations"] if a["image_id"] not in inspected.unusable]
+    dropped = len(data["annotations"]) - len(kept)
+    if dropped:
+        lines.append(f"left out: {dropped} annotations of these images")
+    if crowds_are_objects:
+        crowds = sum(bool(a.get("iscrowd", 0)) for a in kept)
+        kept = [{**a, "iscrowd": 0} for a in kept]
+        lines.append(f"{crowds} crowds are objects now")
+    images = [image for image in data["images"] if image["id"] not in inspected.unusable]
+    return {**data, "images": images, "annotations": kept}, lines
+
+
+def write_json(path: str, content: dict[str, Any]) -> None:
+    """Write a COCO JSON file; DatasetError if there is a file already, or it cannot be written."""
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            json.dump(content, file)
+    except FileExistsError:
+        raise DatasetError(f"{path} is there already. Name another file.") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""
+Inspect data sets in COCO's format without training: what would be learned from and scored, what is
+wrong, every image file's header, images that stand in two data sets, a sheet of examples. The exit
+status is 1 if anything cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from mutualnet_det.config import ConfigError, check_output_dir, load_config
+from mutualnet_det.data.coco import dataset_files
+from mutualnet_det.data.faults import DatasetError
+from mutualnet_det.data.inspection import (
+    DatasetFiles,
+    Inspected,
+    fixed,
+    has_masks,
+    inspect_datasets,
+    write_json,
+)
+from mutualnet_det.errors import reported
+from mutualnet_det.evaluation.sheet import truth_sheet
+
+EXAMPLES = """Examples:
+
+The data sets of a config; sheets of examples go to output/check_data:
+    $ mutualnet check-data --config-file cfg.yaml
+
+An annotation file and its image folder:
+    $ mutualnet check-data --data train.json images/train --data val.json images/val
+
+A copy without the records that cannot be used:
+    $ mutualnet check-data --data train.json images/train --fix train_fixed.json
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mutualnet check-data",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config-file", metavar="FILE", help="inspect its DATASETS.TRAIN and DATASETS.TEST"
+    )
+    parser.add_argument(
+        "--data",
+        nargs=2,
+        action="append",
+        metavar=("JSON", "IMAGES"),
+        help="inspect an annotation file and its image folder; may be given several times",
+    )
+    parser.add_argument("--only", metavar="NAME", help="the one data set of the config to inspect")
+    parser.add_argument(
+        "--output",
+        default="output/check_data",
+        metavar="FOLDER",
+        help="for the sheets of examples (default: output/check_data)",
+    )
+    parser.add_argument(
+        "--decode", action="store_true", help="decode all images, which finds damage inside them"
+    )
+    parser.add_argument(
+        "--fix", metavar="JSON", help="write a copy of one data set without what cannot be used"
+    )
+    parser.add_argument(
+        "--crowds-are-objects",
+        action="store_true",
+        help="with --fix: make every crowd an object, for masks that were drawn with a brush",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    return parser
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if bool(args.config_file) == bool(args.data):
+        parser.error("give either --config-file or --data")
+    if args.crowds_are_objects and not args.fix:
+        parser.error("--crowds-are-objects needs --fix")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    datasets, need_masks = _datasets(args)
+    if args.fix and len(datasets) > 1:
+        names = ", ".join(files.name for files in datasets)
+        raise ConfigError(f"--fix mends one data set, of {names}: name it with --only.")
+    if args.fix and Path(args.fix).exists():
+        raise DatasetError(f"{args.fix} is there already. Name another file.")
+    check_output_dir(args.output)
+    setup_logger(name="mutualnet_det")
+    inspection = inspect_datasets(datasets, need_masks=need_masks, decode=args.decode)
+    print(f"\n{inspection}\n")
+    for inspected in inspection.datasets:
+        if inspected.checked is not None:
+            print(f"Examples: {_write_sheet(inspected, Path(args.output))}")
+    if args.fix:
+        content, changes = fixed(inspection.datasets[0], crowds_are_objects=args.crowds_are_objects)
+        write_json(args.fix, content)
+        print(f"{args.fix} is written:")
+        print("\n".join(f"  {change}" for change in changes or ["nothing was to be changed"]))
+    elif not inspection.is_sound:
+        sys.exit(1)
+
+
+def _datasets(args: argparse.Namespace) -> tuple[list[DatasetFiles], bool]:
+    """The data sets to inspect, and whether masks are used."""
+    if args.data:
+        files = [
+            DatasetFiles(Path(json_file).stem, json_file, root) for json_file, root in args.data
+        ]
+        return files, any(has_masks(json_file) for _, json_file, _ in files)
+    cfg = load_config(args.config_file, args.opts)
+    names = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    if args.only and args.only not in names:
+        raise ConfigError(f"--only is {args.only!r}; the config names {', '.join(names)}.")
+    chosen = [args.only] if args.only else names
+    return [DatasetFiles(name, *dataset_files(cfg, name)) for name in chosen], cfg.MODEL.MASK_ON
+
+
+def _write_sheet(inspected: Inspected, folder: Path) -> Path:
+    name, _, root = inspected.files
+    data, _ = fixed(inspected)
+    records = [
+        {**image, "image_id": image["id"], "file_name": str(Path(root) / image["file_name"])}
+        for image in data["images"]
+    ]
+    truth = {**data, "annotations": [{"iscrowd": 0, **a} for a in data["annotations"]]}
+    path = folder / f"{name}.png"
+    truth_sheet(records, truth).savefig(path, dpi=110)
+    return path
+
+
+if __name__ == "__main__":
+    with reported():
+        main(parse_args())
