@@ -12,7 +12,6 @@ import importlib.metadata
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,11 +23,10 @@ from ..data.coco_check import by_class
 # The detections of one category in an image that COCO counts: those with the highest scores.
 COCO_LIMITS = {"bbox": 100, "segm": 100, "keypoints": 20}
 
-# All of a ground truth, beside ids, that decides on a score. hotcoco is strict about the types of
-# the rest.
+# All of a ground truth that decides on a score. hotcoco is strict about the types of the rest.
 _KEYS = {
-    "images": ("height", "width"),
-    "categories": ("name",),
+    "images": ("id", "height", "width"),
+    "categories": ("id", "name"),
     "annotations": (
         *("image_id", "category_id", "bbox", "area", "iscrowd"),
         *("segmentation", "keypoints", "num_keypoints"),
@@ -77,36 +75,51 @@ def objects_per_image(annotations: Iterable[dict[str, Any]], iou_type: str) -> C
     )
 
 
-class _Numbered:
+class _Numbering:
     """
-    A ground truth in which ids count from 1, whatever they are in the data set.
+    Numbers from 1 in the place of the ids of a ground truth, whatever these are.
 
     pycocotools takes a match with id 0 for none, and sorts ids by NumPy, which makes
     floating-point numbers of integers of 64 bits without a sign: these name no image any more.
 
     Attributes:
-        dataset: a copy of what is scored. pycocotools writes into it, and wants "info".
         categories: names, by rising id.
     """
 
     def __init__(self, ground_truth: dict[str, Any]) -> None:
-        parts = {
-            "images": sorted(ground_truth["images"], key=itemgetter("id")),
-            "categories": by_class(ground_truth),
-            "annotations": ground_truth["annotations"],
+        categories = by_class(ground_truth)
+        self.categories = [category["name"] for category in categories]
+        # In the order of the ids, which decides between equal scores.
+        ids = {
+            "image_id": sorted(image["id"] for image in ground_truth["images"]),
+            "category_id": [category["id"] for category in categories],
         }
-        self.categories = [category["name"] for category in parts["categories"]]
         self._numbers = {
-            key: {record["id"]: number for number, record in enumerate(parts[part], start=1)}
-            for key, part in (("image_id", "images"), ("category_id", "categories"))
+            key: {id_: number for number, id_ in enumerate(of_key, start=1)}
+            for key, of_key in ids.items()
         }
-        self.dataset: dict[str, Any] = {"info": {}}
-        for part, keys in _KEYS.items():
-            self.dataset[part] = [
-                {"id": number, **{key: record[key] for key in keys if key in record}}
-                for number, record in enumerate(parts[part], start=1)
+        self._most_objects = {
+            iou_type: max(
+                objects_per_image(ground_truth["annotations"], iou_type).values(), default=0
+            )
+            for iou_type in COCO_LIMITS
+        }
+
+    def numbered(self, ground_truth: dict[str, Any]) -> dict[str, Any]:
+        """A copy of what is scored: pycocotools writes into the annotations, and wants "info"."""
+        copied = {
+            part: [
+                {key: record[key] for key in keys if key in record} for record in ground_truth[part]
             ]
-        self.renumber(self.dataset["annotations"])
+            for part, keys in _KEYS.items()
+        }
+        for key, part in (("image_id", "images"), ("category_id", "categories")):
+            for record in copied[part]:
+                record["id"] = self._numbers[key][record["id"]]
+        for number, annotation in enumerate(copied["annotations"], start=1):
+            annotation["id"] = number
+        self.renumber(copied["annotations"])
+        return {"info": {}, **copied}
 
     def renumber(self, records: Iterable[dict[str, Any]]) -> None:
         """Put numbers in the place of the records' ids; ValueError for one that is unknown."""
@@ -119,8 +132,7 @@ class _Numbered:
     def limits(self, results: Iterable[dict[str, Any]], iou_type: str) -> list[int]:
         """The numbers of detections in an image that count, see :meth:`Evaluator.precision`."""
         limit = COCO_LIMITS[iou_type]
-        objects = objects_per_image(self.dataset["annotations"], iou_type)
-        if max(objects.values(), default=0) <= limit:
+        if self._most_objects[iou_type] <= limit:
             return [limit]
         detections = Counter(result["image_id"] for result in results)
         return [limit, max(limit, *detections.values())]
@@ -130,9 +142,9 @@ class PycocotoolsEvaluator:
     """Evaluation by pycocotools; see :class:`Evaluator`."""
 
     def __init__(self, ground_truth: dict[str, Any]) -> None:
-        self._numbered = _Numbered(ground_truth)
-        self._truth = _pycocotools_index(self._numbered.dataset)
-        self.categories = self._numbered.categories
+        self._numbering = _Numbering(ground_truth)
+        self._truth = _pycocotools_index(self._numbering.numbered(ground_truth))
+        self.categories = self._numbering.categories
 
     def precision(
         self, results: list[dict[str, Any]], iou_type: str, keypoint_sigmas: Sequence[float]
@@ -147,14 +159,14 @@ class PycocotoolsEvaluator:
 
     def evaluation(self, results: list[dict[str, Any]], iou_type: str) -> COCOeval:
         """Pycocotools' own evaluation of ``results``, not run yet."""
-        self._numbered.renumber(results)
+        self._numbering.renumber(results)
         with contextlib.redirect_stdout(io.StringIO()):
             if results:
                 detections = self._truth.loadRes(results)
             else:  # loadRes takes no empty list
                 detections = _pycocotools_index({**self._truth.dataset, "annotations": []})
             evaluation = COCOeval(self._truth, detections, iou_type)
-        evaluation.params.maxDets = self._numbered.limits(results, iou_type)
+        evaluation.params.maxDets = self._numbering.limits(results, iou_type)
         return evaluation
 
 
@@ -165,16 +177,16 @@ class HotcocoEvaluator:
         import hotcoco
 
         self._evaluation = hotcoco.COCOeval
-        self._numbered = _Numbered(ground_truth)
-        self._truth = hotcoco.COCO(self._numbered.dataset)
-        self.categories = self._numbered.categories
+        self._numbering = _Numbering(ground_truth)
+        self._truth = hotcoco.COCO(self._numbering.numbered(ground_truth))
+        self.categories = self._numbering.categories
 
     def precision(
         self, results: list[dict[str, Any]], iou_type: str, keypoint_sigmas: Sequence[float]
     ) -> np.ndarray:
-        self._numbered.renumber(results)
+        self._numbering.renumber(results)
         evaluation = self._evaluation(self._truth, self._truth.load_res(results), iou_type)
-        evaluation.params.max_dets = self._numbered.limits(results, iou_type)
+        evaluation.params.max_dets = self._numbering.limits(results, iou_type)
         if keypoint_sigmas:
             evaluation.params.kpt_oks_sigmas = list(keypoint_sigmas)
         evaluation.evaluate()

@@ -30,8 +30,8 @@ EPSILON = float(np.spacing(1))
 @dataclass(frozen=True)
 class CategoryMatches:
     """
-    The detections of one category, by falling score: D detections of at most 100 per image, T IoU
-    thresholds, N images.
+    The detections of one category, by falling score: D detections, of an image as many as AP
+    counts, T IoU thresholds, N images.
 
     Attributes:
         image: (D,) the index of each detection's image.
