@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """
-Convert a pretrained backbone to a checkpoint of this project, for MODEL.WEIGHTS.
+Convert a pretrained backbone or detector to a checkpoint of this project, for MODEL.WEIGHTS.
 
 Understood are checkpoints of the public MutualNet and US-Net code, torchvision's and timm's state
-dicts, and Detectron2's ResNets: .pth, .pt, .tar, .safetensors and .pkl, told by their content. No
-code in a file is run.
+dicts, and Detectron2's ResNets and the detectors on them, as in its model zoo: .pth, .pt, .tar,
+.safetensors and .pkl, told by their content. No code in a file is run.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="what the entries to take begin with, where SOURCE holds several networks, such as "
         "module.encoder_q",
     )
+    parser.add_argument(
+        "--backbone-only", action="store_true", help="take the backbone of a detector alone"
+    )
     return parser
 
 
@@ -82,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
             resolutions=args.resolutions,
             resolution=args.resolution,
             prefix=args.prefix,
+            backbone_only=args.backbone_only,
         )
     )
     print(f"\nWritten to {args.output}.")

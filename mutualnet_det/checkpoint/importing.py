@@ -1,4 +1,4 @@
-"""Importing a pretrained backbone: recognised by its content, converted, and accounted for."""
+"""Importing a pretrained network: recognised by its content, converted, and accounted for."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from ..data.class_names import WORDS, ClassNames
 from ..slimmable import Channels, OperatingPoint, SlimmableBatchNorm2d
 from ..slimmable.calibration import fingerprint
+from .detectors import BACKBONE, around_backbone, zoo_classes
 from .layouts import (
     CAFFE2,
     DETECTRON2,
@@ -106,9 +108,10 @@ def import_backbone(
     resolutions: Sequence[int] | None = None,
     resolution: int | None = None,
     prefix: str | None = None,
+    backbone_only: bool = False,
 ) -> ImportReport:
     """
-    Convert a pretrained backbone to a checkpoint of this project.
+    Convert a pretrained backbone, or a detector of Detectron2, to a checkpoint of this project.
 
     Written is ``{"model": state dict in this project's names, "mutualnet": provenance}`` and, where
     the source has statistics of single widths, "calibrations"; or nothing, if anything is wrong.
@@ -120,13 +123,14 @@ def import_backbone(
         resolutions: trained at, in px. None: the published ones, or 224 for an ordinary network.
         resolution: that the source's statistics were made at, in px. None: the largest one.
         prefix: of the network's entries, where the source holds several networks.
+        backbone_only: take the backbone of a detector alone.
 
     Raises:
         CheckpointError: naming the file and what is wrong with it, or what was given wrongly.
     """
     check_output(output, source)
     content, report = convert_backbone(
-        read_checkpoint(source), source, widths, resolutions, resolution, prefix
+        read_checkpoint(source), source, widths, resolutions, resolution, prefix, backbone_only
     )
     write_checkpoint(output, content)
     return report
@@ -139,6 +143,7 @@ def convert_backbone(
     resolutions: Sequence[int] | None = None,
     resolution: int | None = None,
     prefix: str | None = None,
+    backbone_only: bool = False,
 ) -> tuple[dict[str, Any], ImportReport]:
     """Do the part of :func:`import_backbone` between reading ``path`` and writing."""
     if "mutualnet" in checkpoint:
@@ -190,6 +195,11 @@ def convert_backbone(
         }
         report.points = sorted(points)
     _take_notes(source, dims, by_width, report)
+    around = {} if backbone_only else around_backbone(plain)
+    if around:
+        content["model"] = {BACKBONE + key: value for key, value in state.items()} | around
+        content["mutualnet"]["classes"] = zoo_classes(around)
+        _account_for_detector(around, content["mutualnet"]["classes"], report)
     told = {*report.unused, *itertools.chain.from_iterable(report.used.values())}
     untold = [name for name in network.names if name not in told]
     report.unused |= dict.fromkeys(untold, "a count that nothing reads")
@@ -265,6 +275,26 @@ def _take_classifier(source: _Source, report: ImportReport) -> int:
         for part, keys in used.items()
     }
     return num_classes
+
+
+def _account_for_detector(
+    around: Mapping[str, Tensor], classes: ClassNames, report: ImportReport
+) -> None:
+    for key, value in around.items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{report.path}: {key} is not finite.")
+        report.unused.pop(key, None)
+    report.used["pyramid and heads"] = list(around)
+    known = " and ".join(f"{len(names)} {WORDS.get(k, 'classes')}" for k, names in classes.items())
+    report.notes.append(
+        "It is a whole detector: one of this project with such a pyramid starts from all of it, or "
+        "with --backbone-only from its backbone. "
+        + (
+            f"Its {known} are taken for those of Detectron2's model zoo, on COCO."
+            if classes
+            else "Its classes have no names, so that heads for another number of them start anew."
+        )
+    )
 
 
 def _norm_dims(layout: Layout, num_classes: int) -> dict[str, Channels]:

@@ -272,6 +272,12 @@ def _slimmable_resnet(architecture: Architecture) -> Callable[[str], str]:
     return rename
 
 
+# What a detector of Detectron2 has around its backbone, and this project's under the same names.
+AROUND_BACKBONE = re.compile(
+    r"backbone\.(fpn_\w+|top_block)\.|(proposal_generator|roi_heads|head|sem_seg_head)\."
+)
+
+
 # Detectron2 and Caffe2 ----------------------------------------------------------------------------
 
 
@@ -283,8 +289,8 @@ def _detectron2_resnet(key: str) -> str:
 
 
 def _clean_detectron2(key: str) -> str | None:
-    if re.match(r"proposal_generator\.|roi_heads\.|backbone\.fpn_", key):
-        return None  # of a detector
+    if AROUND_BACKBONE.match(key):
+        return None
     # Its script that converts torchvision's networks puts all that is in no stage into the stem.
     return key.removeprefix("backbone.").removeprefix("bottom_up.").replace("stem.fc.", "linear.")
 

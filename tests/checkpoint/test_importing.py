@@ -449,7 +449,7 @@ def test_backbone_of_a_detector(detectron2_resnet, load_backbone, out, tmp_path)
     state["roi_heads.box_head.fc1.weight"] = state["backbone.fpn_output2.bias"] = np.zeros(3)
     content = {"model": state, "__author__": "Detectron2 Model Zoo"}
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
-    report = import_backbone(str(tmp_path / "a.pkl"), str(out))
+    report = import_backbone(str(tmp_path / "a.pkl"), str(out), backbone_only=True)
     assert_computes_the_same(load_backbone(out)[0], detectron2_resnet)
     assert report.unused["roi_heads.box_head.fc1.weight"] == "not of the network"
 
