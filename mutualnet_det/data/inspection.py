@@ -66,7 +66,8 @@ class Inspected:
         lines = [self.summary.text(sizes=True)]
         modes = ", ".join(f"{count} {mode}" for mode, count in self.modes.most_common())
         turned = f"; {self.num_turned} turned by EXIF" if self.num_turned else ""
-        lines.append(f"sides of {self.sides[0]} to {self.sides[1]} px; {modes}{turned}")
+        sides = " to ".join(map(str, dict.fromkeys(self.sides)))
+        lines.append(f"sides of {sides} px; {modes}{turned}")
         for title, bad in (("records", self.summary.bad), ("images", self.bad_images)):
             if bad:
                 lines.append(f"{title} that cannot be used:\n{bad}")
