@@ -15,10 +15,10 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from .detectron2_keys import CHOICES, unused_keys, value_of
 from .errors import UserError
 from .family import Family, family
 from .slimmable import OperatingPoint
-from .unused_keys import unused_keys
 
 # The project's configs: part of an installed package, beside the package in a clone.
 _PACKAGE = Path(__file__).resolve().parent
@@ -46,7 +46,6 @@ LOSS_TERMS = {
 }
 OPTIMIZERS = ("SGD", "ADAMW")
 TRAINING_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
-FLIPS = ("horizontal", "vertical", "none")
 BAD_RECORDS = ("error", "skip")
 
 
@@ -307,7 +306,13 @@ def check_config(cfg: CfgNode) -> None:
     _check_sampler(cfg)
     for key, value, only in unused_keys(cfg):
         _fail(key, value, f"{only!r}, the only one there is here")
-    _check_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, FLIPS)
+    for key, choices in CHOICES.items():
+        _check_choice(key, value_of(cfg, key), choices)
+    steps = list(cfg.SOLVER.STEPS)
+    if steps != sorted(steps):
+        _fail("SOLVER.STEPS", cfg.SOLVER.STEPS, "iterations in ascending order")
+    if cfg.TEST.DETECTIONS_PER_IMAGE == 0:
+        _fail("TEST.DETECTIONS_PER_IMAGE", 0, "at least 1, or -1 for all")
     _check_choice("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, OPTIMIZERS)
     if cfg.SOLVER.OPTIMIZER == "ADAMW" and cfg.SOLVER.NESTEROV:
         _fail("SOLVER.NESTEROV", True, "False where SOLVER.OPTIMIZER is 'ADAMW'")

@@ -17,6 +17,7 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from ..building import explaining_config
 from ..errors import UserError
 from ..family import Family, family
 from ..signals import leave_stop_signals
@@ -241,10 +242,12 @@ def build_training_loader(cfg: CfgNode, seed: int, start: int) -> Iterator[list[
         _repeats(cfg, records),
     )
     inputs = INPUTS[family(cfg)]
+    with explaining_config("the augmentation"):
+        mapper = inputs.mapper(cfg)
     loader = DataLoader(
         TrainingImages(
             DatasetFromList(records, copy=False),
-            SeededMapper(inputs.mapper(cfg)),
+            SeededMapper(mapper),
             skips=cfg.MUTUALNET.BAD_RECORDS == "skip",
         ),
         batch_sampler=sampler,

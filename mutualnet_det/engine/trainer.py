@@ -22,6 +22,7 @@ from detectron2.engine import TrainerBase, hooks
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 
+from ..building import explaining_config
 from ..calibration import calibrate_points
 from ..checkpoint import FINAL, MutualCheckpointer, last_checkpoint, last_good_checkpoint
 from ..config import ema_decay, full_point, grid_points, trained_widths
@@ -75,8 +76,9 @@ class MutualTrainer(TrainerBase):
         self.cfg = cfg = scaled(cfg, comm.get_world_size())
         self.model = build_training_network(cfg)
         self.network = network_of(self.model)
-        self.optimizer = build_optimizer(cfg, self.model)
-        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        with explaining_config("the optimiser"):
+            self.optimizer = build_optimizer(cfg, self.model)
+            self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.calibrations = Calibrations(self.network)
         self.seed = cfg.SEED  # below 0 until prepare() draws one
         self.start_iter = 0

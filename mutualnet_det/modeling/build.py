@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
+from ..building import explaining_config
 from ..config import LOSS_TERMS, ConfigError
 from ..slimmable import share_statistics
 from .backbones import SlimmableBackbone
@@ -19,8 +20,12 @@ def build_network(cfg: CfgNode) -> nn.Module:
 
     Convolutions take their layout from them, and depthwise ones and those on tensor cores are
     faster so; values and names do not change.
+
+    Raises:
+        ConfigError: for a name or value in the config that nothing can be built from.
     """
-    return build_model(cfg).to(memory_format=torch.channels_last)
+    with explaining_config("the network"):
+        return build_model(cfg).to(memory_format=torch.channels_last)
 
 
 def build_training_network(cfg: CfgNode) -> nn.Module:

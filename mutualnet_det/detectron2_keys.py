@@ -1,4 +1,7 @@
-"""Keys of Detectron2 that nothing here reads: another value would be left out in silence."""
+"""
+Keys of Detectron2: those that nothing here reads, of which another value would be left out in
+silence, and the choices of those that it looks at only while a training runs.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,22 @@ UNUSED_BY_RESNET: dict[str, Any] = {
 UNUSED_WITHOUT_ROI_HEADS: dict[str, Any] = {"MODEL.MASK_ON": False, "MODEL.KEYPOINT_ON": False}
 UNUSED_BY_CLASSIFIERS: dict[str, Any] = {"INPUT.CROP.ENABLED": False}
 
+BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
+CHOICES = {
+    "INPUT.FORMAT": ("RGB", "BGR", "L", "YUV-BT.601"),
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
+}
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value of a key that is given with its dots."""
+    return functools.reduce(getattr, key.split("."), cfg)
+
 
 def unused_keys(cfg: CfgNode) -> Iterator[tuple[str, Any, Any]]:
     """The keys that are set and do nothing: each with its value and the only one there is."""
@@ -44,6 +63,6 @@ def unused_keys(cfg: CfgNode) -> Iterator[tuple[str, Any, Any]]:
     if family(cfg) is Family.CLASSIFIER:
         unused |= UNUSED_BY_CLASSIFIERS
     for key, only in unused.items():
-        value = functools.reduce(getattr, key.split("."), cfg)
+        value = value_of(cfg, key)
         if value != only:
             yield key, value, only
