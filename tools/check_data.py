@@ -21,7 +21,6 @@ from mutualnet_det.data.inspection import (
     DatasetFiles,
     Inspected,
     fixed,
-    has_masks,
     inspect_datasets,
     write_json,
 )
@@ -113,13 +112,12 @@ def main(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _datasets(args: argparse.Namespace) -> tuple[list[DatasetFiles], bool]:
-    """The data sets to inspect, and whether masks are used."""
+def _datasets(args: argparse.Namespace) -> tuple[list[DatasetFiles], bool | None]:
+    """The data sets to inspect, and whether masks are used; None: where there are any."""
     if args.data:
-        files = [
-            DatasetFiles(Path(json_file).stem, json_file, root) for json_file, root in args.data
-        ]
-        return files, any(has_masks(json_file) for _, json_file, _ in files)
+        stems = [Path(path).stem for path, _ in args.data]
+        names = stems if len(set(stems)) == len(stems) else [path for path, _ in args.data]
+        return [DatasetFiles(n, *files) for n, files in zip(names, args.data, strict=True)], None
     cfg = load_config(args.config_file, args.opts)
     names = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     if args.only and args.only not in names:
@@ -136,7 +134,7 @@ def _write_sheet(inspected: Inspected, folder: Path) -> Path:
         for image in data["images"]
     ]
     truth = {**data, "annotations": [{"iscrowd": 0, **a} for a in data["annotations"]]}
-    path = folder / f"{name}.png"
+    path = folder / f"{name.replace('/', '_')}.png"
     truth_sheet(records, truth).savefig(path, dpi=110)
     return path
 

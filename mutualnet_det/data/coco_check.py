@@ -81,7 +81,7 @@ def check_coco_format(
     json_file: str,
     image_root: str | None,
     *,
-    need_masks: bool,
+    need_masks: bool | None,
     bad_records: str,
     need_instances: bool = False,
 ) -> CheckedCoco:
@@ -100,6 +100,7 @@ def check_coco_format(
     Args:
         image_root: folder of the images; None: do not look for them.
         need_masks: whether the masks are used. If not, broken ones are left out without a word.
+            None: if there are any.
         bad_records: "error"; "skip" to leave them out and log how many there were; "collect" to
             leave them to the caller to tell. An instance is left out with the last of its polygons.
         need_instances: whether the data set is trained on, and needs at least one object.
@@ -110,7 +111,9 @@ def check_coco_format(
     data = read_coco_json(json_file)
     _check_ids(json_file, data)
     num_annotations = len(data["annotations"])
-    if need_masks and num_annotations and not any(map(_given_masks, data["annotations"])):
+    has_masks = any(map(_given_masks, data["annotations"]))
+    need_masks = has_masks if need_masks is None else need_masks
+    if need_masks and num_annotations and not has_masks:
         raise DatasetError(
             f"{json_file} has boxes but no masks: none of its {num_annotations} annotations has a "
             "segmentation. Set MODEL.MASK_ON False to do without masks."

@@ -75,16 +75,14 @@ def read_header(path: str, *, decode: bool = False) -> Header:
         PixelError: for more than 8 bits per channel.
         OSError, Image.DecompressionBombError: as Pillow does.
     """
-    with PathManager.open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a size near the limit, of odd metadata
-        with Image.open(file) as image:
-            check_eight_bits(image)
-            is_turned = _is_turned(image)
-            width, height = image.size[::-1] if is_turned else image.size
-            num_bytes = file.seek(0, os.SEEK_END)
-            header = Header(width, height, image.mode, is_turned, num_bytes)
-            if decode or not _ends(file, image.format):
-                image.load()
+    with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        check_eight_bits(image)
+        is_turned = _is_turned(image)
+        width, height = image.size[::-1] if is_turned else image.size
+        num_bytes = file.seek(0, os.SEEK_END)
+        header = Header(width, height, image.mode, is_turned, num_bytes)
+        if decode or not _ends(file, image.format):
+            image.load()
     return header
 
 
@@ -147,7 +145,9 @@ def each_of(work: Callable[[Any], Any], items: Sequence[Any], what: str) -> Iter
     """
     log = ProgressLog()
     parts = [items[i : i + FILES_AT_ONCE] for i in range(0, len(items), FILES_AT_ONCE)]
-    with ThreadPoolExecutor(THREADS) as threads:
+    with ThreadPoolExecutor(THREADS) as threads, warnings.catch_warnings():
+        # Pillow's, of a size near its limit and of odd metadata; threads share what is ignored.
+        warnings.simplefilter("ignore")
         done = 0
         for results in threads.map(lambda part: list(map(work, part)), parts):
             yield from results

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .coco_check import CheckedCoco, check_coco_format, read_coco_json
+from .coco_check import CheckedCoco, check_coco_format
 from .faults import BadRecords, DatasetError, examples
 from .image_faults import Header, each_of, fault_of, header_or_fault
 from .summary import DatasetSummary, summarise, table
@@ -144,13 +144,13 @@ def _is_below(path: str, root: str) -> bool:
 
 
 def inspect_datasets(
-    datasets: Sequence[DatasetFiles], *, need_masks: bool, decode: bool = False
+    datasets: Sequence[DatasetFiles], *, need_masks: bool | None = None, decode: bool = False
 ) -> Inspection:
     """
     Inspect data sets in COCO's format.
 
     Args:
-        need_masks: whether masks are learned and scored.
+        need_masks: whether masks are learned and scored; None: where there are any.
         decode: decode all images, not those alone that do not end as they should.
     """
     inspected, sizes = [], defaultdict(list)
@@ -167,17 +167,8 @@ def inspect_datasets(
     return Inspection(tuple(inspected), tuple(same))
 
 
-def has_masks(json_file: str) -> bool:
-    """Whether an annotation file has masks; not, if it cannot be read."""
-    try:
-        annotations = read_coco_json(json_file)["annotations"]
-    except DatasetError:  # which inspecting it tells
-        return False
-    return any(annotation.get("segmentation") for annotation in annotations)
-
-
 def _inspect(
-    files: DatasetFiles, need_masks: bool, decode: bool
+    files: DatasetFiles, need_masks: bool | None, decode: bool
 ) -> tuple[Inspected, list[tuple[str, Header]]]:
     """A data set, and its images that can be read by their paths."""
     name, json_file, image_root = files

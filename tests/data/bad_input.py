@@ -286,6 +286,7 @@ KINDS = [
     Kind("a mask that is a text", first("segmentation", "polygon"), ERROR, OBJECT),
     Kind("an RLE of another size than its image", rle([9], (3, 3)), ERROR, OBJECT),
     Kind("an RLE that does not fill its image", rle([9]), ERROR, OBJECT),
+    Kind("a compressed RLE that is none", rle("garbage"), ERROR, OBJECT),
     Kind("an RLE without a pixel", rle([WIDTH * HEIGHT]), ERROR, OBJECT),
     # Flags.
     Kind("an iscrowd that is null", first("iscrowd", None), ACCEPTED, ACCEPTED),

@@ -680,14 +680,14 @@ def test_an_object_in_an_image_that_cannot_be_used_does_not_count(write, catalog
     data["annotations"] = data["annotations"][1:2]
     json_file, image_root = write(data)
     Image.new("RGB", (9, 9)).save(Path(image_root) / "sub" / "b.jpg")
-    cfg = config([["mine", json_file, image_root]], test=["mine"])
+    cfg = config([["own", json_file, image_root]], test=["own"])
     with pytest.raises(DatasetError, match=r"another size.*b.jpg: 9 x 9 px, not 64 x 48"):
         check_datasets(cfg)
     cfg.MUTUALNET.BAD_RECORDS = "skip"
     check_datasets(cfg)
-    assert [Path(path).name for path in left_out_images("mine")] == ["b.jpg"]
-    assert [record["image_id"] for record in load_records(cfg, "mine")] == [0, 3]
-    with pytest.raises(DatasetError, match="'mine' has no objects to find"):
+    assert [Path(path).name for path in left_out_images("own")] == ["b.jpg"]
+    assert [record["image_id"] for record in load_records(cfg, "own")] == [0, 3]
+    with pytest.raises(DatasetError, match="'own' has no objects to find"):
         check_test_set(cfg)
 
 

@@ -7,10 +7,12 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pycocotools import mask as mask_util
 
 from mutualnet_det.data.coco import DatasetError, check_coco_format, renumbered_ground_truth
-from mutualnet_det.data.geometry import check_geometry, covers_a_pixel
+from mutualnet_det.data.geometry import check_geometry, covers_a_pixel, is_rle
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -228,6 +230,18 @@ def test_objects_outside_their_image_are_neither_learned_nor_scored(box, crowd, 
         truth = renumbered_ground_truth(str(tmp_path / "instances.json"), need_masks=need_masks)
         assert len(kept.data["annotations"]) == len(truth["annotations"]) == 23
     assert kept.bad.objects == {1: 1}
+
+
+def test_compressed_run_lengths_are_checked():
+    rng = np.random.default_rng(0)
+    for size in ([1, 1], [40, 60], [200, 160], [1000, 700]):
+        for density in (0, 0.01, 0.5, 1):
+            mask = np.asfortranarray(rng.random(size) < density, np.uint8)
+            rle = mask_util.encode(mask)
+            counts = rle["counts"].decode()
+            assert is_rle({"size": size, "counts": counts}, size)
+            for broken in (counts[:-1], counts + "1", counts + "AA", "", "garbage", "\u00e9"):
+                assert not is_rle({"size": size, "counts": broken}, size)
 
 
 # Real data ---------------------------------------------------------------------------------------

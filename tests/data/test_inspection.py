@@ -11,7 +11,6 @@ from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.inspection import (
     DatasetFiles,
     fixed,
-    has_masks,
     inspect_datasets,
     write_json,
 )
@@ -144,7 +143,9 @@ def test_damage_inside_is_found_by_decoding(make, tmp_path):
     assert not inspect_datasets([files], need_masks=True, decode=True).is_sound
 
 
-def test_masks_are_asked_of_files_that_have_some(make, tmp_path):
-    assert has_masks(make("masks", [1], [annotation(1, 1)]).json_file)
-    assert not has_masks(make("boxes", [1], [annotation(1, 1, segmentation=[])]).json_file)
-    assert not has_masks(str(tmp_path / "nowhere.json"))
+def test_masks_are_asked_of_files_that_have_some(make):
+    masks = make("masks", [1], [annotation(1, 1), annotation(2, 1, segmentation=[])])
+    boxes = make("boxes", [1], [annotation(1, 1, segmentation=[])])
+    one, other = inspect_datasets([masks, boxes]).datasets
+    assert "annotations without a mask: 1" in str(one) and other.is_sound
+    assert "boxes but no masks" in str(inspect_datasets([boxes], need_masks=True))
