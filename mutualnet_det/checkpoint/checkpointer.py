@@ -19,7 +19,7 @@ from ..slimmable import Calibrations
 from .layouts import classifier_entries, differ_in_statistics
 from .provenance import check_provenance, check_width_range, provenance
 from .reading import CheckpointError, read_checkpoint
-from .recognising import recognise_state
+from .recognising import recognise_state, without_wrappers
 from .run_folder import add_checkpoint, add_sum, check_good, checkpoints, remove_drafts
 from .starting import start_state
 from .writing import NotWrittenError, write_checkpoint
@@ -113,7 +113,10 @@ class MutualCheckpointer(Checkpointer):
         """
         self.logger.info("Loading %s", path)
         checkpoint = read_checkpoint(self.path_manager.get_local_path(path))
-        state = {key.removeprefix("module."): v for key, v in checkpoint.pop("model").items()}
+        state = {
+            without_wrappers(key).removeprefix("module."): value
+            for key, value in checkpoint.pop("model").items()
+        }
         # From weights alone a training starts; else it goes on.
         starts = checkpointables == [] and not whole
         names = list(self.checkpointables if checkpointables is None else checkpointables)

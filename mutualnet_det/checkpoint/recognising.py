@@ -13,8 +13,12 @@ from .layouts import LAYOUTS, Layout, recognise
 from .listed_widths import Statistics, split_listed
 from .reading import CheckpointError
 
-# What wrappers put into the name of all that is in them, in whatever place they are.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module)\.")
+
+
+def without_wrappers(name: str) -> str:
+    """An entry's name without what torch.compile and FSDP put into it, in whatever place."""
+    return _WRAPPERS.sub("", name)
 
 
 class Network(NamedTuple):
@@ -50,7 +54,7 @@ def recognise_state(state: Mapping[str, Tensor], path: str, prefix: str | None =
     Raises:
         CheckpointError: if there is no network, or there are several and no prefix was given.
     """
-    state = {_WRAPPERS.sub("", key): value for key, value in state.items()}
+    state = {without_wrappers(key): value for key, value in state.items()}
     found: dict[str, Network] = {}
     error: CheckpointError | None = None
     for start in _prefixes(state) if prefix is None else [f"{prefix.rstrip('.')}."]:

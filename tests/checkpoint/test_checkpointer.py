@@ -205,9 +205,10 @@ def test_what_stands_beside_the_model_must_be_there(tiny_cfg, saved):
     assert same(snapshot(other), snapshot(model))
 
 
-def test_names_of_data_parallel(tiny_cfg, saved):
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_wrappers(tiny_cfg, saved, prefix):
     path, model = saved
-    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    state = {f"{prefix}{name}": value for name, value in model.state_dict().items()}
     torch.save(state, path)
     other = build(tiny_cfg, seed=1)
     MutualCheckpointer(other, tiny_cfg).load(str(path))
