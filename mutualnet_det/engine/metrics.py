@@ -150,7 +150,7 @@ class ProgressPrinter(EventWriter):
         histories = storage.histories()
         latest = storage.latest().items()
         now = {name: value for name, (value, put_in) in latest if put_in == storage.iter}
-        if storage.iter == self._max_iter or not now:  # the call after training
+        if storage.iter == self._max_iter or (latest and not now):  # the call after training
             return
         done = storage.iter + 1
         parts = [f"{done}/{self._max_iter} {done / self._max_iter:.0%}"]

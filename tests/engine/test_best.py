@@ -103,6 +103,7 @@ def test_training_ends_when_it_has_got_no_better_for_long_enough(build, evaluati
         caplog.text
     )
     assert "Exception during training" not in caplog.text
+    assert not any(message.startswith("5/6") for message in caplog.messages)  # no fifth iteration
     # That is its end: nothing is left to do for a resume. With more patience, there is.
     before = sums(mutual)
     resumed = build(*options)
