@@ -25,6 +25,7 @@ from .geometry import (
     share_inside,
 )
 from .image_files import ImageFiles
+from .pixels import most_pixels, too_large
 
 __all__ = [
     "BadRecords",
@@ -244,6 +245,10 @@ def _usable_images(images: list[dict], image_root: str | None, bad: BadRecords) 
                 f"image {image['id']}: width {image.get('width')!r}, height {image.get('height')!r}"
             )
             bad.add("images whose width and height are not integers above 0", what)
+            bad.images.append(image["file_name"])
+        elif image["height"] * image["width"] > most_pixels():
+            what = f"image {image['id']}: {image['width']} x {image['height']} px"
+            bad.add(too_large(), what)
             bad.images.append(image["file_name"])
         elif image["file_name"] not in files:
             what = f"image {image['id']}: {image['file_name']}"

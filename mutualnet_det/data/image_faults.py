@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..progress_log import ProgressLog
 from .faults import BadRecords, DatasetError
-from .pixels import PixelError, check_eight_bits
+from .pixels import PixelError, check_eight_bits, too_large
 
 logger = logging.getLogger(__name__)
 
@@ -111,11 +111,8 @@ def header_or_fault(record: dict, *, decode: bool = False) -> Header | ImageFaul
         return read_header(record["file_name"], decode=decode)
     except PixelError as error:
         return ImageFault("images of more than 8 bits per channel", str(error))
-    except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        size = f"{record['width']} x {record['height']} px" if "width" in record else "too large"
-        reason = f"{size}; cut it into tiles, or make it smaller with its annotations"
-        return ImageFault(f"images of more than {most / 1e6:.0f} million pixels", reason)
+    except Image.DecompressionBombError as error:
+        return ImageFault(too_large(), str(error))
     except UnidentifiedImageError:
         return ImageFault("files that are no images", "no format that Pillow knows")
     except Exception as error:  # decoders raise whatever they like

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 # Their pixels have 8 bits, and to read their headers takes longer than of other files.
 JPEG_SUFFIXES = (".jpg", ".jpeg")
+
+
+def most_pixels() -> float:
+    """The number of pixels above which Pillow reads no image."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
+
+
+def too_large() -> str:
+    """What images above :func:`most_pixels` have in common."""
+    most = f"{most_pixels() / 1e6:.0f} million pixels"
+    return f"images of more than {most}, to be cut into tiles, or made smaller with their boxes"
 
 
 class PixelError(ValueError):

@@ -129,6 +129,10 @@ def boxes_and_masks(scale):
     return every(make)
 
 
+def huge(data, folder):
+    data["images"][0].update(width=16000, height=12000)
+
+
 def turned():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -202,6 +206,7 @@ KINDS = [
     Kind("a width that is a text", first("width", "60", "images"), ERROR, IMAGE),
     Kind("a width that is not an integer", first("width", 60.5, "images"), ERROR, IMAGE),
     Kind("another size than the file's", first("width", 61, "images"), ERROR, IMAGE),
+    Kind("more pixels than Pillow reads", huge, ERROR, IMAGE),
     Kind(
         "width and height that changed places",
         lambda d, f: d["images"][0].update(width=HEIGHT, height=WIDTH),

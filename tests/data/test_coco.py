@@ -383,6 +383,16 @@ def test_images_without_a_file(write):
     assert "images that cannot be used: 2 (annotation 5; annotation 9)" in message
 
 
+def test_images_of_too_many_pixels_by_what_the_file_says(write):
+    data, good = content(), content()
+    data["images"][1].update(width=16000, height=12000)
+    del good["images"][1], good["annotations"][3], good["annotations"][1]
+    files = write(content())
+    Path(files[0]).write_text(json.dumps(data))
+    message = assert_left_out(files, data, good)
+    assert "more than 179 million pixels" in message and "image 7: 16000 x 12000 px" in message
+
+
 def test_ignore_without_iscrowd(write):
     data, good = content(), content()
     data["annotations"][0]["ignore"] = data["annotations"][3]["ignore"] = 1
