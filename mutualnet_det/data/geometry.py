@@ -186,9 +186,12 @@ def check_geometry(json_file: str, data: dict) -> list[str]:
     ]
     if not boxes:
         return []
-    notes = []
-    counted = f"of {len(boxes)} boxes"
+    return [*_check_units(json_file, boxes), *_check_places(json_file, boxes)]
 
+
+def _check_units(json_file: str, boxes: _Boxes) -> list[str]:
+    """Notes on boxes in other units than pixels; DatasetError if most are."""
+    counted = f"of {len(boxes)} boxes"
     fractions = [each for each in boxes if max(each[0]["bbox"]) <= 1.01]
     if len(fractions) > SHARE_OF_ALL * len(boxes):
         raise DatasetError(
@@ -197,22 +200,28 @@ def check_geometry(json_file: str, data: dict) -> list[str]:
             "width by the image's width, y and height by its height, of the polygons too."
         )
     if fractions:
-        notes.append(
+        return [
             f"{len(fractions)} {counted} lie between 0 and 1 ({_names(fractions)}): are they "
             "fractions of the image instead of pixels?"
-        )
-    elif len(boxes) >= 20 and max(max(each[1]) for each in boxes) <= 100:
-        least = min(min(each[2:]) for each in boxes)
-        if least > 200:
-            notes.append(
-                f"all {len(boxes)} boxes lie within the first 100 px of their images, whose sides "
-                f"are {least} px and more: are they percent instead of pixels?"
-            )
+        ]
+    least = min(min(each[2:]) for each in boxes)
+    if len(boxes) >= 20 and max(max(each[1]) for each in boxes) <= 100 and least > 200:
+        return [
+            f"all {len(boxes)} boxes lie within the first 100 px of their images, whose sides are "
+            f"{least} px and more: are they percent instead of pixels?"
+        ]
+    return []
 
+
+def _check_places(json_file: str, boxes: _Boxes) -> list[str]:
+    """Notes on boxes beyond their images or away from their masks; DatasetError if most are."""
+    notes = []
+    counted = f"of {len(boxes)} boxes"
     shares = [(each, share_inside(*each[1:])) for each in boxes]
     leaving = [(each, share) for each, share in shares if share < LEAST_INSIDE]
-    # One that is all outside is a bad record by itself, unless all may be of a larger image.
-    larger = all(min(each[1][:2]) > -1 for each in boxes)
+    # One that is all outside is a bad record by itself, unless all may be of larger images: then
+    # some are half outside, and none is to the left or above.
+    larger = any(share for _, share in leaving) and all(min(each[1][:2]) > -1 for each in boxes)
     outside = [each for each, share in leaving if share or larger]
     as_corners = all(_is_within(a["bbox"], height, width) for a, _, height, width in boxes)
     if as_corners and len(outside) > SHARE_OF_CORNERS * len(boxes):

@@ -244,6 +244,17 @@ def test_compressed_run_lengths_are_checked():
                 assert not is_rle({"size": size, "counts": broken}, size)
 
 
+def test_most_objects_far_outside_are_left_out_all_the_same(check):
+    def move(a):
+        a["bbox"][0] += 1000
+        a["segmentation"] = [square(a["bbox"][0], a["bbox"][1], a["bbox"][2])]
+
+    data = each(content(), move, 0.75)
+    with pytest.raises(DatasetError, match="boxes outside their image.*: 18"):
+        check(data)
+    assert len(check(data, "skip").data["annotations"]) == 6
+
+
 # Real data ---------------------------------------------------------------------------------------
 
 
