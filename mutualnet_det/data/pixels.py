@@ -1,4 +1,4 @@
-"""Pixels that fit no network here: of more than 8 bits."""
+"""Pixels that fit no network here: of more than 8 bits, or damaged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-# Their pixels have 8 bits, and to read their headers takes longer than of other files.
+# Their pixels have 8 bits, and Detectron2 raises the error if they do not decode.
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 
@@ -36,8 +36,13 @@ def check_eight_bits(image: Image.Image) -> None:
 
 
 def check_file(path: str) -> None:
-    """The same of a file, by its header; of one that is JPEG by its name nothing is read."""
+    """
+    The same of a file, and OSError for one that does not decode, of which Detectron2 would take as
+    much as it gets. Of one that is JPEG by its name nothing is read.
+    """
     if path.lower().endswith(JPEG_SUFFIXES):
         return
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         check_eight_bits(image)
+        # Pillow tells it the first time only, when Detectron2 asks for EXIF and passes it over.
+        image.load()

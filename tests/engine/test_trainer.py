@@ -1,6 +1,7 @@
 """The training step: four passes, one step; what stops it, and what is left when it stops."""
 
 import copy
+import io
 import json
 import math
 from pathlib import Path
@@ -509,16 +510,22 @@ def test_resume_without_a_checkpoint_starts_afresh(build):
 
 @pytest.fixture
 def broken_image(training_cfg, tmp_path):
-    """The tiny data set with one image cut off; returns that image's path."""
+    """The tiny data set with an image damaged inside, which no header tells; that image's path."""
     name, json_file, image_root = training_cfg.DATASETS.COCO_FORMAT[0]
     folder = tmp_path / "images"
     folder.mkdir()
     for path in Path(image_root).glob("*.jpg"):
         (folder / path.name).write_bytes(path.read_bytes())
-    broken = folder / "000005.jpg"
-    broken.write_bytes(broken.read_bytes()[:700])
+    content = io.BytesIO()
+    Image.open(folder / "000005.jpg").save(content, "PNG")
+    whole = content.getvalue()
+    broken = folder / "000005.png"
+    broken.write_bytes(whole[:1500] + bytes(40) + whole[1540:])
     with pytest.raises(OSError), Image.open(broken) as image:
         image.load()
+    text = Path(json_file).read_text()
+    json_file = str(tmp_path / "broken.json")
+    Path(json_file).write_text(text.replace("000005.jpg", broken.name))
     # Another name than the whole set's: Detectron2 keeps what a name stands for.
     new = f"broken_{tmp_path.name}"
     training_cfg.DATASETS.COCO_FORMAT = [[new, json_file, str(folder)]]
