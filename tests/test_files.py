@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -11,14 +12,14 @@ from mutualnet_det.files import replacing
 def test_it_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     """Else a reboot leaves an empty file under its name."""
     calls = []
-    sync, replace = os.fsync, os.replace
+    sync, replace = os.fsync, Path.replace
 
     def note_sync(descriptor):
         calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note_sync)
-    monkeypatch.setattr(os, "replace", lambda *a: (calls.append("replace"), replace(*a)))
+    monkeypatch.setattr(Path, "replace", lambda *a: (calls.append("replace"), replace(*a)))
     with replacing(tmp_path / "new" / "a.txt") as file:
         file.write("new")
     assert calls == ["file", "replace", "folder"]

@@ -48,21 +48,21 @@ REQUIRES = (
     "torch>=1.8",
     "torchvision",
     "numpy",
-    "setuptools<82",  # model_zoo imports pkg_resources
-    "packaging",
+    "setuptools>=77,<82",  # model_zoo imports pkg_resources
+    "packaging>=21.0",
     "Pillow>=7.1",
     "matplotlib",
     "pycocotools>=2.0.2",
-    "termcolor>=1.1",
+    "termcolor>=2.3",
     "yacs>=0.1.8",
     "tabulate",
-    "cloudpickle",
+    "cloudpickle>=2.0",
     "tqdm>4.29.0",
-    "tensorboard",
+    "tensorboard>=2.10",
     "fvcore>=0.1.5,<0.1.6",
     "iopath>=0.1.7,<0.1.11",
-    "omegaconf>=2.1,<2.4",
-    "hydra-core>=1.1",
+    "omegaconf>=2.3,<2.4",
+    "hydra-core>=1.3",
 )
 DESCRIPTION = """\
 Detectron2 is a product of Meta, under the Apache License 2.0; copyright (c) Facebook, Inc. and its

@@ -81,8 +81,10 @@ def _launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace
         rank = args.machine_rank * args.num_gpus + error.error_index
         if error.signal_name is None:
             sys.exit(error.exit_code)  # it has said why
+        # As newer and older torch call it.
+        pid = next(getattr(error, key) for key in ("error_pid", "pid") if hasattr(error, key))
         sys.exit(
-            f"error: rank {rank} (pid {error.error_pid}) was ended by {error.signal_name}. Add "
+            f"error: rank {rank} (pid {pid}) was ended by {error.signal_name}. Add "
             "--resume to continue from the last checkpoint."
         )
 

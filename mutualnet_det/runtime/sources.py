@@ -91,8 +91,8 @@ class VideoFrames:
         cv2 = _opencv()
         # Twice the same story in OpenCV's and FFmpeg's words would stand around the error.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        log = cv2.utils.logging
-        level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+        log = getattr(cv2.utils, "logging", cv2)  # where OpenCV 5 and 4 have it
+        level = log.setLogLevel(0)  # silent
         try:
             self._capture = cv2.VideoCapture(int(source) if self._is_camera else source)
             is_decoded, self._first = self._capture.read()
@@ -231,7 +231,7 @@ class VideoWriter:
                 f"A video is written to a file that ends in {' or '.join(VIDEO_SUFFIXES)}, "
                 f"got {path}."
             )
-        if self.path.exists() and Path(source).exists() and self.path.samefile(source):
+        if self.path.exists() and Path(source).exists() and self.path.samefile(Path(source)):
             raise SourceError(f"The picture of {path} would take its place. Give another --output.")
         if self.path.exists() and not overwrite:
             raise SourceError(f"{path} is there already. Give another --output, or --overwrite.")

@@ -223,6 +223,7 @@ def test_students_with_proposals_of_their_own_learn_from_features_too(
 
 def test_a_classifier_has_no_features_to_learn_from(tiny_cfg):
     tiny_cfg.MODEL.META_ARCHITECTURE = "MutualClassifier"
+    tiny_cfg.MODEL.MASK_ON = False
     tiny_cfg.MODEL.BACKBONE.NUM_CLASSES = 3
     check_config(tiny_cfg)
     tiny_cfg.MUTUALNET.LOSS_WEIGHTS.FEATURE = 0.5

@@ -123,7 +123,7 @@ def test_record_lists_every_file_with_its_hash_and_size(donor, tmp_path):
 def test_metadata_names_the_licence_and_what_the_copy_imports():
     text = installer.metadata().decode()
     assert "Name: detectron2\n" in text and "License-Expression: Apache-2.0\n" in text
-    assert "Requires-Dist: setuptools<82\n" in text and "black" not in text
+    assert "Requires-Dist: setuptools>=77,<82\n" in text and "black" not in text
 
 
 def test_folder_that_cannot_be_written_is_named(donor, tmp_path, capsys):
