@@ -170,13 +170,14 @@ def broken(cfg, tmp_path):
     _, json_file, image_root = cfg.DATASETS.COCO_FORMAT[0]
     for path in folder(cfg).glob("*.jpg"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "000003.jpg").write_bytes(b"no image")
     name = f"broken_{tmp_path.name}"
     cfg.DATASETS.COCO_FORMAT = [[name, json_file, str(tmp_path)]]
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
     cfg.MUTUALNET.CALIBRATION.NUM_IMAGES = 100
     check_datasets(cfg)
-    return tmp_path / "000003.jpg"
+    path = tmp_path / "000003.jpg"
+    path.write_bytes(b"no image")  # as if it had broken since it was checked
+    return path
 
 
 def test_image_that_does_not_decode_is_named(cfg, broken):
