@@ -36,6 +36,18 @@ def training_parser(prog: str, description: str | None) -> argparse.ArgumentPars
     return parser
 
 
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add what changes keys of the config: all that follows the options."""
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+
+
+def check_overrides(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program with the parser's message for an option that stands among the overrides."""
+    misplaced = [option for option in args.opts if option.startswith("--")]
+    if misplaced:
+        parser.error(f"{misplaced[0]} must come before the KEY VALUE overrides")
+
+
 def add_budget(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
     """Add the options of a budget per image, or a point; the group takes other ways to say it."""
     budget = parser.add_mutually_exclusive_group()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
+from mutualnet_det.arguments import add_overrides, check_overrides
 from mutualnet_det.config import ConfigError, check_output_dir, load_config
 from mutualnet_det.data.coco import dataset_files
 from mutualnet_det.data.faults import DatasetError
@@ -75,13 +76,14 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --fix: make every crowd an object, for masks that were drawn with a brush",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    add_overrides(parser)
     return parser
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(arguments)
+    check_overrides(parser, args)
     if bool(args.config_file) == bool(args.data):
         parser.error("give either --config-file or --data")
     if args.crowds_are_objects and not args.fix:

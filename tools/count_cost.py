@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from mutualnet_det.arguments import add_overrides
 from mutualnet_det.config import load_config
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation.scopes import cost_report
@@ -28,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--detections", type=float, default=10, help="per image, for the mask head (default: 10)"
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    add_overrides(parser)
     return parser
 
 

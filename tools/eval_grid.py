@@ -14,7 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
-from mutualnet_det.arguments import parse_list_option
+from mutualnet_det.arguments import add_overrides, check_overrides, parse_list_option
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import (
     ConfigError,
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the scores of each class too, and what it is found as, at the best point",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    add_overrides(parser)
     return parser
 
 
@@ -90,9 +90,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Arguments of the tool; ``points``, ``widths`` and ``resolutions`` are None if not given."""
     parser = build_parser()
     args = parser.parse_args(arguments)
-    misplaced = [option for option in args.opts if option.startswith("--")]
-    if misplaced:
-        parser.error(f"{misplaced[0]} must come before the KEY VALUE overrides")
+    check_overrides(parser, args)
     if args.points and (args.widths or args.resolutions):
         parser.error("--points lists whole operating points: give no --widths or --resolutions")
     for name, kind in (("points", OperatingPoint.parse), ("widths", float), ("resolutions", int)):

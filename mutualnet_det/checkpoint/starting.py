@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from torch import Tensor, nn
 
-from ..data.class_names import ClassNames, listed
+from ..data.class_names import ClassNames, quoted
 from ..modeling.backbones import SlimmableBackbone
 from ..modeling.class_outputs import class_outputs
 
@@ -114,4 +114,4 @@ def _compare(learnt: Sequence[str], names: Sequence[str]) -> str:
         "new": [name for name in names if name not in learnt],
         "left out": [name for name in learnt if name not in names],
     }
-    return "\n  ".join(f"{what}: {listed(part)}" for what, part in parts.items() if part)
+    return "\n  ".join(f"{what}: {quoted(part)}" for what, part in parts.items() if part)

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
 from ..family import outputs
-from .coco_check import DatasetError
+from .faults import DatasetError, examples
 
 # What the metadata of a data set names, by the output of a network that goes by these names.
 NAMED = {
@@ -80,10 +80,9 @@ def check_datasets_agree(cfg: CfgNode) -> None:
             check_same_classes({key: expected}, repr(owner), {key: names}, repr(dataset))
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names for people; of many the first."""
-    shown = ", ".join(map(repr, names[:MAX_SHOWN]))
-    return shown + (f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else "")
+def quoted(names: Sequence[str]) -> str:
+    """The first few names for people, in quotes."""
+    return examples(map(repr, names))
 
 
 def _side_by_side(a: Sequence[str], owner: str, b: Sequence[str], dataset: str) -> str:
@@ -101,7 +100,7 @@ def _difference(key: str, a: Sequence[str], owner: str, b: Sequence[str], datase
     only_b = [name for name in b if name not in a]
     if only_a and only_b:
         return (
-            f"Only {owner} has {listed(only_a)}, only {dataset} has {listed(only_b)}. If "
+            f"Only {owner} has {quoted(only_a)}, only {dataset} has {quoted(only_b)}. If "
             "these are the same under other names, rename them."
         )
     for lacking, missing in ((dataset, only_a), (owner, only_b)):
@@ -111,7 +110,7 @@ def _difference(key: str, a: Sequence[str], owner: str, b: Sequence[str], datase
                 if key == "classes"
                 else "Add what is missing to its categories: a category needs no objects."
             )
-            return f"{lacking} lacks {listed(missing)}. {remedy}"
+            return f"{lacking} lacks {quoted(missing)}. {remedy}"
     return (
         "They are the same in another order. Categories are numbered in the order of their ids: "
         "give each name the same id everywhere, in the categories and in the annotations."

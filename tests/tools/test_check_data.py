@@ -64,3 +64,9 @@ def test_what_is_missing_is_told(check_data, arguments, capsys):
     with pytest.raises(SystemExit):
         check_data(*arguments)
     assert "--config-file or --data" in (text := capsys.readouterr().err) or "--fix" in text
+
+
+def test_an_option_among_the_overrides_is_refused(check_data, capsys):
+    with pytest.raises(SystemExit):
+        check_data("--config-file", "a.yaml", "MODEL.MASK_ON", "False", "--fix", "b.json")
+    assert "--fix must come before the KEY VALUE overrides" in capsys.readouterr().err
