@@ -16,6 +16,7 @@ from pathlib import Path
 from mutualnet_det.errors import reported
 from mutualnet_det.files import replacing
 from mutualnet_det.lab.comparison import effects_table, promises_table
+from mutualnet_det.lab.comparison.bootstrap import COMPARED
 from mutualnet_det.lab.included import with_includes
 from mutualnet_det.lab.recording import record
 
@@ -74,7 +75,7 @@ def main() -> None:
     )
     effects = commands.add_parser("effects", help="what each choice of a study adds")
     effects.add_argument("csv", type=Path, metavar="COMPARISON.CSV")
-    effects.add_argument("--kind", choices=("box", "mask"), default="box")
+    effects.add_argument("--kind", choices=COMPARED, default="box")
     commands.add_parser("refresh", help="fill the blocks of README.md")
     args = parser.parse_args()
     if args.command == "promises":

@@ -1,15 +1,17 @@
 """
-COCO AP on resampled images: how far a score depends on which images were at hand.
+Scores on resampled images: how far a score depends on which images were at hand.
 
-Matching detections with objects does not depend on the other images, so it is done once. An image
-that is drawn n times counts n times: what pycocotools finds on a data set with n copies of it, as
-long as no two detections of one category in one image have the same score.
+Accuracy is a mean over images. For COCO AP, matching detections with objects does not depend on the
+other images, so it is done once. An image that is drawn n times counts n times: what pycocotools
+finds on a data set with n copies of it, as long as no two detections of one category in one image
+have the same score.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ from ...evaluation.coco_evaluators import PycocotoolsEvaluator
 from ...evaluation.scoring import RESULT_KEYS, Detection, only
 from ...seeding import stream
 
+# The kinds of score that can be resampled, and so compared.
+COMPARED = ("box", "mask", "class")
 # Numbers of a table (resamples, thresholds, detections) that is computed at once: 32 MB.
 BLOCK = 4_000_000
 # As pycocotools guards against 0 / 0.
@@ -54,6 +58,12 @@ def resample(num_images: int, resamples: int) -> Tensor:
     drawn = stream("bootstrap", 0, num_images).integers(num_images, size=(resamples, num_images))
     counts = [np.bincount(row, minlength=num_images) for row in drawn]
     return torch.from_numpy(np.stack(counts))
+
+
+def resampled_accuracy(hits: Sequence[bool], resamples: int) -> np.ndarray:
+    """(resamples,) accuracy in percent of each resample of images that are right, or not."""
+    counts = resample(len(hits), resamples).double()
+    return 100 * (counts @ torch.tensor(hits).double()).numpy() / len(hits)
 
 
 class Bootstrap:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...evaluation.scoring import KINDS
 from ...slimmable import OperatingPoint
 
 # Widths for which mutual training must win below the largest resolution.
@@ -26,9 +27,9 @@ def check_claims(record: Mapping[str, Any], roles: Mapping[str, str]) -> list[di
             nothing to check.
 
     Returns:
-        for box and mask AP each, three claims with ``claim``, ``kind``, ``holds`` (None where
-        scores are missing), ``detail``, which gives margins in AP, and what these are of: mutual
-        training less ``against``, a method, at ``points``.
+        for each kind of score, three claims with ``claim``, ``kind``, ``holds`` (None where
+        scores are missing), ``detail``, which gives margins in percent, and what these are of:
+        mutual training less ``against``, a method, at ``points``.
     """
     if not roles:
         return []
@@ -147,5 +148,6 @@ def claims_text(claims: list[dict[str, Any]]) -> str:
     """A line for each claim: whether it holds, and by how much."""
     verdicts = {True: "holds", False: "FAILS", None: "unknown"}
     return "\n".join(
-        f"{verdicts[c['holds']]:<8} {c['kind']} AP: {c['claim']}: {c['detail']}" for c in claims
+        f"{verdicts[c['holds']]:<8} {KINDS[c['kind']].label}: {c['claim']}: {c['detail']}"
+        for c in claims
     )

@@ -17,9 +17,11 @@ from detectron2.config import CfgNode
 from ...config import ROI_TERMS, terms_present
 from ...data.records import training_records
 from ...engine.sampling import FULL, build_sampler
+from ...evaluation.classification_cost import classification_costs
 from ...evaluation.cost import Cost, CostCounter, padded_sizes
 from ...modeling.build import build_network
-from ...slimmable import at_width
+from ...modeling.classifier import Classifier
+from ...slimmable import OperatingPoint, at_width
 
 # A backward computes two products for each of the forward's: with the inputs, with the weights.
 FORWARD_AND_BACKWARD = 3
@@ -39,9 +41,9 @@ class ComputeCounter:
     def step_gflops(self, cfg: CfgNode) -> float:
         """
         The mean GFLOPs (1e9 multiply-adds) of one iteration of ``cfg``: forward and backward of all
-        its passes on a batch, with as many proposals as the heads sample, of which as many have a
-        mask as may be foreground. A sub-network that is taught on proposals of its own adds the
-        forward of the full network's heads on them.
+        its passes on a batch; of a detector with as many proposals as the heads sample, of which as
+        many have a mask as may be foreground. A sub-network that is taught on proposals of its own
+        adds the forward of the full network's heads on them.
 
         The seed does not count: it is that of the sampler with seed 0.
         """
@@ -79,9 +81,13 @@ class ComputeCounter:
         cpu.MODEL.DEVICE = "cpu"
         with torch.random.fork_rng(devices=[]):
             model = build_network(cpu).eval()
+        backbone = model.get_submodule("backbone")
+        if isinstance(model, Classifier):
+            points = [OperatingPoint(width, resolution) for resolution in cfg.MUTUALNET.RESOLUTIONS]
+            costs = classification_costs(model.backbone, points)
+            return {point.resolution: cost for point, cost in costs.items()}
         with at_width(model, width):
             counter = CostCounter(model)
-        backbone = model.get_submodule("backbone")
         sizes = {
             resolution: padded_sizes(
                 self._image_sizes(cfg), resolution, cfg.INPUT.MAX_SIZE_TRAIN, backbone

@@ -23,18 +23,23 @@ MARKERS = "osD^vPX<>*"
 
 
 def write_comparison_figures(record: Mapping[str, Any], folder: Path) -> None:
-    """Write ``ap_against_gflops.png``, and with studies ``ap_against_gflops_NAME.png`` of each."""
+    """
+    Write ``ap_against_gflops.png``, of classifiers ``accuracy_against_gflops.png``, and with
+    studies ``ap_against_gflops_NAME.png`` of each.
+    """
     reference = record["methods"][0]
+    kinds = {score["kind"] for score in record["scores"]}
+    name = "accuracy_against_gflops" if kinds == {"class"} else "ap_against_gflops"
     for study in dict.fromkeys(method["study"] for method in record["methods"]):
         methods = [method for method in record["methods"] if method["study"] == study]
         if study:
             methods = [reference, *methods]
-        name = "_".join(["ap_against_gflops", *re.findall(r"\w+", study.lower())])
+        stem = "_".join([name, *re.findall(r"\w+", study.lower())])
         if record["scores"]:
-            write_figure(ap_against_gflops(record, methods), folder / f"{name}.png")
+            write_figure(scores_against_gflops(record, methods), folder / f"{stem}.png")
 
 
-def ap_against_gflops(record: Mapping[str, Any], methods: Sequence[dict[str, Any]]) -> Figure:
+def scores_against_gflops(record: Mapping[str, Any], methods: Sequence[dict[str, Any]]) -> Figure:
     """
     Draw one panel per kind of score.
 

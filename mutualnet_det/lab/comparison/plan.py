@@ -27,6 +27,7 @@ from ...engine.start import check_weights
 from ...family import Family, family, outputs
 from ...records import first_mistake
 from ...slimmable import OperatingPoint
+from .bootstrap import COMPARED
 from .compute import ComputeCounter
 from .plan_file import Method, PlanError, PlanFile, need, read_yaml
 
@@ -204,7 +205,7 @@ class _Reader:
         start = {"MODEL.WEIGHTS": str(first.weights)} if first is not None else {}
         options = {**self._file.options, **start, **method.options, **_network_options(network)}
         arguments = _as_arguments(options)
-        cfg = _load_detector(f"method {method.name}", self._file.base, arguments)
+        cfg = _load_compared(f"method {method.name}", self._file.base, arguments)
         name, label = (" ".join(filter(None, (w, network))) for w in (method.name, method.label))
         _check_start(name, cfg, first)
         return Run(
@@ -263,13 +264,13 @@ def _load(where: str, base: str, options: Sequence[str]) -> CfgNode:
         raise PlanError(f"{where}: {error}") from error
 
 
-def _load_detector(where: str, base: str, options: Sequence[str]) -> CfgNode:
+def _load_compared(where: str, base: str, options: Sequence[str]) -> CfgNode:
     cfg = _load(where, base, options)
     need(
-        set(outputs(cfg)) <= {"box", "mask"},
+        set(outputs(cfg)) <= set(COMPARED),
         f"{where} trains a {cfg.MODEL.META_ARCHITECTURE}"
         f"{' with keypoints' if cfg.MODEL.KEYPOINT_ON else ''}, from {base}; expected a detector "
-        "of boxes, or boxes and masks: no other scores are compared",
+        "of boxes, or boxes and masks, or a classifier: no other scores are compared",
     )
     return cfg
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import functools
 import hashlib
+import io
 import json
 import logging
 import multiprocessing
@@ -17,9 +20,10 @@ from scipy.stats import ttest_1samp
 
 from ...config import flattened
 from ...evaluation.results import Grid
-from ...evaluation.scoring import AP_METRICS, KIND_OF
+from ...evaluation.scoring import KIND_OF, KINDS
 from ...files import replacing
-from .bootstrap import Bootstrap
+from ...slimmable import OperatingPoint
+from .bootstrap import COMPARED, Bootstrap, resampled_accuracy
 from .claims import check_claims
 from .plan import Plan, Run, Training
 from .runs import RunsError, expected_seconds, is_finished, runs_at_a_time, seconds_taken
@@ -27,7 +31,7 @@ from .runs import RunsError, expected_seconds, is_finished, runs_at_a_time, seco
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
-IOU_TYPES = {kind: iou_type for iou_type, kind in KIND_OF.items() if kind in ("box", "mask")}
+IOU_TYPES = {kind: iou_type for iou_type, kind in KIND_OF.items()}
 # Of an interval: 95 % of the resamples are in it.
 TAIL = 2.5
 
@@ -108,7 +112,8 @@ def _data(grids: dict[Run, Grid]) -> dict[str, Any]:
                 "%s was evaluated with %s, and %s with %s: differences may be due to that",
                 *(run.folder, other.run["versions"], first.folder, grid.run["versions"]),
             )
-    return {key: grid.run[key] for key in ("dataset", "num_images", "num_objects")}
+    keys = ("dataset", "num_images", "num_objects")  # a classifier's images have no objects
+    return {key: grid.run[key] for key in keys if key in grid.run}
 
 
 def _method(method) -> dict[str, Any]:
@@ -155,8 +160,8 @@ def _run(run: Run, grid: Grid) -> dict[str, Any]:
                 "gflops": row.gflops,
                 "detections_per_image": row.detections_per_image,
                 **{
-                    kind: {metric: scores[metric] for metric in AP_METRICS}
-                    for kind in IOU_TYPES
+                    kind: {metric: scores[metric] for metric in KINDS[kind].metrics}
+                    for kind in COMPARED
                     if (scores := row.scores.get(kind)) is not None
                 },
             }
@@ -196,21 +201,32 @@ def _resample_run(task: tuple[Path, int]) -> Resampled:
     if kept is not None:
         return kept
 
-    def read(path: Path) -> Any:
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise _incomplete(folder, path) from None
-
     grid_folder = folder / "grid"
-    grid = Grid.load(grid_folder / "grid.json")
-    bootstrap = Bootstrap(read(grid_folder / "ground_truth.json"), resamples)
-    resampled = {}
-    for row in grid.rows:
-        for kind, iou_type in IOU_TYPES.items():
-            if kind in row.kinds:
-                path = grid_folder / "detections" / f"{row.point}.{iou_type}.json"
-                resampled[f"{kind} {row.point}"] = bootstrap.ap(read(path), iou_type)
+
+    def read(name: str) -> str:
+        try:
+            return (grid_folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise _incomplete(folder, grid_folder / name) from None
+
+    @functools.cache
+    def bootstrap() -> Bootstrap:
+        return Bootstrap(json.loads(read("ground_truth.json")), resamples)
+
+    def resample(kind: str, point: OperatingPoint) -> np.ndarray:
+        if kind == "class":
+            lines = csv.DictReader(io.StringIO(read(f"predictions/{point}.csv")))
+            hits = [line["label"] == line["top5"].split()[0] for line in lines]
+            return resampled_accuracy(hits, resamples)
+        detections = read(f"detections/{point}.{IOU_TYPES[kind]}.json")
+        return bootstrap().ap(json.loads(detections), IOU_TYPES[kind])
+
+    resampled = {
+        f"{kind} {row.point}": resample(kind, row.point)
+        for row in Grid.load(grid_folder / "grid.json").rows
+        for kind in COMPARED
+        if kind in row.kinds
+    }
     with replacing(folder / "resampled.npz", "wb") as file:
         # Its stub takes any name for that of an option.
         np.savez(file, source=_source(folder, resamples), **resampled)  # type: ignore[arg-type]
@@ -246,7 +262,7 @@ def _scores(plan: Plan, grids: dict[Run, Grid]) -> list[dict[str, Any]]:
                 for row in grid.rows
                 if row.point == point
             }
-            for kind in IOU_TYPES:
+            for kind in COMPARED:
                 by_seed = {
                     str(seed): score
                     for seed, row in rows.items()

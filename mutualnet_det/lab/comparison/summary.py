@@ -18,7 +18,7 @@ _NOT_KNOWN = "not known"
 
 def promises_table(comparisons: Mapping[str, tuple[Path, str]]) -> str:
     """
-    A Markdown table with a row for each claim and kind of AP, and a column for each comparison.
+    A Markdown table with a row for each claim and kind of score, and a column for each comparison.
 
     Args:
         comparisons: by the title of its column, the ``comparison.csv`` of each, and the method that
@@ -40,7 +40,7 @@ def effects_table(path: Path, kind: str) -> str:
 
     Args:
         path: a ``comparison.csv``.
-        kind: "box" or "mask".
+        kind: "box", "mask" or "class".
     """
     scores = [score for score in _read_scores(path) if score["kind"] == kind]
     by_cell = {(score["method"], score["point"]): score for score in scores}

@@ -10,11 +10,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ...evaluation.scoring import KINDS
 from ...runtime import frontier
 from ...slimmable import OperatingPoint
 from .claims import claims_text, over_seeds, plus_minus
 
-_NAMES = {"box": "Box AP", "mask": "Mask AP"}
 # Differences with a p-value below this are marked.
 LEVEL = 0.05
 _CSV_COLUMNS = (
@@ -32,13 +32,13 @@ def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str
     for study, methods in _groups(record["methods"]):
         shown = [reference, *methods] if study else methods
         for kind in kinds:
-            title = f"{_NAMES[kind]}, {over_seeds(record)}"
+            title = f"{_name(kind)}, {over_seeds(record)}"
             title = ": ".join(filter(None, (study, title)))
             parts.append(_section(title, _score_table(record, shown, kind, markdown), markdown))
         for kind in kinds:
             others = [method for method in methods if method is not reference]
             title = (
-                f"{_NAMES[kind]} minus that of {reference['label']}, {over_seeds(record)}, and "
+                f"{_name(kind)} minus that of {reference['label']}, {over_seeds(record)}, and "
                 f"95 % interval over images{_legend(record, markdown)}"
             )
             title = ": ".join(filter(None, (study, title)))
@@ -46,7 +46,7 @@ def comparison_text(record: Mapping[str, Any], *, markdown: bool = False) -> str
             if table:
                 parts.append(_section(title, table, markdown))
         for kind in kinds:
-            title = f"{_NAMES[kind]} of the best point that a budget of GFLOPs per image allows"
+            title = f"{_name(kind)} of the best point that a budget of GFLOPs per image allows"
             title = ": ".join(filter(None, (study, title)))
             parts.append(_section(title, _budget_table(record, shown, kind, markdown), markdown))
     parts.append(_section("Trainings", _run_table(record, markdown), markdown))
@@ -72,6 +72,11 @@ def _heading(record: Mapping[str, Any]) -> str:
         f"{', '.join(map(str, seeds)) or 'none'}, evaluated on {images}; "
         f"run on {' and on '.join(places) or 'no machine'}{took}.{left}"
     )
+
+
+def _name(kind: str) -> str:
+    label = KINDS[kind].label
+    return label[0].upper() + label[1:]
 
 
 def _section(title: str, text: str, markdown: bool) -> str:

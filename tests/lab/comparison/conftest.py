@@ -139,40 +139,66 @@ def find(ground_truth):
     return detections_of
 
 
+def leave_behind(run, rows, facts):
+    """Write what a run's training and evaluation leave, but for what its scores are made of."""
+    begin(run)
+    path = run.folder / "run.json"
+    told = {"finished": True, "at_a_time": 2, "seconds": 1800.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | told))
+    (run.folder / "metrics.json").write_text('{"iteration": 1, "time": 0.5}\n')
+    run_facts = {
+        "weights_fingerprint": "f",
+        "dataset": "made_up",
+        "num_images": 20,
+        "device": "a device",
+        "versions": {"torch": "2.0"},
+        "identity": {"ground truth": "a digest"},
+    }
+    Grid(tuple(rows), run_facts | facts).save(run.folder / "grid")
+
+
+def row_of(point, scores):
+    cost = Cost({"backbone": point.width * point.resolution}, {}, 0, {"backbone": 1})
+    return GridRow(point, cost, 1.0, {"a device": Latency(1.0, 1.0)}, scores)
+
+
 @pytest.fixture
 def finish(ground_truth, find):
     """Leaves in a run's folder what its training and evaluation would; returns its AP by point."""
 
     def write(run, fraction):
         folder = run.folder / "grid"
-        begin(run)
-        path = run.folder / "run.json"
-        told = {"finished": True, "at_a_time": 2, "seconds": 1800.0}
-        path.write_text(json.dumps(json.loads(path.read_text()) | told))
-        (folder / "detections").mkdir(parents=True)
-        (folder / "ground_truth.json").write_text(json.dumps(ground_truth))
-        (run.folder / "metrics.json").write_text('{"iteration": 1, "time": 0.5}\n')
-        rows, aps = [], {}
+        rows, texts, aps = [], {}, {}
         for number, point in enumerate(run.points):
             detections = find(fraction, 100 * run.seed + number)
-            path = folder / "detections" / f"{point}.bbox.json"
-            path.write_text(json.dumps(detections))
+            texts[f"{point}.bbox.json"] = json.dumps(detections)
             scores = score(load_ground_truth(ground_truth, "pycocotools"), detections, "bbox")
             aps[str(point)] = scores["AP"]
-            cost = Cost({"backbone": point.width * point.resolution}, {}, 0, {"backbone": 1})
             metrics = {metric: scores[metric] for metric in AP_METRICS}
-            latency = {"a device": Latency(1.0, 1.0)}
-            rows.append(GridRow(point, cost, 1.0, latency, {"box": metrics, "mask": None}))
-        run_facts = {
-            "weights_fingerprint": "f",
-            "dataset": "made_up",
-            "num_images": 20,
-            "num_objects": len(ground_truth["annotations"]),
-            "device": "a device",
-            "versions": {"torch": "2.0"},
-            "identity": {"ground truth": "a digest"},
-        }
-        Grid(tuple(rows), run_facts).save(folder)
+            rows.append(row_of(point, {"box": metrics, "mask": None}))
+        leave_behind(run, rows, {"num_objects": len(ground_truth["annotations"])})
+        (folder / "ground_truth.json").write_text(json.dumps(ground_truth))
+        (folder / "detections").mkdir()
+        for name, text in texts.items():
+            (folder / "detections" / name).write_text(text)
         return aps
+
+    return write
+
+
+@pytest.fixture
+def finish_classifier():
+    """Leaves what a classifier's run would, with 20 images of which so many are right."""
+
+    def write(run, right):
+        rows = [
+            row_of(point, {"class": {"top1": 5.0 * right, "top5": 100.0}}) for point in run.points
+        ]
+        leave_behind(run, rows, {})
+        (run.folder / "grid" / "predictions").mkdir()
+        for point in run.points:
+            lines = [f"{n}.jpg,,3,{'3 1' if n < right else '1 3'} 0 2 4" for n in range(20)]
+            path = run.folder / "grid" / "predictions" / f"{point}.csv"
+            path.write_text("\n".join(["file_name,row,label,top5", *lines, ""]))
 
     return write

@@ -7,6 +7,7 @@ import yaml
 
 from mutualnet_det.config import METHODS, ConfigError, load_config
 from mutualnet_det.engine.sampling import build_sampler
+from mutualnet_det.evaluation.classification_cost import classification_costs
 from mutualnet_det.evaluation.cost import CostCounter
 from mutualnet_det.lab.comparison import PlanError, compute, read_plan
 from mutualnet_det.modeling.build import build_network
@@ -309,3 +310,13 @@ def test_a_step_costs_what_its_passes_count(make_training_cfg, tmp_path, monkeyp
     random = low / 4 + middle / 2 + high / 4  # each width stands for those nearest to it
     expected = 3 * 2 * (forward(1.0, 64) + low + random)
     assert counter.step_gflops(cfg) == pytest.approx(expected, rel=0.02)
+
+
+def test_a_step_of_a_classifier_costs_what_its_passes_count():
+    """Against the network's published way of counting, on a batch of 64."""
+    options = ["MUTUALNET.METHOD", "us_net", "MUTUALNET.NUM_RANDOM", "0", "MODEL.DEVICE", "cpu"]
+    cfg = load_config("pretrain_shapes", options)
+    points = [OperatingPoint(width, 64) for width in (0.25, 1.0)]
+    costs = classification_costs(build_network(cfg).backbone, points)
+    expected = 3 * 64 * sum(cost.total(0) for cost in costs.values())
+    assert compute.ComputeCounter().step_gflops(cfg) == pytest.approx(expected)

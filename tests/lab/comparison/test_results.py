@@ -111,6 +111,31 @@ def test_the_pretraining_is_told_of(write_plan, pretrain, counted, finish):
     assert row.format("12.000", "1.0").split() in map(str.split, text.splitlines())
 
 
+def test_classifiers_are_compared_by_their_accuracy(
+    write_plan, pretrain, counted, finish_classifier, tmp_path
+):
+    methods = {"mutual": None, "us_net": {"options": {"MUTUALNET.METHOD": "us_net"}}}
+    path = write_plan(
+        base=pretrain["base"], resolutions=[64, 40], methods=methods, claims=None, resamples=2000
+    )
+    plan = read_plan(path)
+    for run in plan.runs:
+        finish_classifier(run, right=(15 if run.method.name == "mutual" else 11) + run.seed)
+    record = collect(plan, 1)
+    assert "num_objects" not in record["data"]
+    assert {score["kind"] for score in record["scores"]} == {"class"}
+    assert record["scores"][0]["by_seed"] == {"0": 75.0, "1": 80.0}
+    assert record["runs"][0]["points"]["1.00x64"]["class"] == {"top1": 75.0, "top5": 100.0}
+    difference = record["differences"][0]
+    # 4 images of 20 are right with the one alone: their number in a resample is binomial.
+    deviation = 100 * math.sqrt(0.2 * 0.8 / 20)
+    assert difference["mean"] == -20
+    assert difference["low"] == pytest.approx(-20 - 1.96 * deviation, abs=2)
+    text = write_comparison(record, tmp_path)
+    assert "Top-1 accuracy, mean" in text and "AP" not in text
+    assert (tmp_path / "accuracy_against_gflops.png").exists()
+
+
 def test_resamples_are_kept_until_the_evaluation_changes(record, plan, finish, monkeypatch):
     def never(*args):
         raise AssertionError("resampled again")
