@@ -21,6 +21,14 @@ EXIT_STOPPED = 75
 PERIOD = 1.0
 
 
+def stopped_status() -> int:
+    """
+    Exit status of a training that was asked to stop: ``EXIT_STOPPED``, or 0 where torchrun would
+    take any other one for a failure, and start the training again.
+    """
+    return 0 if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) else EXIT_STOPPED
+
+
 @contextlib.contextmanager
 def handling_stop_signals(handler: Callable) -> Iterator[None]:
     """Have ``handler`` called for them meanwhile; not in a thread, to which none ever come."""

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -19,13 +20,16 @@ from detectron2.utils.events import EventWriter
 from ..checkpoint import NotWrittenError, name_of
 from ..compat import cpu_group
 from ..distributed import sharing_errors
-from ..signals import EXIT_STOPPED, handling_stop_signals
+from ..signals import handling_stop_signals, stopped_status
+from .watch import is_alone
 
 logger = logging.getLogger(__name__)
 
 # Seconds in which the same request comes more than once: from a job's manager to all processes, and
 # from the process that started this one.
 ONE_REQUEST = 1.0
+# The file that tells a batch script to go on, where torchrun's exit status does not.
+STOPPED = "stopped"
 
 
 @contextlib.contextmanager
@@ -96,21 +100,25 @@ class TolerantWriter(EventWriter):
 
 class StopOnSignal(HookBase):
     """
-    End a training that is asked to, by one of ``STOP_SIGNALS``, with ``EXIT_STOPPED``.
+    End a training that is asked to, by one of ``STOP_SIGNALS``, with :func:`stopped_status`.
 
-    Between the first and the last step, the step in hand is finished and a checkpoint saved, after
-    the same step in all processes that train together, whichever of them was asked; before and
-    after, there is nothing to save. Asked once more, the process ends at once. Used as the last
-    hook, and as a context manager around all of the training.
+    The file ``stopped`` in its folder then says so, until it is continued. Between the first and
+    the last step, the step in hand is finished and a checkpoint saved, after the same step in all
+    processes that train together, whichever of them was asked; before and after, there is nothing
+    to save. Asked once more, the process ends at once. Used as the last hook, and as a context
+    manager around all of the training.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / STOPPED
         self._asked: signal.Signals | None = None
         self._asked_at = 0.0
         self._steps = False
         self._handling = contextlib.ExitStack()
 
     def __enter__(self) -> StopOnSignal:
+        if comm.is_main_process():
+            self._file.unlink(missing_ok=True)
         self._handling.enter_context(handling_stop_signals(self._ask))
         return self
 
@@ -123,7 +131,7 @@ class StopOnSignal(HookBase):
             self._asked, self._asked_at = signal.Signals(number), now
             if not self._steps:
                 _tell("Nothing is lost. Add --resume to continue.")
-                raise SystemExit(EXIT_STOPPED)
+                self._stop(self._asked, "before the first iteration")
             _tell(
                 "Stopping after this step, or the evaluation that is at work, with a checkpoint. "
                 "Ask again to end at once."
@@ -140,29 +148,33 @@ class StopOnSignal(HookBase):
         if asked:
             with sharing_errors():
                 self._save()
-            logger.warning(
-                "Stopped by %s after iteration %d. Add --resume to continue.",
-                signal.Signals(asked).name,
-                self.trainer.iter,
-            )
-            raise SystemExit(EXIT_STOPPED)
+            when = f"after iteration {self.trainer.iter}"
+            logger.warning("Stopped by %s %s. Add --resume to continue.", asked.name, when)
+            self._stop(asked, when)
         self._steps = self.trainer.iter + 1 < self.trainer.max_iter
 
     def after_train(self) -> None:
         self._steps = False
+
+    def _stop(self, asked: signal.Signals, when: str) -> NoReturn:
+        if comm.is_main_process():
+            with contextlib.suppress(OSError):
+                self._file.write_text(f"{asked.name} {when}\n", encoding="utf-8")
+        raise SystemExit(stopped_status())
 
     def _save(self) -> None:
         checkpointer, name = self.trainer.checkpointer, name_of(self.trainer.iter)
         if Path(checkpointer.get_checkpoint_file()).name != f"{name}.pth":
             checkpointer.save(name)
 
-    def _anyone_asked(self) -> int:
-        """Number of the signal; 0 if no process was asked."""
-        asked = torch.tensor(0 if self._asked is None else int(self._asked))
+    def _anyone_asked(self) -> signal.Signals | None:
+        """The signal; None if no process was asked."""
+        mine = self._asked or (signal.SIGTERM if is_alone() else 0)
+        asked = torch.tensor(int(mine))
         if comm.get_world_size() > 1:
             # On the CPU: no GPU waits for it.
             dist.all_reduce(asked, dist.ReduceOp.MAX, group=cpu_group())
-        return int(asked)
+        return signal.Signals(int(asked)) if asked else None
 
 
 def _tell(text: str) -> None:

@@ -149,7 +149,7 @@ class MutualTrainer(TrainerBase):
         Train up to ``SOLVER.MAX_ITER``, or until ``MUTUALNET.PATIENCE`` ends; then calibrate the
         grid and save ``model_final.pth``.
         """
-        with StopOnSignal() as stop_on_signal:
+        with StopOnSignal(self._folder) as stop_on_signal:
             self._evaluation.make_up()
             if self._evaluation.is_enough:
                 self.max_iter = self.start_iter

@@ -49,6 +49,8 @@ class Watch:
 
     Attributes:
         in_step: whether the work at hand leaves the thread time to report, as a training step does.
+        is_alone: whether torchrun, which started the processes and keeps their store, has ended:
+            they can finish their step and save.
 
     Used as a context manager around all that the processes do together.
     """
@@ -59,6 +61,7 @@ class Watch:
         self._rank = rank
         self._next = (rank + 1) % world_size
         self.in_step = False
+        self.is_alone = False
         self._ended = threading.Event()
         self._count = 0  # of reports
         self._processes: dict[int, dict] = {}
@@ -116,8 +119,14 @@ class Watch:
                     self._kill(self._next)
                     self._fail(f"{self._who(self._next)} has not reported for {silent:.0f} s")
             except RuntimeError:
-                if not self._ended.wait(2 * PERIOD):  # or the training ends here and now
+                if self._ended.wait(2 * PERIOD):  # the training ends here and now
+                    return
+                if not store_is_torchruns() or self._is_gone(0):
                     self._end_without_store()
+                # The guard ends what cannot stop by itself, as where the machine is gone too.
+                logger.critical("torchrun has ended. Stopping after this step, with a checkpoint.")
+                self.is_alone = True
+                return
 
     def _guard(self) -> None:
         """The thread that reports waits for ever when the store does not answer."""
@@ -180,6 +189,11 @@ class Watch:
                 os.kill(pid, signal.SIGKILL)
 
 
+def store_is_torchruns() -> bool:
+    """Tell whether torchrun keeps the store, and not the first process."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def _machine() -> str:
     """Name shared by processes that see each other's numbers; empty outside Linux."""
     try:
@@ -209,6 +223,11 @@ def watched(store: dist.Store, rank: int, world_size: int) -> Iterator[None]:
             yield
         finally:
             _watch = None
+
+
+def is_alone() -> bool:
+    """Tell whether this process trains with others, and torchrun, which started them, has ended."""
+    return _watch is not None and _watch.is_alone
 
 
 class WatchSteps(HookBase):

@@ -249,7 +249,7 @@ def test_an_evaluation_that_is_cut_short_leaves_none_of_other_weights(build, mon
 
 @pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
 def test_processes_are_watched_closely_in_a_step_and_not_in_an_evaluation(build, monkeypatch):
-    other = SimpleNamespace(in_step=False)
+    other = SimpleNamespace(in_step=False, is_alone=False)
     monkeypatch.setattr(watch, "_watch", other)
     seen = []
 
@@ -269,6 +269,22 @@ def test_processes_are_watched_closely_in_a_step_and_not_in_an_evaluation(build,
     with pytest.raises(ZeroDivisionError):
         mutual.train()
     assert not other.in_step
+
+
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
+@pytest.mark.parametrize(("restarts", "status"), [("0", EXIT_STOPPED), ("3", 0)])
+def test_what_torchrun_left_alone_stops_with_a_checkpoint(build, monkeypatch, restarts, status):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    other = SimpleNamespace(in_step=False, is_alone=False)
+    monkeypatch.setattr(watch, "_watch", other)
+    mutual = build()
+    after_steps(mutual, lambda iteration: setattr(other, "is_alone", iteration == 1))
+    with pytest.raises(SystemExit) as stop:
+        mutual.train()
+    assert stop.value.code == status
+    assert names(mutual.cfg.OUTPUT_DIR)[-1] == "model_0000001.pth"
+    told = Path(mutual.cfg.OUTPUT_DIR, "stopped").read_text()
+    assert told == "SIGTERM after iteration 1\n"
 
 
 @pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")

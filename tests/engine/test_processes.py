@@ -1,6 +1,7 @@
 """Trainings of several processes, started as users start them: on the CPU."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,37 @@ def test_torchrun_says_who_died_and_restarts_from_the_last_checkpoint(start, tmp
     starts = [line.split()[-1] for line in output.splitlines() if "Starting training" in line]
     assert starts[0] == "0" and starts[1] in ("4", "8")
     assert (tmp_path / "run" / "model_final.pth").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forwards", [True, False])
+def test_torchrun_that_is_asked_to_stop_leaves_a_checkpoint(start, tmp_path, forwards):
+    """By a signal that it hands on, or that ends it and leaves its processes alone."""
+    options = ("SOLVER.MAX_ITER", 10000)
+    handled = ("--signals-to-handle", "SIGTERM,SIGUSR1") if forwards else ()
+    process = start(*TORCHRUN, *handled, TRAIN, options=options)
+    rank_1(process, tmp_path / "run")
+    time.sleep(1)  # in the middle of a step
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(LIMIT) != 0
+    wait_for(tmp_path / "run", "stopped")
+    number = "SIGUSR1" if forwards else "SIGTERM"
+    (iteration,) = re.findall(
+        rf"^{number} after iteration (\d+)$", (tmp_path / "run" / "stopped").read_text()
+    )
+    assert (tmp_path / "run" / f"model_{int(iteration):07d}.pth").exists()
+    assert ("torchrun has ended" in (tmp_path / "output.txt").read_text()) != forwards
+    assert "has died" not in (tmp_path / "output.txt").read_text()
+
+
+@pytest.mark.slow
+def test_torchrun_does_not_start_again_what_was_asked_to_stop(start, tmp_path):
+    options = ("SOLVER.MAX_ITER", 10000)
+    process = start(*TORCHRUN, "--max-restarts", "3", TRAIN, "--resume", options=options)
+    os.kill(rank_1(process, tmp_path / "run"), signal.SIGUSR1)
+    assert process.wait(LIMIT) == 0
+    assert (tmp_path / "run" / "stopped").exists()
+    assert (tmp_path / "output.txt").read_text().count("Starting training from iteration 0") == 1
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,10 @@ def test_asked_to_stop(make_cfg, reference, run_script, read_metrics):
     asked = {"signals": [signal.SIGTERM], "iteration": 4}
     assert run_script(SCRIPT, cfg=cfg, **asked) == EXIT_STOPPED
     assert last(cfg) == "model_0000004.pth"
+    told = Path(cfg.OUTPUT_DIR, "stopped")
+    assert told.read_text() == "SIGTERM after iteration 4\n"
     assert run_script(SCRIPT, cfg=cfg, resume=True) == 0
+    assert not told.exists()
     assert_same_run(cfg, reference, read_metrics)
 
 
@@ -188,6 +191,8 @@ def test_asked_before_the_first_step(make_cfg, run_script):
     cfg = make_cfg()
     assert run_script(SCRIPT, cfg=cfg, signals=[signal.SIGTERM]) == EXIT_STOPPED
     assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth"))
+    told = Path(cfg.OUTPUT_DIR, "stopped").read_text()
+    assert told == "SIGTERM before the first iteration\n"
 
 
 def test_tensorboard_shows_every_iteration_once(make_cfg, run_script):
