@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -144,17 +145,20 @@ class Watch:
 
     def _fail(self, cause: str) -> None:
         """Tell the others; a process that stops by itself goes its own way."""
+        first = cause
         with suppress(RuntimeError):  # without a store, the others find out by that
-            if not self._store.check(["failed"]):
-                self._store.set("failed", cause)
+            # The end of the process that found the first cause is none.
+            first = self._store.compare_set("failed", "", cause).decode()
         if threading.current_thread() is self._thread:
-            self._end(cause, is_finder=True)
+            self._end(first, is_finder=first == cause)
 
     def _end(self, cause: str, is_finder: bool = False) -> None:
         logger.critical(cause)
         if is_finder or self._rank == 0:
             sys.stderr.write(f"error: {cause}\n")
             sys.stderr.flush()
+        if self._rank == 0 and not store_is_torchruns():
+            time.sleep(2 * PERIOD)  # until the others have read the cause: their store ends too
         os._exit(1)  # the main thread may wait in a collective for ever
 
     def _about(self, rank: int) -> dict:

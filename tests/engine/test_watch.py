@@ -57,6 +57,18 @@ def test_so_does_the_one_that_keeps_the_store(ends, case):
     assert f"error: {who(0, pids)} has died" in texts[1]
 
 
+def test_the_others_give_one_cause(start_script, exit_codes, tmp_path):
+    """The end of the process that finds the cause, or that keeps the store, is no other one."""
+    job = {"case": "killed_of_three", "port": free_port(), "folder": str(tmp_path), "world_size": 3}
+    processes = [start_script("watch_script.py", rank=rank, **job) for rank in range(3)]
+    assert exit_codes(processes, 50) == [1, -signal.SIGKILL, 1]
+    cause = f"{who(1, [p.pid for p in processes])} has died"
+    texts = [Path(tmp_path, f"killed_of_three_{rank}.txt").read_text() for rank in (0, 2)]
+    assert f"error: {cause}\n" in texts[0]
+    for text in texts:
+        assert cause in text and text.count("has died") <= 2 and "rank 0" not in text
+
+
 def test_an_error_of_one_is_told_by_the_other(ends):
     codes, pids, texts = ends["failed"]
     assert codes == [1, 1]
