@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", ROOT / "docs" / "install.md"]
 PAGES += sorted((ROOT / "docs" / "guides").glob("*.md"))
 SCRIPTS = sorted((ROOT / "results").glob("*/command.sh"))
 # Configs that a guide has its reader write, and words that stand for what the reader has.
-OF_THE_READER = {"configs/facade.yaml", "CONFIG"}
+OF_THE_READER = {"configs/facade.yaml", "configs/birds.yaml", "CONFIG"}
 
 
 def commands(text):

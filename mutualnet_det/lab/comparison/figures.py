@@ -54,7 +54,7 @@ def scores_against_gflops(record: Mapping[str, Any], methods: Sequence[dict[str,
     for axes, kind in zip(panels, kinds, strict=True):
         style_axes(axes)
         axes.set_xlabel("GFLOPs per image (multiply-adds)")
-        axes.set_ylabel(f"{KINDS[kind].label} (%), {over_seeds(record)}")
+        axes.set_ylabel(f"{KINDS[kind].label} (%),\n{over_seeds(record)}")
         for number, method in enumerate(methods):
             scores = [
                 score
