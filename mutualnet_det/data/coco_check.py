@@ -110,6 +110,7 @@ def check_coco_format(
         DatasetError: naming the file, the records and what to do.
     """
     data = read_coco_json(json_file)
+    is_changed = _name_images_by_url(data["images"]) or not _is_plain_utf8(json_file)
     _check_ids(json_file, data)
     num_annotations = len(data["annotations"])
     has_masks = any(map(_given_masks, data["annotations"]))
@@ -145,8 +146,8 @@ def check_coco_format(
             f"in {len(data['images'])} images can be used and is no crowd (iscrowd 1)."
         )
     usable = {**data, "images": list(images.values()), "annotations": annotations}
-    is_changed = (usable["images"], annotations) != (data["images"], data["annotations"])
-    return CheckedCoco(usable, is_changed or not _is_plain_utf8(json_file), bad, notes)
+    is_changed |= (usable["images"], annotations) != (data["images"], data["annotations"])
+    return CheckedCoco(usable, is_changed, bad, notes)
 
 
 def read_coco_json(json_file: str) -> dict:
@@ -178,6 +179,14 @@ def read_json(json_file: str, sections: Sequence[str]) -> dict:
                 f"format has {', '.join(sections)}."
             )
     return data
+
+
+def _name_images_by_url(images: list[dict]) -> bool:
+    """Name LVIS's images, COCO's of several splits, by split and file; tell if there are any."""
+    named = [image for image in images if "neg_category_ids" in image and "coco_url" in image]
+    for image in named:
+        image["file_name"] = "/".join(str(image["coco_url"]).split("/")[-2:])
+    return bool(named)
 
 
 def _is_plain_utf8(json_file: str) -> bool:

@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data.coco_check import by_class
+from ..data.faults import DatasetError
 
 # The detections of one category in an image that COCO counts: those with the highest scores.
 COCO_LIMITS = {"bbox": 100, "segm": 100, "keypoints": 20}
@@ -32,6 +33,11 @@ _KEYS = {
         *("segmentation", "keypoints", "num_keypoints"),
     ),
 }
+_LVIS_KEYS = {
+    "images": ("id", "height", "width", "neg_category_ids", "not_exhaustive_category_ids"),
+    "categories": ("id", "name", "frequency"),
+    "annotations": (*("id", "image_id", "category_id"), *("bbox", "area", "segmentation")),
+}
 
 
 class Evaluator(Protocol):
@@ -42,9 +48,11 @@ class Evaluator(Protocol):
 
     Attributes:
         categories: names, by rising id.
+        groups: of categories, by their places there, whose mean is a metric of its own.
     """
 
     categories: list[str]
+    groups: dict[str, list[int]]
 
     def precision(
         self, results: list[dict[str, Any]], iou_type: str, keypoint_sigmas: Sequence[float]
@@ -141,6 +149,8 @@ class _Numbering:
 class PycocotoolsEvaluator:
     """Evaluation by pycocotools; see :class:`Evaluator`."""
 
+    groups: dict[str, list[int]] = {}
+
     def __init__(self, ground_truth: dict[str, Any]) -> None:
         self._numbering = _Numbering(ground_truth)
         self._truth = _pycocotools_index(self._numbering.numbered(ground_truth))
@@ -173,6 +183,8 @@ class PycocotoolsEvaluator:
 class HotcocoEvaluator:
     """Evaluation by hotcoco, ImportError without it; see :class:`Evaluator`."""
 
+    groups: dict[str, list[int]] = {}
+
     def __init__(self, ground_truth: dict[str, Any]) -> None:
         import hotcoco
 
@@ -191,6 +203,62 @@ class HotcocoEvaluator:
             evaluation.params.kpt_oks_sigmas = list(keypoint_sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
+        return evaluation.eval["precision"]
+
+
+class LvisEvaluator:
+    """
+    Evaluation by LVIS's rules (arXiv 1908.03195), as hotcoco has them; see :class:`Evaluator`.
+
+    Of an image, detections count of classes that it has an object of, or that are known not to be
+    there (``neg_category_ids``); of one that not all objects are marked of
+    (``not_exhaustive_category_ids``), what finds nothing does not count. 300 detections of an image
+    count, of all classes together.
+
+    Raises:
+        DatasetError: without hotcoco, or for a ground truth that does not say what was looked for.
+    """
+
+    def __init__(self, ground_truth: dict[str, Any]) -> None:
+        try:
+            import hotcoco
+        except ImportError as error:
+            raise DatasetError(
+                "LVIS's rules need hotcoco, which is missing: pip install hotcoco."
+            ) from error
+        self._hotcoco = hotcoco
+        truth = {
+            part: [
+                {key: record[key] for key in keys if key in record} for record in ground_truth[part]
+            ]
+            for part, keys in _LVIS_KEYS.items()
+        }
+        for part in ("images", "categories"):
+            for record in truth[part]:
+                missing = next((key for key in _LVIS_KEYS[part] if key not in record), None)
+                if missing:
+                    raise DatasetError(
+                        f"{missing!r} is missing in the record {record['id']} of {part}: LVIS's "
+                        "rules need it."
+                    )
+        self._truth = hotcoco.COCO(truth)
+        categories = by_class(truth)
+        self.categories = [category["name"] for category in categories]
+        self.groups = {
+            f"AP{frequency}": [
+                place for place, c in enumerate(categories) if c["frequency"] == frequency
+            ]
+            for frequency in "rcf"
+        }
+
+    def precision(
+        self, results: list[dict[str, Any]], iou_type: str, keypoint_sigmas: Sequence[float]
+    ) -> np.ndarray:
+        detections = self._truth.load_res(results)
+        evaluation = self._hotcoco.COCOeval(self._truth, detections, iou_type, lvis_style=True)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        assert evaluation.eval is not None  # accumulated
         return evaluation.eval["precision"]
 
 

@@ -20,16 +20,17 @@ from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_pos
 from torch import nn
 
 from ..data.coco import (
-    DatasetError,
     check_has_objects,
+    dataset_files,
     load_records,
     renumbered_ground_truth,
 )
+from ..data.coco_check import by_class
 from ..family import outputs
 from ..runtime import Latency
 from ..runtime.device import device_name
 from ..slimmable import OperatingPoint
-from .coco_evaluators import COCO_LIMITS, evaluator_version, objects_per_image
+from .coco_evaluators import COCO_LIMITS, objects_per_image
 from .confusion import Confusion, confusion_file
 from .cost import Cost, count_points
 from .figures import write_figures
@@ -40,7 +41,8 @@ from .latency import timed
 from .panoptic import PanopticScorer
 from .progress import Progress
 from .results import Grid, GridRow
-from .scoring import KIND_OF, KINDS, coco_results, load_ground_truth, only, score
+from .rules import Rules, rules_name, rules_of
+from .scoring import KIND_OF, KINDS, coco_results, only
 from .semantic import SemanticScorer
 
 logger = logging.getLogger(__name__)
@@ -58,20 +60,23 @@ class DetectionTask:
     images_at_once = IMAGES_AT_ONCE
 
     def __init__(self, cfg: CfgNode, model: nn.Module, dataset: str) -> None:
-        metadata = MetadataCatalog.get(dataset)
-        if metadata.get("json_file") is None:
-            raise DatasetError(f"The data set {dataset!r} of DATASETS.TEST is in no COCO format.")
         self._cfg = cfg
+        self._dataset = dataset
         self._model = model
         self._iou_types = [name for name, kind in KIND_OF.items() if kind in outputs(cfg)]
         self.records = load_records(cfg, dataset)
+        metadata = MetadataCatalog.get(dataset)
         self._ground_truth = renumbered_ground_truth(
-            metadata.json_file,
+            dataset_files(cfg, dataset)[0],
             {record["image_id"] for record in self.records},
             need_masks="segm" in self._iou_types,
         )
         annotations = self._ground_truth["annotations"]
         check_has_objects(dataset, annotations)
+        for category, name in zip(
+            by_class(self._ground_truth), metadata.thing_classes, strict=True
+        ):
+            category["name"] = name  # as the model goes by it
         # The data set's own category id of each class, by class index.
         by_id = metadata.thing_dataset_id_to_contiguous_id
         self._category_ids = sorted(by_id, key=by_id.get)
@@ -84,18 +89,19 @@ class DetectionTask:
             self._panoptic = PanopticScorer(model, dataset, ignored)
             files = self._panoptic.files(self.records)
             self.identity["segments"] = files_digest(files, contents=True)
-        self._index = None
+        self._rules: Rules | None = None
         self.facts = {
             "num_images": len(self._ground_truth["images"]),
             "num_objects": len(annotations),
             "classes": list(metadata.thing_classes),
-            "evaluator": evaluator_version(),
+            "evaluator": rules_name(dataset),
             "timing": TIMING,
         }
 
     def begin(self, output: Path) -> None:
         allowed = self._cfg.TEST.DETECTIONS_PER_IMAGE
-        tell_limits(self._ground_truth["annotations"], self._iou_types, allowed)
+        if MetadataCatalog.get(self._dataset).evaluator_type == "coco":
+            tell_limits(self._ground_truth["annotations"], self._iou_types, allowed)
         with replacing(output / "ground_truth.json") as file:
             file.write(json.dumps(self._ground_truth))  # json.dump takes several times as long
 
@@ -128,8 +134,9 @@ class DetectionTask:
         return result
 
     def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
-        if self._index is None:
-            self._index = load_ground_truth(str(output / "ground_truth.json"))
+        if self._rules is None:
+            sigmas = self._cfg.TEST.KEYPOINT_OKS_SIGMAS
+            self._rules = rules_of(self._dataset, output / "ground_truth.json", sigmas)
         results, detections = [], []
         for record in progress.records(point):
             detections += record.pop("detections")
@@ -139,8 +146,7 @@ class DetectionTask:
             scores["panoptic"] = self._panoptic.score(record["matches"] for record in results)
         scores |= {"box": None, "mask": None}
         for iou_type in self._iou_types:
-            sigmas = self._cfg.TEST.KEYPOINT_OKS_SIGMAS if iou_type == "keypoints" else ()
-            scores[KIND_OF[iou_type]] = score(self._index, detections, iou_type, sigmas)
+            scores[KIND_OF[iou_type]] = self._rules(detections, iou_type)
             write_json_list(_detections_file(output, point, iou_type), only(iou_type, detections))
         Confusion.of(self._ground_truth, detections).save(confusion_file(output, point))
         if self._semantic is not None:

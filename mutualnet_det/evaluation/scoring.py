@@ -138,7 +138,7 @@ def score(
     Returns:
         dict: the metrics that ``KINDS`` lists in percent, None where there is nothing to find (no
         object of that area); where AP counts all detections, "AP@100" or "AP@20": COCO's own;
-        ``per_class``: AP by name of the category.
+        LVIS's APr, APc and APf by its rules; ``per_class``: AP by name of the category.
     """
     if isinstance(ground_truth, dict):
         ground_truth = load_ground_truth(ground_truth)
@@ -150,6 +150,8 @@ def score(
     for metric in kind.metrics:
         area = _AREAS[iou_type].index(_AREA.get(metric, "all"))
         scores[metric] = _mean(precision[_THRESHOLDS.get(metric, slice(None)), ..., area])
+    for metric, places in ground_truth.groups.items():
+        scores[metric] = _mean(precision[:, :, places, 0])
     for metric, limited in zip(kind.coco_columns.values(), by_coco, strict=False):
         scores[metric] = _mean(limited[..., 0])
     scores["per_class"] = {

@@ -32,6 +32,7 @@ from mutualnet_det.evaluation import workers as workers_module
 from mutualnet_det.evaluation.cost import Cost, count_cost, padded_sizes
 from mutualnet_det.evaluation.latency import infer
 from mutualnet_det.evaluation.progress import ProgressError
+from mutualnet_det.evaluation.rules import CocoRules
 from mutualnet_det.evaluation.scoring import AP_METRICS
 from mutualnet_det.modeling import MutualRCNN
 from mutualnet_det.runtime import QueryTable
@@ -450,15 +451,15 @@ def test_a_killed_evaluation_resumed_equals_an_undisturbed_one(
 
 def test_killed_while_scoring(quick, setting, tmp_path, monkeypatch):
     evaluate(setting(), tmp_path / "undisturbed")
-    original, scored = detection_module.score, []
+    original, scored = CocoRules.__call__, []
 
-    def score(*args):
-        scored.append(args[2])
+    def score(rules, detections, iou_type):
+        scored.append(iou_type)
         if len(scored) == 4:
             raise KeyboardInterrupt
-        return original(*args)
+        return original(rules, detections, iou_type)
 
-    monkeypatch.setattr(detection_module, "score", score)
+    monkeypatch.setattr(CocoRules, "__call__", score)
     with pytest.raises(KeyboardInterrupt):
         evaluate(setting(), tmp_path / "killed")
     Oracle.forwards = 0

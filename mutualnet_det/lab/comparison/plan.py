@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from pydantic import ValidationError
 
 from ...config import (
@@ -24,6 +25,7 @@ from ...config import (
     trained_widths,
 )
 from ...engine.start import check_weights
+from ...evaluation.rules import NAMES
 from ...family import Family, family, outputs
 from ...records import first_mistake
 from ...slimmable import OperatingPoint
@@ -272,6 +274,13 @@ def _load_compared(where: str, base: str, options: Sequence[str]) -> CfgNode:
         f"{' with keypoints' if cfg.MODEL.KEYPOINT_ON else ''}, from {base}; expected a detector "
         "of boxes, or boxes and masks, or a classifier: no other scores are compared",
     )
+    for name in cfg.DATASETS.TEST:
+        rules = MetadataCatalog.get(name).get("evaluator_type")
+        need(
+            rules not in NAMES,
+            f"{where} is scored on {name}; expected a data set that COCO's rules are for: others "
+            "are not resampled",
+        )
     return cfg
 
 

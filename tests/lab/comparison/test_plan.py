@@ -185,6 +185,10 @@ def one_method(**given):
             one_method(options={"MODEL.KEYPOINT_ON": True}),
             "method mutual trains a MutualRCNN with keypoints, from .*; expected a",
         ),
+        (
+            one_method(options={"DATASETS.TEST": ["lvis_v1_val"]}),
+            "mutual is scored on lvis_v1_val; expected a data set that COCO's rules are for",
+        ),
         (one_method(options={"MODEL.BACKBONE.FREEZE_AT": 2}), "mutual: .*FREEZE_AT is 2 and"),
         (
             one_method(networks=["wide"]),
