@@ -21,11 +21,12 @@ from torch import nn
 
 from ..data.coco import (
     check_has_objects,
-    dataset_files,
     load_records,
     renumbered_ground_truth,
 )
 from ..data.coco_check import by_class
+from ..data.converting import converted, is_converted
+from ..data.faults import DatasetError
 from ..family import outputs
 from ..runtime import Latency
 from ..runtime.device import device_name
@@ -41,7 +42,7 @@ from .latency import timed
 from .panoptic import PanopticScorer
 from .progress import Progress
 from .results import Grid, GridRow
-from .rules import Rules, rules_name, rules_of
+from .rules import NAMES, Rules, rules_name, rules_of
 from .scoring import KIND_OF, KINDS, coco_results, only
 from .semantic import SemanticScorer
 
@@ -66,8 +67,11 @@ class DetectionTask:
         self._iou_types = [name for name, kind in KIND_OF.items() if kind in outputs(cfg)]
         self.records = load_records(cfg, dataset)
         metadata = MetadataCatalog.get(dataset)
+        json_file = converted(dataset) if is_converted(dataset) else metadata.get("json_file")
+        if json_file is None:
+            raise DatasetError(f"The data set {dataset!r} of DATASETS.TEST is in no COCO format.")
         self._ground_truth = renumbered_ground_truth(
-            dataset_files(cfg, dataset)[0],
+            json_file,
             {record["image_id"] for record in self.records},
             need_masks="segm" in self._iou_types,
         )
@@ -100,7 +104,7 @@ class DetectionTask:
 
     def begin(self, output: Path) -> None:
         allowed = self._cfg.TEST.DETECTIONS_PER_IMAGE
-        if MetadataCatalog.get(self._dataset).evaluator_type == "coco":
+        if MetadataCatalog.get(self._dataset).get("evaluator_type") not in NAMES:
             tell_limits(self._ground_truth["annotations"], self._iou_types, allowed)
         with replacing(output / "ground_truth.json") as file:
             file.write(json.dumps(self._ground_truth))  # json.dump takes several times as long

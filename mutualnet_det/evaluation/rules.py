@@ -212,9 +212,8 @@ def _percent(fraction: float) -> float | None:
     return None if np.isnan(fraction) else 100 * float(fraction)
 
 
-# By the name that Detectron2 gives to how a data set is scored.
+# By the name that Detectron2 gives to how a data set is scored; all others are scored as COCO is.
 RULES: dict[str, Callable[..., Rules]] = {
-    "coco": CocoRules,
     "lvis": LvisRules,
     "pascal_voc": VocRules,
     "cityscapes_instance": CityscapesRules,
@@ -232,10 +231,11 @@ def rules_of(dataset: str, ground_truth: Path, sigmas: Sequence[float]) -> Rules
         sigmas: of keypoints, see :func:`~mutualnet_det.evaluation.scoring.score`.
     """
     metadata = MetadataCatalog.get(dataset)
-    return RULES[metadata.evaluator_type](ground_truth, metadata, sigmas)
+    rules = RULES.get(metadata.get("evaluator_type"), CocoRules)
+    return rules(ground_truth, metadata, sigmas)
 
 
 def rules_name(dataset: str) -> str:
     """What scores a data set, for people."""
-    name = NAMES.get(MetadataCatalog.get(dataset).evaluator_type)
+    name = NAMES.get(MetadataCatalog.get(dataset).get("evaluator_type"))
     return f"{evaluator_version()}, by {name} rules" if name else evaluator_version()
