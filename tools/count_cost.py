@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mutualnet_det.arguments import add_overrides
+from mutualnet_det.arguments import add_overrides, check_overrides
 from mutualnet_det.config import load_config
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation.scopes import cost_report
@@ -34,7 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    return build_parser().parse_args(arguments)
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    check_overrides(parser, args)
+    return args
 
 
 def main(args: argparse.Namespace) -> None:

@@ -16,6 +16,13 @@ from mutualnet_det.errors import reported
 from mutualnet_det.lab.cut_outs import cut_out_objects
 
 
+def at_least_one(text: str) -> int:
+    """A number from the command line."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python tools/cut_out_objects.py", description=__doc__)
     parser.add_argument("annotations", metavar="JSON", help="the annotation file")
@@ -30,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--most",
-        type=int,
+        type=at_least_one,
         default=120,
         metavar="N",
         help="objects of a class, at most (default: %(default)s)",

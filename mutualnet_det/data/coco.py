@@ -201,6 +201,21 @@ def dataset_files(cfg: CfgNode, name: str) -> tuple[str, str]:
     return _files(name)
 
 
+def ground_truth_file(name: str) -> str:
+    """
+    The JSON file in COCO's format that a registered data set is scored on.
+
+    Raises:
+        DatasetError: for a data set that has none.
+    """
+    json_file = (
+        converted(name) if is_converted(name) else MetadataCatalog.get(name).get("json_file")
+    )
+    if json_file is None:
+        raise DatasetError(f"The data set {name!r} of DATASETS.TEST is in no COCO format.")
+    return json_file
+
+
 def load_records(cfg: CfgNode, name: str) -> list[dict]:
     """
     The records of a data set, in Detectron2's format, with bad ones treated as ``cfg`` says.

@@ -131,7 +131,7 @@ class StopOnSignal(HookBase):
             self._asked, self._asked_at = signal.Signals(number), now
             if not self._steps:
                 _tell("Nothing is lost. Add --resume to continue.")
-                self._stop(self._asked, "before the first iteration")
+                self._stop(self._asked, "with nothing to save")
             _tell(
                 "Stopping after this step, or the evaluation that is at work, with a checkpoint. "
                 "Ask again to end at once."

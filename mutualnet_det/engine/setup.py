@@ -13,6 +13,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import ConfigError, check_output_dir, find_config, load_config
 from ..data.check import check_datasets, check_test_set
 from ..data.coco import DatasetError, training_tables
+from ..evaluation.rules import rules_of
 from ..evaluation.task import dataset_name
 from ..terminal import without_colours
 from .start import check_start, scaled
@@ -45,6 +46,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
             raise ConfigError(
                 f"TEST.EVAL_PERIOD is {cfg.TEST.EVAL_PERIOD}; expected 0, or one data set. {error}"
             ) from error
+    if evaluates:
+        rules_of(dataset_name(cfg))  # an error without a package that they need
     if not args.eval_only:
         check_start(cfg, args.resume)
     _set_up_loggers(cfg.OUTPUT_DIR)

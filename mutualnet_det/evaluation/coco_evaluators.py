@@ -216,16 +216,12 @@ class LvisEvaluator:
     count, of all classes together.
 
     Raises:
-        DatasetError: without hotcoco, or for a ground truth that does not say what was looked for.
+        DatasetError: for a ground truth that does not say what was looked for.
     """
 
     def __init__(self, ground_truth: dict[str, Any]) -> None:
-        try:
-            import hotcoco
-        except ImportError as error:
-            raise DatasetError(
-                "LVIS's rules need hotcoco, which is missing: pip install hotcoco."
-            ) from error
+        import hotcoco
+
         self._hotcoco = hotcoco
         truth = {
             part: [

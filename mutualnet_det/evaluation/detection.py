@@ -21,12 +21,11 @@ from torch import nn
 
 from ..data.coco import (
     check_has_objects,
+    ground_truth_file,
     load_records,
     renumbered_ground_truth,
 )
 from ..data.coco_check import by_class
-from ..data.converting import converted, is_converted
-from ..data.faults import DatasetError
 from ..family import outputs
 from ..runtime import Latency
 from ..runtime.device import device_name
@@ -42,7 +41,7 @@ from .latency import timed
 from .panoptic import PanopticScorer
 from .progress import Progress
 from .results import Grid, GridRow
-from .rules import NAMES, Rules, rules_name, rules_of
+from .rules import CocoRules, rules_name, rules_of
 from .scoring import KIND_OF, KINDS, coco_results, only
 from .semantic import SemanticScorer
 
@@ -62,16 +61,14 @@ class DetectionTask:
 
     def __init__(self, cfg: CfgNode, model: nn.Module, dataset: str) -> None:
         self._cfg = cfg
-        self._dataset = dataset
         self._model = model
+        self._dataset = dataset
+        rules = rules_of(dataset)  # before all images are read
         self._iou_types = [name for name, kind in KIND_OF.items() if kind in outputs(cfg)]
         self.records = load_records(cfg, dataset)
         metadata = MetadataCatalog.get(dataset)
-        json_file = converted(dataset) if is_converted(dataset) else metadata.get("json_file")
-        if json_file is None:
-            raise DatasetError(f"The data set {dataset!r} of DATASETS.TEST is in no COCO format.")
         self._ground_truth = renumbered_ground_truth(
-            json_file,
+            ground_truth_file(dataset),
             {record["image_id"] for record in self.records},
             need_masks="segm" in self._iou_types,
         )
@@ -93,19 +90,21 @@ class DetectionTask:
             self._panoptic = PanopticScorer(model, dataset, ignored)
             files = self._panoptic.files(self.records)
             self.identity["segments"] = files_digest(files, contents=True)
-        self._rules: Rules | None = None
+        self._rules: CocoRules | None = None
         self.facts = {
             "num_images": len(self._ground_truth["images"]),
             "num_objects": len(annotations),
             "classes": list(metadata.thing_classes),
-            "evaluator": rules_name(dataset),
+            "evaluator": rules_name(rules),
             "timing": TIMING,
         }
 
     def begin(self, output: Path) -> None:
-        allowed = self._cfg.TEST.DETECTIONS_PER_IMAGE
-        if MetadataCatalog.get(self._dataset).get("evaluator_type") not in NAMES:
+        if rules_of(self._dataset) is CocoRules:
+            allowed = self._cfg.TEST.DETECTIONS_PER_IMAGE
             tell_limits(self._ground_truth["annotations"], self._iou_types, allowed)
+        else:
+            self._set_rules()  # what they lack is told before hours of work
         with replacing(output / "ground_truth.json") as file:
             file.write(json.dumps(self._ground_truth))  # json.dump takes several times as long
 
@@ -138,9 +137,7 @@ class DetectionTask:
         return result
 
     def score(self, point: OperatingPoint, cost: Cost, progress: Progress, output: Path) -> GridRow:
-        if self._rules is None:
-            sigmas = self._cfg.TEST.KEYPOINT_OKS_SIGMAS
-            self._rules = rules_of(self._dataset, output / "ground_truth.json", sigmas)
+        rules = self._rules or self._set_rules()
         results, detections = [], []
         for record in progress.records(point):
             detections += record.pop("detections")
@@ -150,7 +147,7 @@ class DetectionTask:
             scores["panoptic"] = self._panoptic.score(record["matches"] for record in results)
         scores |= {"box": None, "mask": None}
         for iou_type in self._iou_types:
-            scores[KIND_OF[iou_type]] = self._rules(detections, iou_type)
+            scores[KIND_OF[iou_type]] = rules(detections, iou_type)
             write_json_list(_detections_file(output, point, iou_type), only(iou_type, detections))
         Confusion.of(self._ground_truth, detections).save(confusion_file(output, point))
         if self._semantic is not None:
@@ -162,6 +159,12 @@ class DetectionTask:
             latency={device_name(self._model.device): Latency.of(steady_times(results))},
             scores=scores,
         )
+
+    def _set_rules(self) -> CocoRules:
+        """Index the ground truth, in a process that scores."""
+        metadata, sigmas = MetadataCatalog.get(self._dataset), self._cfg.TEST.KEYPOINT_OKS_SIGMAS
+        self._rules = rules_of(self._dataset)(self._ground_truth, metadata, sigmas)
+        return self._rules
 
     def finish(self, grid: Grid, progress: Progress, output: Path) -> None:
         expected = {

@@ -8,14 +8,14 @@ not have is None.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
-import json
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from detectron2.data import Metadata, MetadataCatalog
@@ -29,58 +29,68 @@ from .coco_evaluators import LvisEvaluator, evaluator_version
 from .scoring import AP_METRICS, Detection, load_ground_truth, score
 
 
-class Rules(Protocol):
-    """The ground truth of a data set, to score any number of results with."""
-
-    def __call__(self, detections: Sequence[Detection], iou_type: str) -> dict[str, Any]:
-        """The scores of COCO results of type "bbox", "segm" or "keypoints"."""
-
-
 class CocoRules:
-    """COCO's AP."""
+    """
+    COCO's AP; the base of the others, for what these do not score.
+
+    Args:
+        ground_truth: a COCO data set.
+        metadata: of the registered data set.
+        sigmas: of keypoints, see :func:`~mutualnet_det.evaluation.scoring.score`.
+
+    Attributes:
+        name: of the rules, for people; "" for COCO's.
+        package: that they need beside what is always there, and the project's extra that has it.
+    """
+
+    name = ""
+    package: tuple[str, str] | None = None
 
     def __init__(
-        self, ground_truth: Path, metadata: Metadata, sigmas: Sequence[float] = ()
+        self, ground_truth: dict[str, Any], metadata: Metadata, sigmas: Sequence[float] = ()
     ) -> None:
-        self._truth = load_ground_truth(str(ground_truth))
+        self._truth = load_ground_truth(ground_truth)
         self._sigmas = sigmas
 
     def __call__(self, detections: Sequence[Detection], iou_type: str) -> dict[str, Any]:
+        """The scores of COCO results of type "bbox", "segm" or "keypoints"."""
         sigmas = self._sigmas if iou_type == "keypoints" else ()
         return score(self._truth, detections, iou_type, sigmas)
 
 
-class LvisRules:
+class LvisRules(CocoRules):
     """
     LVIS's federated AP (arXiv 1908.03195): a class counts on the images where it was looked for.
 
     APr, APc and APf are of the rare, common and frequent classes.
     """
 
+    name = "hotcoco, by LVIS's rules"
+    package = "hotcoco", "eval"
+
     def __init__(
-        self, ground_truth: Path, metadata: Metadata, sigmas: Sequence[float] = ()
+        self, ground_truth: dict[str, Any], metadata: Metadata, sigmas: Sequence[float] = ()
     ) -> None:
-        self._truth = LvisEvaluator(json.loads(ground_truth.read_bytes()))
-
-    def __call__(self, detections: Sequence[Detection], iou_type: str) -> dict[str, Any]:
-        return score(self._truth, detections, iou_type)
+        self._truth, self._sigmas = LvisEvaluator(ground_truth), sigmas
 
 
-class VocRules:
+class VocRules(CocoRules):
     """
     Pascal VOC's AP of boxes, as Detectron2 computes it; AP50 is VOC's own metric.
 
     Objects that are marked as difficult do not count. On VOC 2007, precision is read off at 11
-    recalls. Masks are scored by COCO's rules.
+    recalls.
     """
 
+    name = "Detectron2, by Pascal VOC's rules"
+
     def __init__(
-        self, ground_truth: Path, metadata: Metadata, sigmas: Sequence[float] = ()
+        self, ground_truth: dict[str, Any], metadata: Metadata, sigmas: Sequence[float] = ()
     ) -> None:
-        self._coco = CocoRules(ground_truth, metadata)
-        content = json.loads(ground_truth.read_bytes())
-        self._names = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
-        self._classes = {c["id"]: c["name"] for c in by_class(content)}
+        super().__init__(ground_truth, metadata, sigmas)
+        images = ground_truth["images"]
+        self._names = {image["id"]: Path(image["file_name"]).stem for image in images}
+        self._classes = {c["id"]: c["name"] for c in by_class(ground_truth)}
         self._annotations = str(Path(metadata.dirname, "Annotations", "{}.xml"))
         files = map(self._annotations.format, self._names.values())
         objects = [thing for file in files for thing in parse_rec(file)]
@@ -89,7 +99,7 @@ class VocRules:
 
     def __call__(self, detections: Sequence[Detection], iou_type: str) -> dict[str, Any]:
         if iou_type != "bbox":
-            return self._coco(detections, iou_type)
+            return super().__call__(detections, iou_type)
         lines = defaultdict(list)
         for found in detections:
             x, y, width, height = found["bbox"]
@@ -126,31 +136,23 @@ class VocRules:
         return float(ap)
 
 
-class CityscapesRules:
-    """
-    Cityscapes' AP of masks, by its own package; boxes are scored by COCO's rules.
+class CityscapesRules(CocoRules):
+    """Cityscapes' AP of masks, by its own package; boxes are scored by COCO's rules."""
 
-    Raises:
-        DatasetError: without the package.
-    """
+    name = "cityscapesScripts, by Cityscapes' rules"
+    package = "cityscapesscripts", "cityscapes"
 
     def __init__(
-        self, ground_truth: Path, metadata: Metadata, sigmas: Sequence[float] = ()
+        self, ground_truth: dict[str, Any], metadata: Metadata, sigmas: Sequence[float] = ()
     ) -> None:
-        try:
-            from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as rules
-            from cityscapesscripts.helpers.labels import name2label
-        except ImportError as error:
-            raise DatasetError(
-                "Cityscapes' masks are scored by cityscapesScripts, which is missing: pip install "
-                '"mutualnet_det[cityscapes]".'
-            ) from error
+        from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as rules
+        from cityscapesscripts.helpers.labels import name2label
+
+        super().__init__(ground_truth, metadata, sigmas)
         self._rules = rules
-        self._coco = CocoRules(ground_truth, metadata)
-        content = json.loads(ground_truth.read_bytes())
-        names = {category["id"]: category["name"] for category in by_class(content)}
-        self._labels = {id_: name2label[name].id for id_, name in names.items()}
-        self._images = {image["id"]: Path(image["file_name"]) for image in content["images"]}
+        self._labels = {c["id"]: name2label[c["name"]].id for c in ground_truth["categories"]}
+        images = ground_truth["images"]
+        self._images = {image["id"]: Path(image["file_name"]) for image in images}
         truths = Path(metadata.gt_dir).resolve()
         self._truths = {
             id_: truths / path.parent.name / _truth_name(path.name)
@@ -159,7 +161,7 @@ class CityscapesRules:
 
     def __call__(self, detections: Sequence[Detection], iou_type: str) -> dict[str, Any]:
         if iou_type != "segm":
-            return self._coco(detections, iou_type)
+            return super().__call__(detections, iou_type)
         by_image = defaultdict(list)
         for found in detections:
             by_image[found["image_id"]].append(found)
@@ -213,29 +215,31 @@ def _percent(fraction: float) -> float | None:
 
 
 # By the name that Detectron2 gives to how a data set is scored; all others are scored as COCO is.
-RULES: dict[str, Callable[..., Rules]] = {
+RULES: dict[str, type[CocoRules]] = {
     "lvis": LvisRules,
     "pascal_voc": VocRules,
     "cityscapes_instance": CityscapesRules,
 }
-# The words for them where they are not COCO's.
-NAMES = {"lvis": "LVIS's", "pascal_voc": "Pascal VOC's", "cityscapes_instance": "Cityscapes'"}
 
 
-def rules_of(dataset: str, ground_truth: Path, sigmas: Sequence[float]) -> Rules:
+def rules_of(dataset: str) -> type[CocoRules]:
     """
     The rules of a registered data set.
 
-    Args:
-        ground_truth: a JSON file in COCO's format.
-        sigmas: of keypoints, see :func:`~mutualnet_det.evaluation.scoring.score`.
+    Raises:
+        DatasetError: without a package that they need.
     """
-    metadata = MetadataCatalog.get(dataset)
-    rules = RULES.get(metadata.get("evaluator_type"), CocoRules)
-    return rules(ground_truth, metadata, sigmas)
+    rules = RULES.get(MetadataCatalog.get(dataset).get("evaluator_type"), CocoRules)
+    if rules.package is not None:
+        package, extra = rules.package
+        if importlib.util.find_spec(package) is None:
+            raise DatasetError(
+                f"The data set {dataset!r} is scored by {package}, which is missing: pip install "
+                f'"mutualnet_det[{extra}]".'
+            )
+    return rules
 
 
-def rules_name(dataset: str) -> str:
-    """What scores a data set, for people."""
-    name = NAMES.get(MetadataCatalog.get(dataset).get("evaluator_type"))
-    return f"{evaluator_version()}, by {name} rules" if name else evaluator_version()
+def rules_name(rules: type[CocoRules]) -> str:
+    """What scores by these rules, for people."""
+    return rules.name or evaluator_version()

@@ -52,7 +52,7 @@ def cut_out_objects(
     for name, objects in chosen.items():
         if not objects:
             raise DatasetError(f"{annotations} has no {name!r} of {smallest} px or more.")
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise DatasetError(f"{annotations}: the category {name!r} cannot be a folder's name.")
     files = {image["id"]: Path(images) / image["file_name"] for image in data["images"]}
     # An image is read once, whatever the number of its objects.
@@ -78,13 +78,9 @@ def square_around(
     """
     x, y, width, height = box
     half = CONTEXT * max(width, height) / 2
-    corners = (
-        x + width / 2 - half,
-        y + height / 2 - half,
-        x + width / 2 + half,
-        y + height / 2 + half,
+    middle = (x + width / 2, y + height / 2)
+    left, top = (round(max(place - half, 0)) for place in middle)
+    right, bottom = (
+        round(min(place + half, side)) for place, side in zip(middle, size, strict=True)
     )
-    return tuple(  # type: ignore[return-value]
-        round(min(max(value, 0), limit))
-        for value, limit in zip(corners, (*size, *size), strict=True)
-    )
+    return left, top, right, bottom

@@ -192,7 +192,7 @@ def test_asked_before_the_first_step(make_cfg, run_script):
     assert run_script(SCRIPT, cfg=cfg, signals=[signal.SIGTERM]) == EXIT_STOPPED
     assert not list(Path(cfg.OUTPUT_DIR).glob("*.pth"))
     told = Path(cfg.OUTPUT_DIR, "stopped").read_text()
-    assert told == "SIGTERM before the first iteration\n"
+    assert told == "SIGTERM with nothing to save\n"
 
 
 def test_tensorboard_shows_every_iteration_once(make_cfg, run_script):

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from detectron2.evaluation import CityscapesInstanceEvaluator, PascalVOCDetectio
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from mutualnet_det.data.coco import dataset_files, load_records, renumbered_ground_truth
+from mutualnet_det.data.coco import ground_truth_file, load_records, renumbered_ground_truth
 from mutualnet_det.data.converting import converted
 from mutualnet_det.data.faults import DatasetError
+from mutualnet_det.engine import setup
 from mutualnet_det.evaluation.coco_evaluators import LvisEvaluator
 from mutualnet_det.evaluation.rules import rules_name, rules_of
 from mutualnet_det.evaluation.scoring import coco_results, score
@@ -37,6 +39,11 @@ def register():
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+def rules_on(dataset):
+    content = renumbered_ground_truth(ground_truth_file(dataset))
+    return rules_of(dataset)(content, MetadataCatalog.get(dataset))
 
 
 def picture(path, size=100):
@@ -130,11 +137,37 @@ def test_lvis_is_read_by_its_registered_name(register, make_training_cfg, tmp_pa
     (record,) = load_records(cfg, "small_lvis")
     assert record["file_name"] == str(tmp_path / "coco/val2017/000000000001.jpg")
     assert [a["category_id"] for a in record["annotations"]] == [0, 2]
-    truth = tmp_path / "truth.json"
-    truth.write_text(json.dumps(renumbered_ground_truth(dataset_files(cfg, "small_lvis")[0])))
-    scores = rules_of("small_lvis", truth, ())([found(1, 1, 0.9)], "bbox")
+    scores = rules_on("small_lvis")([found(1, 1, 0.9)], "bbox")
     assert scores["APr"] == pytest.approx(100.0) and scores["APf"] == 0.0 and scores["APc"] is None
-    assert rules_name("small_lvis").endswith(", by LVIS's rules")
+    assert rules_name(rules_of("small_lvis")) == "hotcoco, by LVIS's rules"
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("lvis_v1_val", "hotcoco", "eval"),
+        ("cityscapes_fine_instance_seg_val", "cityscapesscripts", "cityscapes"),
+    ],
+)
+def test_a_package_that_is_missing_is_named(monkeypatch, name, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    expected = rf"{name}' is scored by {package}, .*pip install \"mutualnet_det\[{extra}\]"
+    with pytest.raises(DatasetError, match=expected):
+        rules_of(name)
+
+
+def test_what_rules_lack_is_told_before_training_starts(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    options = ("TEST.EVAL_PERIOD", "10", "DATASETS.TEST", "('lvis_v1_val',)")
+    args = SimpleNamespace(
+        config_file="quickstart_shapes",
+        opts=[*options, "OUTPUT_DIR", str(tmp_path)],
+        eval_only=False,
+        resume=False,
+    )
+    with pytest.raises(DatasetError, match="'lvis_v1_val' is scored by hotcoco, which is missing"):
+        setup(args)
+    assert not list(tmp_path.iterdir())
 
 
 # Pascal VOC --------------------------------------------------------------------------------------
@@ -180,8 +213,6 @@ def cfg_of_boxes(make_training_cfg, tmp_path):
 def test_voc_is_scored_as_detectron2_scores_it(voc, cfg_of_boxes, tmp_path):
     records = load_records(cfg_of_boxes, voc)
     assert len(records) == 8 and {len(r["annotations"]) for r in records} == {3}
-    truth = tmp_path / "truth.json"
-    truth.write_text(json.dumps(renumbered_ground_truth(dataset_files(cfg_of_boxes, voc)[0])))
     reference = PascalVOCDetectionEvaluator(voc)
     reference.reset()
     rng = np.random.default_rng(2)
@@ -201,20 +232,19 @@ def test_voc_is_scored_as_detectron2_scores_it(voc, cfg_of_boxes, tmp_path):
         instances.scores, instances.pred_classes = map(torch.from_numpy, (scores, classes))
         reference.process([originals[record["file_name"]]], [{"instances": instances}])
     expected = reference.evaluate()["bbox"]
-    scores = rules_of(voc, truth, ())(detections, "bbox")
+    scores = rules_on(voc)(detections, "bbox")
     assert 5 < scores["AP"] < 95
     for metric in ("AP", "AP50", "AP75"):
         assert scores[metric] == pytest.approx(expected[metric], abs=1e-9)
     assert scores["APs"] is None and set(scores["per_class"]) == set(VOC_CLASSES)
-    assert rules_of(voc, truth, ())([], "bbox")["AP"] == 0.0
+    assert rules_on(voc)([], "bbox")["AP"] == 0.0
 
 
 def test_a_class_without_objects_does_not_count(voc, cfg_of_boxes, tmp_path):
-    content = renumbered_ground_truth(dataset_files(cfg_of_boxes, voc)[0])
+    content = renumbered_ground_truth(ground_truth_file(voc))
     content["categories"].append({"id": 7, "name": "emu"})
-    truth = tmp_path / "truth.json"
-    truth.write_text(json.dumps(content))
-    scores = rules_of(voc, truth, ())([found(1, 7, 0.9)], "bbox")
+    rules = rules_of(voc)(content, MetadataCatalog.get(voc))
+    scores = rules([found(1, 7, 0.9)], "bbox")
     assert scores["per_class"]["emu"] is None and scores["AP"] == 0.0
 
 
@@ -274,8 +304,6 @@ def test_cityscapes_is_scored_as_detectron2_scores_it(
     cfg = make_training_cfg(tmp_path)
     records = load_records(cfg, cityscapes)
     assert [len(record["annotations"]) for record in records] == [2, 2]
-    truth = tmp_path / "truth.json"
-    truth.write_text(json.dumps(renumbered_ground_truth(dataset_files(cfg, cityscapes)[0])))
     reference = CityscapesInstanceEvaluator(cityscapes)
     reference.reset()
     detections = []
@@ -297,7 +325,7 @@ def test_cityscapes_is_scored_as_detectron2_scores_it(
     monkeypatch.chdir(tmp_path)
     expected = reference.evaluate()["segm"]  # it leaves a file where it is called
     monkeypatch.chdir(tmp_path / "here")
-    scores = rules_of(cityscapes, truth, ())(detections, "segm")
+    scores = rules_on(cityscapes)(detections, "segm")
     assert 5 < scores["AP"] < 95
     assert (scores["AP"], scores["AP50"]) == pytest.approx((expected["AP"], expected["AP50"]))
     assert set(scores["per_class"]) >= {"car", "person"} and scores["APs"] is None

@@ -67,6 +67,7 @@ def test_the_square_ends_with_the_image(box, window):
     [
         (("square", "nothing"), 30, "a.json has no 'square' of 30 px or more"),
         (("square", "a/b"), 10, "the category 'a/b' cannot be a folder's name"),
+        (("square", ".."), 10, "the category '..' cannot be a folder's name"),
     ],
 )
 def test_nothing_is_written_of_what_cannot_be(dataset, tmp_path, names, smallest, message):

@@ -25,7 +25,7 @@ from ...config import (
     trained_widths,
 )
 from ...engine.start import check_weights
-from ...evaluation.rules import NAMES
+from ...evaluation.rules import RULES
 from ...family import Family, family, outputs
 from ...records import first_mistake
 from ...slimmable import OperatingPoint
@@ -277,7 +277,7 @@ def _load_compared(where: str, base: str, options: Sequence[str]) -> CfgNode:
     for name in cfg.DATASETS.TEST:
         rules = MetadataCatalog.get(name).get("evaluator_type")
         need(
-            rules not in NAMES,
+            rules not in RULES,
             f"{where} is scored on {name}; expected a data set that COCO's rules are for: others "
             "are not resampled",
         )

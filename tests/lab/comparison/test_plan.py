@@ -10,6 +10,7 @@ from mutualnet_det.engine.sampling import build_sampler
 from mutualnet_det.evaluation.classification_cost import classification_costs
 from mutualnet_det.evaluation.cost import CostCounter
 from mutualnet_det.lab.comparison import PlanError, compute, read_plan
+from mutualnet_det.lab.comparison import plan as plan_module
 from mutualnet_det.modeling.build import build_network
 from mutualnet_det.slimmable import OperatingPoint, at_width
 
@@ -248,6 +249,17 @@ def test_every_comparison_of_the_project_has_its_methods(path, counted):
     assert len(shared) == 1
     if "compute" not in yaml.safe_load(path.read_text()):
         assert len({run.steps for run in plan.runs}) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["finetune_blood_cells", "finetune_facade_classes", "transfer_facade"]
+)
+def test_every_comparison_of_starts_is_at_equal_steps(name, counted, monkeypatch):
+    monkeypatch.setattr(plan_module, "check_weights", lambda cfg: None)  # made by results/*
+    plan = read_plan(PLANS / f"{name}.yaml")
+    assert len({run.seed for run in plan.runs}) == 3 and len({run.steps for run in plan.runs}) == 1
+    assert all(run.cfg.MODEL.WEIGHTS.startswith("output/") for run in plan.runs)
+    assert len(plan.points) == 4
 
 
 def runs_of(name):
