@@ -46,6 +46,7 @@ LOSS_TERMS = {
 }
 OPTIMIZERS = ("SGD", "ADAMW")
 TRAINING_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
+LOGGERS = ("wandb", "mlflow")
 BAD_RECORDS = ("error", "skip")
 
 
@@ -201,6 +202,10 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # size at which an image is seen, in a frame of the usual size. Empty: none.
     cfg.MUTUALNET.AUGMENTATION.SCALE = ()
 
+    # Loggers that a training writes its scalars to, beside metrics.json and TensorBoard: "wandb"
+    # (Weights & Biases), "mlflow". Both keep them on disk, unless their environment variables name
+    # a server.
+    cfg.MUTUALNET.LOGGERS = ()
     # Checkpoints of a training that are kept, the newest ones, model_final.pth among them: at least
     # 2, so that there is one before the last. 0: all, one every SOLVER.CHECKPOINT_PERIOD.
     cfg.MUTUALNET.CHECKPOINTS_KEPT = 0
@@ -303,6 +308,8 @@ def check_config(cfg: CfgNode) -> None:
         )
     _check_choice("MUTUALNET.AMP_DTYPE", node.AMP_DTYPE, AMP_DTYPES)
     _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, BAD_RECORDS)
+    if any(name not in LOGGERS or node.LOGGERS.count(name) > 1 for name in node.LOGGERS):
+        _fail("MUTUALNET.LOGGERS", node.LOGGERS, f"some of {', '.join(map(repr, LOGGERS))}")
     _check_sampler(cfg)
     for key, value, only in unused_keys(cfg):
         _fail(key, value, f"{only!r}, the only one there is here")

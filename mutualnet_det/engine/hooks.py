@@ -74,7 +74,7 @@ class RefreshStatistics(HookBase):
 
 
 class TolerantWriter(EventWriter):
-    """A writer of metrics whose failure, as on a full disk, is an error message."""
+    """A writer of metrics whose failure, as on a full disk or without a network, is a message."""
 
     def __init__(self, writer: EventWriter) -> None:
         self._writer = writer
@@ -89,7 +89,7 @@ class TolerantWriter(EventWriter):
     def _try(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except OSError as error:
+        except Exception as error:  # loggers raise their own kinds
             if not self._fails:
                 name = type(self._writer).__name__
                 logger.error("%s cannot write: %s. Training goes on without it.", name, error)

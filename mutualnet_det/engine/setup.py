@@ -16,6 +16,7 @@ from ..data.coco import DatasetError, training_tables
 from ..evaluation.rules import rules_of
 from ..evaluation.task import dataset_name
 from ..terminal import without_colours
+from .loggers import check_loggers
 from .start import check_start, scaled
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if evaluates:
         rules_of(dataset_name(cfg))  # an error without a package that they need
     if not args.eval_only:
+        check_loggers(cfg)
         check_start(cfg, args.resume)
     _set_up_loggers(cfg.OUTPUT_DIR)
     default_setup(cfg, args)

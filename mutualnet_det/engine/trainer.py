@@ -43,6 +43,7 @@ from ..slimmable import Calibrations, OperatingPoint, at_width, gathered_gradien
 from .average import MovingAverage
 from .finite import SCALER_STEPS, SkippedSteps, gradient_problem
 from .hooks import RefreshStatistics, SaveCheckpoint, StopOnSignal, TolerantWriter
+from .loggers import build_loggers
 from .losses import StepLosses
 from .metrics import WRITE_PERIOD, MeasureSteps, build_writers
 from .optimizer import build_optimizer, clip, resume_optimizer
@@ -116,9 +117,15 @@ class MutualTrainer(TrainerBase):
         self.register_hooks([self._evaluation])
 
     def _register_last_hooks(self, stop_on_signal: StopOnSignal) -> None:
+        with sharing_errors():
+            loggers = (
+                build_loggers(self.cfg, self.start_iter, WRITE_PERIOD)
+                if comm.is_main_process()
+                else []
+            )
         if comm.is_main_process():
             writers = build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
-            writers = [TolerantWriter(writer) for writer in writers]
+            writers = [TolerantWriter(writer) for writer in (*writers, *loggers)]
             self.register_hooks([hooks.PeriodicWriter(writers, period=WRITE_PERIOD)])
         # After the writers: a resume cuts what they wrote since, so they must not lag behind.
         self.register_hooks([self._save, stop_on_signal])
