@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from .config import ConfigError
-from .data.coco import DatasetError
+from .data.faults import DatasetError
 from .data.images import VIEWS, evaluation_view, read_record
 from .data.records import training_records
 from .distributed import broadcast_weights, sharing_errors

@@ -16,7 +16,8 @@ from mutualnet_det.calibration import (
     calibration_images,
 )
 from mutualnet_det.config import ConfigError
-from mutualnet_det.data.coco import DatasetError, check_datasets
+from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.slimmable import Calibrations, OperatingPoint, SlimmableBatchNorm2d, at_width
 
 POINT = OperatingPoint(0.5, 48)

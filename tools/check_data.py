@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """
-Inspect data sets in COCO's format without training: what would be learned from and scored, what is
-wrong, every image file's header, images that stand in two data sets, a sheet of examples. The exit
-status is 1 if anything cannot be used.
+Inspect data sets without training, in COCO's format or in one folder per class: what would be
+learned from and scored, what is wrong, every image file's header, images that stand in two places,
+a sheet of examples. The exit status is 1 if anything cannot be used.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from detectron2.utils.logger import setup_logger
 
 from mutualnet_det.arguments import add_overrides, check_overrides
 from mutualnet_det.config import ConfigError, check_output_dir, load_config
+from mutualnet_det.data.classification import image_folder, register_image_folder
 from mutualnet_det.data.coco import dataset_files
 from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.inspection import (
+    ClassFolder,
     DatasetFiles,
     Inspected,
+    drawable,
     fixed,
     inspect_datasets,
     write_json,
 )
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation.sheet import truth_sheet
+from mutualnet_det.family import Family, family
 
 EXAMPLES = """Examples:
 
@@ -35,6 +39,9 @@ The data sets of a config; sheets of examples go to output/check_data:
 
 An annotation file and its image folder:
     $ mutualnet check-data --data train.json images/train --data val.json images/val
+
+Folders with one subfolder of images per class:
+    $ mutualnet check-data --folder birds/train --folder birds/val
 
 A copy without the records that cannot be used:
     $ mutualnet check-data --data train.json images/train --fix train_fixed.json
@@ -57,6 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         metavar=("JSON", "IMAGES"),
         help="inspect an annotation file and its image folder; may be given several times",
+    )
+    parser.add_argument(
+        "--folder",
+        nargs=1,
+        action="append",
+        metavar="FOLDER",
+        help="inspect a folder with one subfolder of images per class; likewise",
     )
     parser.add_argument("--only", metavar="NAME", help="the one data set of the config to inspect")
     parser.add_argument(
@@ -84,8 +98,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(arguments)
     check_overrides(parser, args)
-    if bool(args.config_file) == bool(args.data):
-        parser.error("give either --config-file or --data")
+    if bool(args.config_file) == bool(args.data or args.folder):
+        parser.error("give either --config-file, or --data and --folder")
     if args.crowds_are_objects and not args.fix:
         parser.error("--crowds-are-objects needs --fix")
     return args
@@ -103,7 +117,7 @@ def main(args: argparse.Namespace) -> None:
     inspection = inspect_datasets(datasets, need_masks=need_masks, decode=args.decode)
     print(f"\n{inspection}\n")
     for inspected in inspection.datasets:
-        if inspected.checked is not None:
+        if inspected.summary is not None and inspected.headers:
             print(f"Examples: {_write_sheet(inspected, Path(args.output))}")
     if args.fix:
         content, changes = fixed(inspection.datasets[0], crowds_are_objects=args.crowds_are_objects)
@@ -114,30 +128,34 @@ def main(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _datasets(args: argparse.Namespace) -> tuple[list[DatasetFiles], bool | None]:
+def _datasets(args: argparse.Namespace) -> tuple[list[DatasetFiles | ClassFolder], bool | None]:
     """The data sets to inspect, and whether masks are used; None: where there are any."""
-    if args.data:
-        stems = [Path(path).stem for path, _ in args.data]
-        names = stems if len(set(stems)) == len(stems) else [path for path, _ in args.data]
-        return [DatasetFiles(n, *files) for n, files in zip(names, args.data, strict=True)], None
+    if not args.config_file:
+        given = [*(args.data or ()), *(args.folder or ())]
+        stems = [Path(path).stem for path, *_ in given]
+        unique = len(set(stems)) == len(stems)
+        names = stems if unique else [path for path, *_ in given]
+        return [_declared(name, *files) for name, files in zip(names, given, strict=True)], None
     cfg = load_config(args.config_file, args.opts)
     names = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     if args.only and args.only not in names:
         raise ConfigError(f"--only is {args.only!r}; the config names {', '.join(names)}.")
     chosen = [args.only] if args.only else names
+    if family(cfg) is Family.CLASSIFIER:
+        return [ClassFolder(name, image_folder(cfg, name)) for name in chosen], None
     return [DatasetFiles(name, *dataset_files(cfg, name)) for name in chosen], cfg.MODEL.MASK_ON
 
 
+def _declared(name: str, path: str, image_root: str | None = None) -> DatasetFiles | ClassFolder:
+    if image_root is not None:
+        return DatasetFiles(name, path, image_root)
+    register_image_folder(name, path)
+    return ClassFolder(name, path)
+
+
 def _write_sheet(inspected: Inspected, folder: Path) -> Path:
-    name, _, root = inspected.files
-    data, _ = fixed(inspected)
-    records = [
-        {**image, "image_id": image["id"], "file_name": str(Path(root) / image["file_name"])}
-        for image in data["images"]
-    ]
-    truth = {**data, "annotations": [{"iscrowd": 0, **a} for a in data["annotations"]]}
-    path = folder / f"{name.replace('/', '_')}.png"
-    truth_sheet(records, truth).savefig(path, dpi=110)
+    path = folder / f"{inspected.files.name.replace('/', '_')}.png"
+    truth_sheet(*drawable(inspected)).savefig(path, dpi=110)
     return path
 
 

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 
 from ..family import Family, family, outputs
-from . import coco
-from .classification import check_classification_datasets
+from . import classification, coco
 from .image_faults import check_images, with_usable_images
 from .records import dataset_records
 
-CHECKS: dict[Family, Callable[[CfgNode], None]] = {
-    Family.CLASSIFIER: check_classification_datasets,
-    Family.SEMANTIC: coco.check_datasets,
-    Family.PANOPTIC: coco.check_datasets,
-    Family.RCNN: coco.check_datasets,
-    Family.DENSE: coco.check_datasets,
+
+class Checks(NamedTuple):
+    """
+    How the data sets of a network's kind are checked.
+
+    Attributes:
+        all: check those of DATASETS.TRAIN and DATASETS.TEST.
+        tables: what those of DATASETS.TRAIN hold, after that.
+        decodes: whether the images of a test set are decoded, or there are too many of them.
+    """
+
+    all: Callable[[CfgNode], None] = coco.check_datasets
+    tables: Callable[[CfgNode], list[str]] = coco.training_tables
+    decodes: bool = True
+
+
+CHECKS: dict[Family, Checks] = {
+    Family.CLASSIFIER: Checks(
+        classification.check_classification_datasets, classification.training_tables, decodes=False
+    ),
+    Family.SEMANTIC: Checks(),
+    Family.PANOPTIC: Checks(),
+    Family.RCNN: Checks(),
+    Family.DENSE: Checks(),
 }
 
 
@@ -26,9 +44,15 @@ def check_datasets(cfg: CfgNode) -> None:
     Check all of ``DATASETS.TRAIN`` and ``DATASETS.TEST``, before any long work.
 
     Raises:
-        DatasetError: see :func:`coco.check_datasets` and :func:`check_classification_datasets`.
+        DatasetError: see :func:`coco.check_datasets`, and
+            :func:`classification.check_classification_datasets`.
     """
-    CHECKS[family(cfg)](cfg)
+    CHECKS[family(cfg)].all(cfg)
+
+
+def training_tables(cfg: CfgNode) -> list[str]:
+    """What each of ``DATASETS.TRAIN`` holds, class by class, after :func:`check_datasets`."""
+    return CHECKS[family(cfg)].tables(cfg)
 
 
 def check_test_set(cfg: CfgNode) -> None:
@@ -44,7 +68,7 @@ def check_test_set(cfg: CfgNode) -> None:
     """
     for name in cfg.DATASETS.TEST:
         records = dataset_records(cfg, name)
-        decode = family(cfg) is not Family.CLASSIFIER
+        decode = CHECKS[family(cfg)].decodes
         check_images(name, records, cfg.MUTUALNET.BAD_RECORDS, decode=decode)
         if "box" in outputs(cfg):
             objects = (a for r in with_usable_images(records) for a in r.get("annotations", ()))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,23 @@ from detectron2.data.detection_utils import read_image
 from torch import Tensor
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 from torchvision.transforms import functional as TF
 
 from ..safe_pickle import load_pickle
 from .class_names import check_datasets_agree, class_names
-from .coco_check import DatasetError, check_declaration, shortened
+from .class_summary import ImagesSummary, summarise_images
+from .coco_check import check_declaration
+from .faults import DatasetError, examples, shortened
 from .image_faults import with_usable_images
 from .pixels import check_file
 from .views import resize_image
 
 EVALUATOR = "classification"
+# By data set: files in its folder by their suffixes, and images beside the classes' folders, that
+# are left out.
+_ignored: dict[str, tuple[Counter[str], list[str]]] = {}
+_summaries: dict[str, ImagesSummary] = {}
 
 # Principal components of ImageNet's RGB values in 0-1: the standard deviations along them and their
 # directions (Krizhevsky et al., NIPS 2012, section 4.1; the values of the fb.resnet.torch recipe).
@@ -93,15 +101,12 @@ def register_image_folders(declarations: Sequence[Sequence[str]]) -> None:
         register_image_folder(*entry)
 
 
-def load_classification_records(cfg: CfgNode, name: str) -> list[dict]:
+def image_folder(cfg: CfgNode, name: str) -> str:
     """
-    The records of a data set; its ``MetadataCatalog`` then has ``classes``, the names by label.
-
-    Registers what ``DATASETS.IMAGE_FOLDERS`` declares.
+    The folder of a data set; registers what ``DATASETS.IMAGE_FOLDERS`` declares.
 
     Raises:
-        UserError: for an unknown name, a folder that is not there or holds no classes, a class
-            without images, or a CIFAR file that is missing or damaged.
+        DatasetError: for an unknown name, or a data set for something else.
     """
     register_image_folders(cfg.DATASETS.IMAGE_FOLDERS)
     if name not in DatasetCatalog:
@@ -114,8 +119,48 @@ def load_classification_records(cfg: CfgNode, name: str) -> list[dict]:
             f"The data set {name!r} is not one for classification. Declare a folder with one "
             "subfolder per class in DATASETS.IMAGE_FOLDERS as [name, folder]."
         )
+    return MetadataCatalog.get(name).image_folder
+
+
+def load_classification_records(cfg: CfgNode, name: str) -> list[dict]:
+    """
+    The records of a data set; its ``MetadataCatalog`` then has ``classes``, the names by label.
+
+    Registers what ``DATASETS.IMAGE_FOLDERS`` declares.
+
+    Raises:
+        UserError: for an unknown name, a folder that is not there or holds no classes, a class
+            without images, or a CIFAR file that is missing or damaged.
+    """
+    image_folder(cfg, name)
     records = DatasetCatalog.get(name)
     return with_usable_images(records) if cfg.MUTUALNET.BAD_RECORDS == "skip" else records
+
+
+def images_summary(
+    name: str, records: Sequence[dict], unusable: Collection[int] = ()
+) -> ImagesSummary:
+    """
+    What a data set holds.
+
+    Args:
+        records: all that its catalog gives.
+        unusable: the places among them of those whose files cannot be used.
+    """
+    by_suffix, outside = _ignored.get(name, (Counter(), []))
+    ignored = []
+    if by_suffix:
+        kinds = examples(f"{count} {suffix}" for suffix, count in by_suffix.most_common())
+        ignored.append(f"left out: files whose names are not of images: {kinds}")
+    if outside:
+        ignored.append(f"left out: images outside the folders of classes: {examples(outside)}")
+    classes = MetadataCatalog.get(name).classes
+    return summarise_images(name, records, classes, ignored, unusable)
+
+
+def training_tables(cfg: CfgNode) -> list[str]:
+    """What each of ``DATASETS.TRAIN`` holds, after :func:`check_classification_datasets`."""
+    return [str(_summaries[name]) for name in dict.fromkeys(cfg.DATASETS.TRAIN)]
 
 
 def check_classification_datasets(cfg: CfgNode) -> None:
@@ -127,7 +172,7 @@ def check_classification_datasets(cfg: CfgNode) -> None:
             differ, and for another number of them than ``MODEL.BACKBONE.NUM_CLASSES``.
     """
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
-        load_classification_records(cfg, name)
+        _summaries[name] = images_summary(name, load_classification_records(cfg, name))
     check_datasets_agree(cfg)
     classes = class_names(cfg)["classes"]
     if len(classes) != cfg.MODEL.BACKBONE.NUM_CLASSES:
@@ -154,10 +199,21 @@ def _folder(name: str) -> str:
 
 def _folder_records(name: str) -> list[dict]:
     folder = _folder(name)
+    ignored: Counter[str] = Counter()
+
+    def is_image(path: str) -> bool:
+        if has_file_allowed_extension(path, IMG_EXTENSIONS):
+            return True
+        ignored[Path(path).suffix or Path(path).name] += 1
+        return False
+
     try:
-        images = ImageFolder(folder)
+        images = ImageFolder(folder, is_valid_file=is_image)
     except FileNotFoundError as error:  # no class, or a class without images, which it names
-        raise DatasetError(f"The data set {name!r} in {folder}: {error}") from error
+        kinds = f"Images are {', '.join(IMG_EXTENSIONS)}."
+        raise DatasetError(f"The data set {name!r} in {folder}: {error} {kinds}") from error
+    outside = [p.name for p in Path(folder).iterdir() if p.is_file() and is_image(str(p))]
+    _ignored[name] = ignored, outside
     MetadataCatalog.get(name).classes = images.classes
     return [{"file_name": path, "label": label} for path, label in images.samples]
 

@@ -16,15 +16,9 @@ from pycocotools import mask as mask_util
 
 from ..family import OBJECT_HEADS, family, outputs
 from .class_names import check_datasets_agree, class_names
-from .coco_check import (
-    CheckedCoco,
-    DatasetError,
-    by_class,
-    check_coco_format,
-    check_declaration,
-    shortened,
-)
+from .coco_check import CheckedCoco, by_class, check_coco_format, check_declaration
 from .converting import converted, is_converted
+from .faults import DatasetError, shortened
 from .flags import read_flag
 from .image_faults import check_images, unusable_files, with_usable_images
 from .keypoints import check_keypoints
@@ -34,7 +28,6 @@ from .summary import DatasetSummary, summarise
 
 __all__ = [
     "CheckedCoco",
-    "DatasetError",
     "check_coco_format",
     "check_datasets",
     "load_checked_coco",

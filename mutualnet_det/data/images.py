@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..family import Family, family
 from .classification import evaluation_images, read_classification_image
-from .coco_check import DatasetError
+from .faults import DatasetError
 from .views import resized_shape
 
 

@@ -14,6 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detectron2.data import DatasetCatalog
+
+from ..errors import UserError
+from .class_summary import ImagesSummary
+from .classification import images_summary
 from .coco_check import CheckedCoco, check_coco_format
 from .faults import BadRecords, DatasetError, examples
 from .image_faults import Header, each_of, fault_of, header_or_fault
@@ -28,6 +33,13 @@ class DatasetFiles(NamedTuple):
     image_root: str
 
 
+class ClassFolder(NamedTuple):
+    """A registered data set for classification: its name, and the folder of its files."""
+
+    name: str
+    image_root: str
+
+
 @dataclass
 class Inspected:
     """
@@ -36,21 +48,25 @@ class Inspected:
     Attributes:
         files: of the data set.
         error: what ends every use of it; then the rest is empty.
-        checked: its records that can be used.
+        checked: its records that can be used, of one in COCO's format.
+        labels: of one for classification, the name of each image's class by its path.
         summary: what it holds.
-        unusable: the ids of images whose files cannot be used.
+        unusable: the ids of images whose files cannot be used; without ids, their places.
         bad_images: why they cannot.
+        headers: of the image files that have one, by their paths.
         modes: how many images have each of Pillow's modes.
         num_turned: images that lie on their side, by EXIF.
         sides: the least and the largest side of an image in px.
     """
 
-    files: DatasetFiles
+    files: DatasetFiles | ClassFolder
     error: str = ""
     checked: CheckedCoco | None = None
-    summary: DatasetSummary | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    summary: DatasetSummary | ImagesSummary | None = None
     unusable: set[int] = field(default_factory=set)
     bad_images: BadRecords = field(default_factory=BadRecords)
+    headers: dict[str, Header] = field(default_factory=dict)
     modes: Counter[str] = field(default_factory=Counter)
     num_turned: int = 0
     sides: tuple[int, int] = (0, 0)
@@ -58,7 +74,7 @@ class Inspected:
     @property
     def is_sound(self) -> bool:
         """Whether all of it can be used."""
-        return not self.error and not self.bad_images and not self.checked.bad  # type: ignore
+        return self.summary is not None and not self.bad_images and not self.summary.bad
 
     def __str__(self) -> str:
         if self.summary is None:
@@ -66,8 +82,9 @@ class Inspected:
         lines = [self.summary.text(sizes=True)]
         modes = ", ".join(f"{count} {mode}" for mode, count in self.modes.most_common())
         turned = f"; {self.num_turned} turned by EXIF" if self.num_turned else ""
-        sides = " to ".join(map(str, dict.fromkeys(self.sides)))
-        lines.append(f"sides of {sides} px; {modes}{turned}")
+        if modes:
+            sides = " to ".join(map(str, dict.fromkeys(self.sides)))
+            lines.append(f"sides of {sides} px; {modes}{turned}")
         for title, bad in (("records", self.summary.bad), ("images", self.bad_images)):
             if bad:
                 lines.append(f"{title} that cannot be used:\n{bad}")
@@ -102,14 +119,14 @@ class Inspection:
         known = [each.summary for each in self.datasets if each.summary is not None]
         if len(known) < 2:
             return []
-        names = [[c.name for c in summary.classes] for summary in known]
+        counts = [summary.counts for summary in known]
+        names = [[name for name, _ in each] for each in counts]
         head = ["class", *(summary.name for summary in known)]
         if all(each == names[0] for each in names):
             rows = [
-                [name, *(s.classes[index].objects for s in known)]
-                for index, name in enumerate(names[0])
+                [name, *(each[index][1] for each in counts)] for index, name in enumerate(names[0])
             ]
-            return ["\n".join(["objects of each class", *table([head, *rows])])]
+            return ["\n".join([f"{known[0].unit} of each class", *table([head, *rows])])]
         longest = max(map(len, names))
         rows = [
             [index, *(each[index] if index < len(each) else "-" for each in names)]
@@ -132,6 +149,11 @@ class Inspection:
         if within:
             shown = examples((" = ".join(paths) for paths in within), "; ")
             lines.append(f"{len(within)} within one data set: {shown}")
+        labels = {path: label for each in self.datasets for path, label in each.labels.items()}
+        torn = [paths for paths in self.duplicates if len({*map(labels.get, paths)}) > 1]
+        if torn:
+            shown = examples((" = ".join(paths) for paths in torn), "; ")
+            lines.append(f"{len(torn)} of them under several classes: {shown}")
         return "\n".join(lines)
 
 
@@ -144,10 +166,13 @@ def _is_below(path: str, root: str) -> bool:
 
 
 def inspect_datasets(
-    datasets: Sequence[DatasetFiles], *, need_masks: bool | None = None, decode: bool = False
+    datasets: Sequence[DatasetFiles | ClassFolder],
+    *,
+    need_masks: bool | None = None,
+    decode: bool = False,
 ) -> Inspection:
     """
-    Inspect data sets in COCO's format.
+    Inspect data sets in COCO's format, or for classification.
 
     Args:
         need_masks: whether masks are learned and scored; None: where there are any.
@@ -155,9 +180,12 @@ def inspect_datasets(
     """
     inspected, sizes = [], defaultdict(list)
     for files in datasets:
-        one, headers = _inspect(files, need_masks, decode)
+        if isinstance(files, ClassFolder):
+            one = _inspect_classes(files, decode)
+        else:
+            one = _inspect_coco(files, need_masks, decode)
         inspected.append(one)
-        for path, header in headers:
+        for path, header in one.headers.items():
             sizes[header.num_bytes, header.width, header.height].append(path)
     alike = [path for paths in sizes.values() if len(set(paths)) > 1 for path in sorted({*paths})]
     by_content = defaultdict(list)
@@ -167,10 +195,7 @@ def inspect_datasets(
     return Inspection(tuple(inspected), tuple(same))
 
 
-def _inspect(
-    files: DatasetFiles, need_masks: bool | None, decode: bool
-) -> tuple[Inspected, list[tuple[str, Header]]]:
-    """A data set, and its images that can be read by their paths."""
+def _inspect_coco(files: DatasetFiles, need_masks: bool | None, decode: bool) -> Inspected:
     name, json_file, image_root = files
     one = Inspected(files)
     try:
@@ -179,31 +204,52 @@ def _inspect(
         )
     except DatasetError as error:
         one.error = str(error)
-        return one, []
+        return one
     records = [
         {**image, "file_name": os.path.join(image_root, image["file_name"])}
         for image in checked.data["images"]
     ]
+    _read_images(one, records, decode)
+    one.checked = checked
+    one.summary = summarise(name, checked, one.unusable)
+    return one
+
+
+def _inspect_classes(files: ClassFolder, decode: bool) -> Inspected:
+    one = Inspected(files)
+    try:
+        records = DatasetCatalog.get(files.name)
+    except UserError as error:
+        one.error = str(error)
+        return one
+    # Those of CIFAR are rows of one file.
+    with_files = [{**r, "id": place} for place, r in enumerate(records) if "row" not in r]
+    _read_images(one, with_files, decode)
+    one.summary = images_summary(files.name, records, one.unusable)
+    names = [name for name, _ in one.summary.counts]
+    one.labels = {record["file_name"]: names[record["label"]] for record in with_files}
+    return one
+
+
+def _read_images(one: Inspected, records: list[dict], decode: bool) -> None:
+    """Read the headers of all images into ``one``."""
     found = each_of(
-        lambda record: header_or_fault(record, decode=decode), records, f"Reading images of {name}"
+        lambda record: header_or_fault(record, decode=decode),
+        records,
+        f"Reading images of {one.files.name}",
     )
-    headers: list[tuple[str, Header]] = []
     for record, header in zip(records, found, strict=True):
         path = record["file_name"]
         if isinstance(header, Header):
-            headers.append((path, header))
+            one.headers[path] = header
             one.modes[header.mode] += 1
             one.num_turned += header.is_turned
         fault = fault_of(record, header)
         if fault is not None:
             one.unusable.add(record["id"])
             one.bad_images.add(fault.kind, f"{path}: {fault.reason}")
-    if headers:
-        sides = [side for _, header in headers for side in (header.width, header.height)]
-        one.sides = min(sides), max(sides)
-    one.checked = checked
-    one.summary = summarise(name, checked, one.unusable)
-    return one, headers
+    sides = [side for h in one.headers.values() for side in (h.width, h.height)]
+    one.sides = min(sides, default=0), max(sides, default=0)
 
 
 def _digest(path: str) -> str:
@@ -231,7 +277,8 @@ def fixed(inspected: Inspected, *, crowds_are_objects: bool = False) -> tuple[di
         DatasetError: for one that cannot be used at all.
     """
     if inspected.checked is None:
-        raise DatasetError(f"{inspected.files.name} cannot be mended. {inspected.error}")
+        reason = inspected.error or "It has no annotation file: mend its images themselves."
+        raise DatasetError(f"{inspected.files.name} cannot be mended. {reason}")
     data, bad = inspected.checked.data, inspected.checked.bad
     lines = [f"left out: {count} {kind}" for kind, count in bad.counts.items()]
     lines += [f"left out: {n} {kind}" for kind, n in inspected.bad_images.counts.items()]
@@ -245,6 +292,40 @@ def fixed(inspected: Inspected, *, crowds_are_objects: bool = False) -> tuple[di
         lines.append(f"{crowds} crowds are objects now")
     images = [image for image in data["images"] if image["id"] not in inspected.unusable]
     return {**data, "images": images, "annotations": kept}, lines
+
+
+def drawable(inspected: Inspected) -> tuple[list[dict], dict]:
+    """
+    The images of a data set that can be used, and their objects; a classified image is one object.
+
+    Returns:
+        "image_id", "file_name", "height" and "width" of each image, and COCO ground truth.
+    """
+    if inspected.checked is not None:
+        data, _ = fixed(inspected)
+        root = inspected.files.image_root
+        records = [
+            {**image, "image_id": image["id"], "file_name": os.path.join(root, image["file_name"])}
+            for image in data["images"]
+        ]
+        return records, {**data, "annotations": [{"iscrowd": 0, **a} for a in data["annotations"]]}
+    names = list(dict.fromkeys(inspected.labels.values()))
+    records, annotations = [], []
+    usable = [path for path in inspected.labels if path in inspected.headers]
+    for number, path in enumerate(usable):
+        width, height = inspected.headers[path][:2]
+        size = {"height": height, "width": width}
+        records.append({"image_id": number, "file_name": path, **size})
+        annotations.append(
+            {
+                "image_id": number,
+                "category_id": names.index(inspected.labels[path]),
+                "bbox": [0, 0, width, height],
+                "iscrowd": 0,
+            }
+        )
+    categories = [{"id": label, "name": name} for label, name in enumerate(names)]
+    return records, {"annotations": annotations, "categories": categories}
 
 
 def write_json(path: str, content: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ import math
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from .coco_check import CheckedCoco, DatasetError
+from .coco_check import CheckedCoco
+from .faults import DatasetError
 
 NUM_COCO_KEYPOINTS = 17
 

@@ -23,7 +23,7 @@ from ..family import Family, family
 from ..signals import leave_stop_signals
 from .augmentation import augmented, fills
 from .classification import ClassificationMapper
-from .coco import DatasetError
+from .faults import DatasetError
 from .pixels import check_file
 from .records import training_records
 from .sampler import TrainingBatchSampler, repeat_factors

@@ -13,7 +13,8 @@ from detectron2.data.build import (
 
 from ..family import Family, family, outputs
 from .classification import load_classification_records
-from .coco import DatasetError, load_records
+from .coco import load_records
+from .faults import DatasetError
 
 LOADERS: dict[Family, Callable[[CfgNode, str], list[dict[str, Any]]]] = {
     Family.CLASSIFIER: load_classification_records,

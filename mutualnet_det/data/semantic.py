@@ -7,7 +7,7 @@ from collections.abc import Callable
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .coco_check import DatasetError
+from .faults import DatasetError
 
 
 def check_semantic(cfg: CfgNode, name: str) -> list[dict]:

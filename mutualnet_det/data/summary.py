@@ -61,6 +61,14 @@ class DatasetSummary:
     notes: tuple[str, ...]
     images_left_out: tuple[str, ...]
 
+    # What is counted.
+    unit = "objects"
+
+    @property
+    def counts(self) -> list[tuple[str, int]]:
+        """Each class and its objects."""
+        return [(each.name, each.objects) for each in self.classes]
+
     @property
     def num_objects(self) -> int:
         """How many objects there are of all classes."""

@@ -11,8 +11,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import ConfigError, check_output_dir, find_config, load_config
-from ..data.check import check_datasets, check_test_set
-from ..data.coco import DatasetError, training_tables
+from ..data.check import check_datasets, check_test_set, training_tables
+from ..data.faults import DatasetError
 from ..evaluation.rules import rules_of
 from ..evaluation.task import dataset_name
 from ..terminal import without_colours

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..data.coco import DatasetError
+from ..data.faults import DatasetError
 
 
 def files_digest(paths: Iterable[str], *, contents: bool) -> str:

@@ -16,7 +16,7 @@ from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_inst
 from detectron2.structures import Instances
 from PIL import Image
 
-from ..data.coco import DatasetError
+from ..data.faults import DatasetError
 from ..data.flags import read_flag
 from ..data.masks import decoded
 

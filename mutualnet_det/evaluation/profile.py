@@ -15,7 +15,7 @@ from tabulate import tabulate
 from ..calibration import calibrate_points
 from ..checkpoint import load_detector
 from ..config import check_output_dir, grid_points
-from ..data.coco import DatasetError
+from ..data.faults import DatasetError
 from ..data.images import read_record
 from ..data.records import dataset_records
 from ..evenly import evenly

@@ -16,7 +16,8 @@ from detectron2.modeling import SemanticSegmentor
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from PIL import ExifTags, Image
 
-from ..data.coco import DatasetError, load_records
+from ..data.coco import load_records
+from ..data.faults import DatasetError
 from ..runtime import Latency
 from ..runtime.device import device_name
 from ..slimmable import OperatingPoint

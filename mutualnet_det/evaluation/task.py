@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..data.coco import DatasetError
+from ..data.faults import DatasetError
 from ..family import Family, family
 from ..slimmable import OperatingPoint
 from .classification import ClassificationTask

@@ -9,8 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from mutualnet_det.config import add_mutualnet_config
 from mutualnet_det.data.check import check_datasets, check_test_set
-from mutualnet_det.data.coco import DatasetError, load_records, renumbered_ground_truth
+from mutualnet_det.data.coco import load_records, renumbered_ground_truth
 from mutualnet_det.data.coco_check import check_coco_format
+from mutualnet_det.data.faults import DatasetError
 
 from .bad_input import ACCEPTED, ERROR, KINDS, LINE, page, sound
 

@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from mutualnet_det.data.class_names import check_datasets_agree, check_same_classes, class_names
-from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.data.faults import DatasetError
 
 NAMES = ["bus", "car", "dog"]
 

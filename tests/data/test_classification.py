@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from mutualnet_det.config import ConfigError, load_config
-from mutualnet_det.data.check import check_datasets
+from mutualnet_det.data.check import check_datasets, training_tables
 from mutualnet_det.data.classification import (
     LIGHTING_DEVIATIONS,
     LIGHTING_DIRECTIONS,
@@ -22,7 +22,7 @@ from mutualnet_det.data.classification import (
     register_cifar,
     register_image_folder,
 )
-from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.loader import SeededMapper, build_training_loader
 from mutualnet_det.data.records import training_records
 from mutualnet_det.data.shapes.classes import VARIANT, generate_classes
@@ -354,3 +354,13 @@ def test_a_name_stands_for_one_folder(folder):
     register_image_folder("mine", path)
     with pytest.raises(DatasetError, match="'mine' is taken"):
         register_image_folder("mine", path + "2")
+
+
+def test_training_tells_what_it_learns_from(cfg_of, tmp_path):
+    cfg = cfg_of({"cat": 2, "dog": 1}, {"cat": 1, "dog": 1})
+    (tmp_path / "train" / "dog" / "a.heic").touch()
+    check_datasets(cfg)
+    (table,) = training_tables(cfg)
+    rows = [line.split() for line in table.splitlines()]
+    assert ["cat", "2", "0"] in rows and ["dog", "1", "0"] in rows
+    assert table.endswith("left out: files whose names are not of images: 1 .heic")

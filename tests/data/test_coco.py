@@ -22,7 +22,6 @@ from mutualnet_det.config import add_mutualnet_config
 from mutualnet_det.data import coco
 from mutualnet_det.data.check import check_test_set
 from mutualnet_det.data.coco import (
-    DatasetError,
     check_coco_format,
     check_datasets,
     left_out_images,
@@ -33,6 +32,7 @@ from mutualnet_det.data.coco import (
     renumbered_ground_truth,
     training_tables,
 )
+from mutualnet_det.data.faults import DatasetError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_util
 
-from mutualnet_det.data.coco import DatasetError, check_coco_format, renumbered_ground_truth
+from mutualnet_det.data.coco import check_coco_format, renumbered_ground_truth
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.geometry import check_geometry, covers_a_pixel, is_rle
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -7,7 +7,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from PIL import Image
 
-from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.images import read_record, resize_shortest_edge
 from mutualnet_det.data.pixels import check_file
 

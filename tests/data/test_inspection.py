@@ -1,15 +1,20 @@
 """Data sets inspected without training."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from mutualnet_det.data.classification import register_cifar, register_image_folder
 from mutualnet_det.data.coco_check import check_coco_format
 from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.inspection import (
+    ClassFolder,
     DatasetFiles,
+    drawable,
     fixed,
     inspect_datasets,
     write_json,
@@ -149,3 +154,81 @@ def test_masks_are_asked_of_files_that_have_some(make):
     one, other = inspect_datasets([masks, boxes]).datasets
     assert "annotations without a mask: 1" in str(one) and other.is_sound
     assert "boxes but no masks" in str(inspect_datasets([boxes], need_masks=True))
+
+
+# Class folders -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_folder(tmp_path, monkeypatch):
+    """Makes a folder of noise images, ``{class: seeds}``, and registers it."""
+    monkeypatch.setattr(DatasetCatalog, "data", dict(DatasetCatalog.data))
+    monkeypatch.setattr(MetadataCatalog, "data", dict(MetadataCatalog.data))
+
+    def make(name, classes):
+        for class_, seeds in classes.items():
+            (tmp_path / name / class_).mkdir(parents=True)
+            for number, seed in enumerate(seeds):
+                pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / class_ / f"{number}.png")
+        register_image_folder(name, str(tmp_path / name))
+        return ClassFolder(name, str(tmp_path / name))
+
+    return make
+
+
+def test_folders_of_classes(make_folder):
+    train = make_folder("train", {"cat": [1, 2], "dog": [3]})
+    val = make_folder("val", {"cat": [4], "dog": [5]})
+    inspection = inspect_datasets([train, val])
+    assert inspection.is_sound
+    lines = [line.split() for line in str(inspection).splitlines()]
+    assert lines[:5] == [
+        ["train:", "3", "images"],
+        ["class", "images", "left", "out"],
+        ["cat", "2", "0"],
+        ["dog", "1", "0"],
+        ["all", "3", "0"],
+    ]
+    assert "sides of 40 to 60 px; 3 RGB" in str(inspection)
+    assert lines[lines.index(["class", "train", "val"]) + 1] == ["cat", "2", "1"]
+    records, truth = drawable(inspection.datasets[0])
+    assert [record["height"] for record in records] == [40, 40, 40]
+    assert [a["category_id"] for a in truth["annotations"]] == [0, 0, 1]
+    assert truth["annotations"][0]["bbox"] == [0, 0, 60, 40]
+    with pytest.raises(DatasetError, match="train cannot be mended. It has no annotation file"):
+        fixed(inspection.datasets[0])
+
+
+def test_what_lies_in_folders_of_classes_and_cannot_be_used(make_folder, tmp_path):
+    train = make_folder("train", {"cat": [1, 2], "dog": [1]})
+    folder = tmp_path / "train"
+    (folder / "dog" / "half.png").write_bytes((folder / "cat" / "1.png").read_bytes()[:900])
+    (folder / "dog" / "a.heic").touch()
+    (folder / "loose.jpg").touch()
+    inspection = inspect_datasets([train])
+    assert not inspection.is_sound
+    text = str(inspection)
+    assert "train: 3 images, 1 left out" in text
+    assert ["dog", "1", "1"] in [line.split() for line in text.splitlines()]
+    assert "half.png" in text and "images that cannot be read: 1" in text
+    assert "left out: files whose names are not of images: 1 .heic" in text
+    assert "left out: images outside the folders of classes: loose.jpg" in text
+    assert "1 of them under several classes" in text and "cat/0.png" in text
+    assert len(drawable(inspection.datasets[0])[0]) == 3
+
+
+def test_a_folder_without_classes(tmp_path, make_folder):
+    (tmp_path / "empty").mkdir()
+    (one,) = inspect_datasets([make_folder("empty", {})]).datasets
+    assert not one.is_sound and "empty: cannot be used" in str(one)
+
+
+def test_cifar_has_counts_alone(tmp_path, make_folder):
+    batch = {"data": np.zeros((3, 3072), np.uint8), "fine_labels": [0, 1, 1]}
+    (tmp_path / "test").write_bytes(pickle.dumps(batch))
+    (tmp_path / "meta").write_bytes(pickle.dumps({"fine_label_names": ["cat", "dog"]}))
+    register_cifar("tiny_cifar", str(tmp_path), "test")
+    (one,) = inspect_datasets([ClassFolder("tiny_cifar", str(tmp_path))]).datasets
+    assert one.is_sound and one.summary.counts == [("cat", 1), ("dog", 2)]
+    assert "px" not in str(one)

@@ -6,7 +6,8 @@ import json
 import pytest
 from detectron2.data import MetadataCatalog
 
-from mutualnet_det.data.coco_check import DatasetError, check_coco_format
+from mutualnet_det.data.coco_check import check_coco_format
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.keypoints import check_keypoints
 from mutualnet_det.data.shapes.keypoints import (
     KEYPOINT_FLIP_MAP,

@@ -13,7 +13,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from mutualnet_det.data.coco import DatasetError, check_datasets
+from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.loader import (
     LoaderError,
     SeededMapper,

@@ -17,7 +17,7 @@ from detectron2.utils.events import EventStorage, EventWriter, JSONWriter
 
 from mutualnet_det.checkpoint import NotWrittenError
 from mutualnet_det.config import ConfigError
-from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.loader import LoaderError
 from mutualnet_det.engine import periodic_evaluation, watch
 from mutualnet_det.engine.hooks import TolerantWriter, going_on_without

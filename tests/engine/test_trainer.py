@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mutualnet_det import calibration
 from mutualnet_det.checkpoint import load_detector
 from mutualnet_det.config import ConfigError, grid_points
-from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.loader import build_training_loader
 from mutualnet_det.data.views import view_at
 from mutualnet_det.engine import trainer

@@ -23,7 +23,8 @@ from pycocotools.cocoeval import COCOeval
 import mutualnet_det.evaluation.cost as cost_module
 from mutualnet_det.checkpoint import CheckpointError, read_calibrations
 from mutualnet_det.config import ConfigError
-from mutualnet_det.data.coco import DatasetError, register_coco
+from mutualnet_det.data.coco import register_coco
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.evaluation import detection as detection_module
 from mutualnet_det.evaluation import forward as forward_module

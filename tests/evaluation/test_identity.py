@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.evaluation.identity import files_digest
 
 

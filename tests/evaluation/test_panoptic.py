@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.evaluation.panoptic import PanopticScorer, Segments, match_segments
 
 NAME = "panoptic_by_hand"

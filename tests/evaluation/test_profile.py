@@ -12,7 +12,7 @@ from PIL import Image
 
 from mutualnet_det.checkpoint import MutualCheckpointer
 from mutualnet_det.config import ConfigError
-from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.evaluation import Grid, GridRow
 from mutualnet_det.evaluation import profile as profile_module
 from mutualnet_det.evaluation.cost import Cost

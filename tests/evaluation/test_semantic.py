@@ -10,7 +10,7 @@ from detectron2.evaluation import SemSegEvaluator
 from PIL import ExifTags, Image
 
 from mutualnet_det.calibration import calibrate_points
-from mutualnet_det.data.coco import DatasetError
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.images import read_record
 from mutualnet_det.evaluation import evaluate_grid
 from mutualnet_det.evaluation.progress import ProgressError

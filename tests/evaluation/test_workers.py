@@ -14,7 +14,8 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 from torch.multiprocessing import ProcessExitedException, start_processes
 
-from mutualnet_det.data.coco import DatasetError, register_coco
+from mutualnet_det.data.coco import register_coco
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.evaluation import detection as detection_module
 from mutualnet_det.evaluation import workers as workers_module

@@ -11,7 +11,8 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, pairwise_iou
 
 from mutualnet_det.config import LOSS_TERMS
-from mutualnet_det.data.coco import DatasetError, check_datasets
+from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.views import view_at
 from mutualnet_det.modeling import retinanet
 from mutualnet_det.slimmable import OperatingPoint, SlimmableLayer, at_width

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import nn
 
 from mutualnet_det.config import LOSS_TERMS
-from mutualnet_det.data.coco import DatasetError, check_datasets
+from mutualnet_det.data.coco import check_datasets
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.loader import build_training_loader
 from mutualnet_det.data.shapes.semantic import semantic_records
 from mutualnet_det.data.views import view_at

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import mutualnet
-from mutualnet_det.config import ConfigError
+from mutualnet_det.config import ConfigError, load_config
 from mutualnet_det.data.faults import DatasetError
+from mutualnet_det.data.shapes.classes import VARIANT, generate_classes
 
 
 @pytest.fixture
@@ -57,6 +58,23 @@ def test_a_file_with_its_folder_and_a_mended_copy(check_data, tiny_shapes, tmp_p
     with pytest.raises(ConfigError, match="--fix mends one data set, of mine, fixed"):
         both = ("--data", path, image_root, "--data", out, image_root)
         check_data(*both, "--fix", tmp_path / "other.json")
+
+
+def test_folders_of_classes(check_data, tmp_path, capsys):
+    for name in ("train", "val"):
+        generate_classes(VARIANT, str(tmp_path / name), 24, seed=0)
+    check_data("--folder", tmp_path / "train", "--folder", tmp_path / "val")
+    text = capsys.readouterr().out
+    assert "images of each class" in text
+    with Image.open(tmp_path / "sheets" / "val.png") as sheet:
+        assert len(np.unique(np.asarray(sheet))) > 50
+    cfg = load_config("pretrain_shapes")
+    cfg.defrost()
+    cfg.DATASETS.IMAGE_FOLDERS = [["mine", str(tmp_path / "val")]]
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("mine",), ()
+    (tmp_path / "cfg.yaml").write_text(cfg.dump())
+    check_data("--config-file", tmp_path / "cfg.yaml")
+    assert capsys.readouterr().out.strip().startswith("mine: ")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--crowds-are-objects", "--data", "a", "b")])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...locks import FileLock
 from ...progress_log import ProgressLog
-from ..coco_check import DatasetError
+from ..faults import DatasetError
 
 logger = logging.getLogger(__name__)
 

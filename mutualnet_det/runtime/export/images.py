@@ -5,7 +5,8 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ...data.coco import DatasetError, load_records
+from ...data.coco import load_records
+from ...data.faults import DatasetError
 from ...data.images import evaluation_view
 from ...evenly import evenly
 from ..images import rgb_pixels

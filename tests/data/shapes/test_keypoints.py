@@ -18,7 +18,7 @@ from detectron2.data.detection_utils import (
 from pycocotools import mask as mask_util
 
 from mutualnet_det.data.coco import check_datasets, load_records
-from mutualnet_det.data.coco_check import DatasetError
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.shapes import keypoints as shapes_keypoints
 from mutualnet_det.data.shapes import objects as shapes
 from mutualnet_det.data.shapes import scene as shapes_scene

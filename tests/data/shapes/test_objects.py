@@ -20,7 +20,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from mutualnet_det.data.coco_check import DatasetError, check_coco_format
+from mutualnet_det.data.coco_check import check_coco_format
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.shapes import objects as shapes
 from mutualnet_det.data.shapes import render as shapes_render
 from mutualnet_det.data.shapes import scene as shapes_scene

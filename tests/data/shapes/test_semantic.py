@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from PIL import Image
 from shapely.geometry import Polygon
 
-from mutualnet_det.data.coco_check import DatasetError
+from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.data.loader import build_training_loader
 from mutualnet_det.data.shapes import objects as shapes
 from mutualnet_det.data.shapes import semantic as shapes_semantic
