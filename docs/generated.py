@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 import mutualnet
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "mutualnet_det" / "config.py"
+CONFIG = ROOT / "mutualnet_det" / "config" / "keys.py"
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
 

@@ -13,6 +13,10 @@ class UserError(Exception):
     """Something given by the user cannot be used; the message says what, and what to do."""
 
 
+class ConfigError(UserError, ValueError):
+    """A config key has a value that cannot be used."""
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """

@@ -6,8 +6,8 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from mutualnet_det import config, load_config
-from mutualnet_det.config import LOSS_TERMS
+from mutualnet_det import load_config
+from mutualnet_det.config import LOSS_TERMS, checks
 from mutualnet_det.data import check, images, loader, records
 from mutualnet_det.evaluation import cost, scopes, task
 from mutualnet_det.family import (
@@ -26,7 +26,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 TABLES = {
     "outputs": OUTPUTS,
     "scope": HAS_SCOPE,
-    "checks of the config": config._CHECKS,
+    "checks of the config": checks._CHECKS,
     "checks of data sets": check.CHECKS,
     "records": records.LOADERS,
     "training inputs": loader.INPUTS,

@@ -45,7 +45,7 @@ def test_imports_point_down(root):
         own = path.relative_to(root / PACKAGE).with_suffix("").parts[0]
         if own == "__init__":  # the public interface
             continue
-        # `config` and the helpers beside it stand below all layers but slimmable.
+        # The helpers beside the layers stand below all but slimmable.
         height = order.index(own) if own in order else 0
         for name in imported(path, package):
             top, layer, *_ = [*name.split("."), ""]

@@ -11,7 +11,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from .family import OBJECT_HEADS, Family, family
+from ..family import OBJECT_HEADS, Family, family
 
 # By key, the value that says what is done here.
 UNUSED: dict[str, Any] = {
