@@ -36,6 +36,11 @@ def training_parser(prog: str, description: str | None) -> argparse.ArgumentPars
     return parser
 
 
+def add_model_folder(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of the model that a tool runs."""
+    parser.add_argument("folder", metavar="FOLDER", help="OUTPUT_DIR of an evaluated training")
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Add what changes keys of the config: all that follows the options."""
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")

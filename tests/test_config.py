@@ -102,6 +102,7 @@ def test_empty_test_point_is_the_full_network():
         ("TEST.PRECISE_BN.ENABLED", "True", "False, the only one"),
         ("TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 38.5, 0.2]]", "[], the only one"),
         ("VIS_PERIOD", "20", "0, the only one"),
+        ("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", "False", "True, the only one"),
         ("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", "True", "False, the only one"),
         ("INPUT.FORMAT", "XYZ", "'RGB', 'BGR'"),
         ("INPUT.MASK_FORMAT", "rle", "'polygon', 'bitmask'"),

@@ -15,7 +15,7 @@ from contextlib import closing, nullcontext
 
 from detectron2.utils.logger import setup_logger
 
-from mutualnet_det.arguments import add_budget, check_budget
+from mutualnet_det.arguments import add_budget, add_model_folder, check_budget
 from mutualnet_det.errors import UserError, reported
 from mutualnet_det.runtime import BudgetPredictor, DeadlineController, ImageError
 from mutualnet_det.runtime.demo import check_finds_objects, timed
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="OUTPUT_DIR of an evaluated training")
+    add_model_folder(parser)
     parser.add_argument(
         "source",
         metavar="SOURCE",

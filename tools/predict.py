@@ -12,7 +12,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from mutualnet_det.arguments import add_budget, check_budget
+from mutualnet_det.arguments import add_budget, add_model_folder, check_budget
 from mutualnet_det.config import check_output_dir
 from mutualnet_det.data.image_list import images_of_files, images_of_json
 from mutualnet_det.errors import UserError, reported
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="OUTPUT_DIR of an evaluated training")
+    add_model_folder(parser)
     parser.add_argument("source", metavar="SOURCE", nargs="+", help="images and folders of images")
     parser.add_argument(
         "--json",

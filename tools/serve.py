@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Sequence
 
+from mutualnet_det.arguments import add_model_folder
 from mutualnet_det.errors import reported
 from mutualnet_det.evenly import evenly
 from mutualnet_det.runtime import BudgetPredictor
@@ -21,7 +22,7 @@ NUM_EXAMPLES = 6
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mutualnet serve", description=__doc__)
-    parser.add_argument("folder", metavar="FOLDER", help="OUTPUT_DIR of an evaluated training")
+    add_model_folder(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="default: %(default)s, this machine alone"
     )

@@ -17,6 +17,7 @@ from ..family import OBJECT_HEADS, Family, family
 UNUSED: dict[str, Any] = {
     "DATALOADER.ASPECT_RATIO_GROUPING": True,
     "MODEL.LOAD_PROPOSALS": False,
+    "MODEL.PANOPTIC_FPN.COMBINE.ENABLED": True,
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False,  # it is of sigmoids, which have no distribution
     "TEST.AUG.ENABLED": False,
     "TEST.EXPECTED_RESULTS": [],

@@ -14,6 +14,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.proposal_generator.rrpn import RRPN
 from detectron2.structures import ImageList, Instances
 from torch import nn
 
@@ -217,7 +218,7 @@ class MutualRCNN(Teaching, GeneralizedRCNN):
 
 def _check_teachable(proposal_generator: nn.Module, roi_heads: nn.Module) -> None:
     """ValueError for parts whose losses the training passes would leave out."""
-    if not isinstance(proposal_generator, RPN):
+    if not isinstance(proposal_generator, RPN) or isinstance(proposal_generator, RRPN):
         unteachable = f"MODEL.PROPOSAL_GENERATOR.NAME builds a {type(proposal_generator).__name__}"
     elif proposal_generator.anchor_generator.box_dim != 4:
         unteachable = "MODEL.ANCHOR_GENERATOR.NAME builds rotated anchors"

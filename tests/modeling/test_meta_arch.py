@@ -596,9 +596,12 @@ def test_a_model_without_width_is_an_error(tiny_cfg):
         (
             [
                 *("MODEL.PROPOSAL_GENERATOR.NAME", "RRPN"),
-                *("MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"),
                 *("MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0, 1.0)),
             ],
+            "MODEL.PROPOSAL_GENERATOR.NAME builds a RRPN",
+        ),
+        (
+            ["MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"],
             "MODEL.ANCHOR_GENERATOR.NAME builds rotated anchors",
         ),
     ],
