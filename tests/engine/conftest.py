@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling.proposal_generator import proposal_utils
 
 from mutualnet_det.data.coco import check_datasets
 from mutualnet_det.engine import MutualTrainer, metrics, trainer
@@ -46,6 +47,20 @@ def build_resumed(build, every_iteration):
         return mutual
 
     return make
+
+
+@pytest.fixture
+def in_float64(monkeypatch):
+    """A network built in float64 trains in it."""
+    nms = proposal_utils.batched_nms  # of float32 alone
+    monkeypatch.setattr(
+        proposal_utils,
+        "batched_nms",
+        lambda boxes, scores, *rest: nms(boxes, scores.float(), *rest),
+    )
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="session")

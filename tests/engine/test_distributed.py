@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from PIL import Image
@@ -121,20 +120,10 @@ def one_process_step(cfg, weights):
     return model
 
 
-def test_gradients_are_those_of_one_process(ranks, make_training_cfg, tmp_path, monkeypatch):
+def test_gradients_are_those_of_one_process(ranks, make_training_cfg, tmp_path, in_float64):
     first, *_ = ranks
-    nms = proposal_utils.batched_nms  # of float32 alone
-    monkeypatch.setattr(
-        proposal_utils,
-        "batched_nms",
-        lambda boxes, scores, *rest: nms(boxes, scores.float(), *rest),
-    )
-    torch.set_default_dtype(torch.float64)
-    try:
-        cfg = make_step_cfg(make_training_cfg, tmp_path)
-        model = one_process_step(cfg, first[0]["step"]["weights"])
-    finally:
-        torch.set_default_dtype(torch.float32)
+    cfg = make_step_cfg(make_training_cfg, tmp_path)
+    model = one_process_step(cfg, first[0]["step"]["weights"])
     for rank in first:
         for name, parameter in model.named_parameters():
             gradient = rank["step"]["gradients"][name]

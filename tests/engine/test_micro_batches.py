@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.utils.events import EventStorage
 
 from mutualnet_det.engine import trainer
@@ -16,19 +15,6 @@ ALIKE = (
     *("MODEL.MASK_ON", False, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 10),
     *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 5000, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 5000),
 )
-
-
-@pytest.fixture
-def in_float64(monkeypatch):
-    nms = proposal_utils.batched_nms  # of float32 alone
-    monkeypatch.setattr(
-        proposal_utils,
-        "batched_nms",
-        lambda boxes, scores, *rest: nms(boxes, scores.float(), *rest),
-    )
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture
