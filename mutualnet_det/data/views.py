@@ -35,8 +35,10 @@ def _resize(images: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def scale_boxes(boxes: Boxes, ratio: tuple[float, float]) -> Boxes:
     """Boxes (N, 4) scaled by ``(x, y)``; the argument stays as it is."""
-    x, y = ratio
-    return Boxes(boxes.tensor * boxes.tensor.new_tensor([x, y, x, y]))
+    scaled = boxes.tensor.clone()
+    for axis, factor in enumerate(ratio):
+        scaled[:, axis::2] *= factor  # a number, not a tensor that would have to be copied there
+    return Boxes(scaled)
 
 
 def scale_ratio(source: tuple[int, int], target: tuple[int, int]) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from ..calibration import calibrate_points
 from ..checkpoint import FINAL, MutualCheckpointer, last_checkpoint, last_good_checkpoint
 from ..config import ema_decay, full_point, grid_points, trained_widths
 from ..data.loader import build_training_loader, explaining_worker_deaths
+from ..data.upload import uploaded
 from ..data.views import view_at
 from ..distributed import (
     broadcast_weights,
@@ -226,6 +227,10 @@ class MutualTrainer(TrainerBase):
             FloatingPointError: naming the operating point whose loss is not finite.
         """
         self.optimizer.zero_grad()
+        device = self._parameters[0].device
+        if device.type != "cpu":
+            with self.timer("resize"):
+                batch = uploaded(batch, device)
         losses = StepLosses()
         passes, count = self._points(self.iter), self.cfg.MUTUALNET.MICRO_BATCHES
         for number in range(count):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -22,6 +23,8 @@ from torch import Tensor
 from ..data.views import scale_ratio
 
 Size = tuple[int, int]
+
+_known_sides: WeakKeyDictionary[DefaultAnchorGenerator, list[Tensor]] = WeakKeyDictionary()
 
 # Overlap from which one thing stands for another: that from which an anchor of RetinaNet's (arXiv
 # 1708.02002, section 4) stands for an object, and of squares of which one is sqrt(2) times the
@@ -73,7 +76,7 @@ def averaged_over_cells(
         where the grids are equal.
     """
     rows, columns = (
-        _area_weights(target, target_stride, source, stride).to(values.device, torch.float32)
+        _area_weights(target, target_stride, source, stride, values.device).float()
         for target, source in zip(target_size, size, strict=True)
     )
     values = values[:, : rows.shape[1], : columns.shape[1]].float()
@@ -82,7 +85,9 @@ def averaged_over_cells(
         return rows @ values @ columns.T
 
 
-def _area_weights(target: int, target_stride: int, source: int, stride: int) -> Tensor:
+def _area_weights(
+    target: int, target_stride: int, source: int, stride: int, device: torch.device
+) -> Tensor:
     """
     Shares of each cell of one grid that lie in each of another's, along an axis of an image that is
     ``target`` px long in one and ``source`` px in the other.
@@ -93,7 +98,7 @@ def _area_weights(target: int, target_stride: int, source: int, stride: int) -> 
     """
 
     def edges(length: int, stride: int) -> Tensor:
-        cells = torch.arange(0, length + stride, stride, dtype=torch.float64)
+        cells = torch.arange(0, length + stride, stride, dtype=torch.float64, device=device)
         return cells[: -(-length // stride) + 1].clamp(max=length) / length
 
     one, other = edges(target, target_stride), edges(source, stride)
@@ -125,21 +130,25 @@ def corresponding_anchors(
         (R,), and whether there is one (R,): not for anchors in the padding, nor for those that
         overlap none by an IoU of :data:`MIN_IOU`.
     """
-    # Many small steps: on the CPU, whatever the device.
-    offset = generator.offset
-    ratio = torch.tensor(scale_ratio(size, full_size))
-    shapes = [x[:, 2:].cpu() - x[:, :2].cpu() for x in generator.cell_anchors]
+    offset, device = generator.offset, next(generator.buffers()).device
+    ratio = scale_ratio(size, full_size)
+    # Which levels correspond is decided on the CPU, for which no device has to wait.
+    known = _sides(generator)
+    sides = [x[:, 2:] - x[:, :2] for x in generator.cell_anchors]
     by_level = []
-    for stride, own, (height, width) in zip(generator.strides, shapes, grid_sizes, strict=True):
-        x, y = ((torch.arange(n) + offset) * stride for n in (width, height))
-        scaled = own * ratio
-        best_iou = torch.zeros(height, width, len(own))
-        best_index = torch.zeros(height, width, len(own), dtype=torch.long)
+    for level, (stride, own, (height, width)) in enumerate(
+        zip(generator.strides, sides, grid_sizes, strict=True)
+    ):
+        x, y = ((torch.arange(n, device=device) + offset) * stride for n in (width, height))
+        scaled, known_scaled = _stretched(own, ratio), _stretched(known[level], ratio)
+        best_iou = torch.zeros(height, width, len(own), device=device)
+        best_index = torch.zeros(height, width, len(own), dtype=torch.long, device=device)
         first = 0
-        levels = zip(generator.strides, shapes, full_grid_sizes, strict=True)
-        for full_stride, others, (rows, columns) in levels:
-            at_best = torch.minimum(scaled[:, None], others).prod(dim=-1)  # one centre
-            if _iou(at_best, scaled, others).max() >= MIN_IOU:
+        levels = zip(generator.strides, sides, known, full_grid_sizes, strict=True)
+        for full_stride, others, known_others, (rows, columns) in levels:
+            # With one centre.
+            at_best = torch.minimum(known_scaled[:, None], known_others).prod(dim=-1)
+            if _iou(at_best, known_scaled, known_others).max() >= MIN_IOU:
                 # Of the anchors of one shape, that of the nearest cell overlaps another most.
                 row, down = _nearest(
                     y * ratio[1], full_size[0], full_stride, offset, scaled[:, 1], others[:, 1]
@@ -157,9 +166,21 @@ def corresponding_anchors(
         by_level.append(
             (best_index.flatten(), ((best_iou >= MIN_IOU) & inside[..., None]).flatten())
         )
-    device = next(generator.buffers()).device
-    indices, exists = (torch.cat(parts).to(device) for parts in zip(*by_level, strict=True))
-    return indices, exists
+    indices, exists = zip(*by_level, strict=True)
+    return torch.cat(indices), torch.cat(exists)
+
+
+def _stretched(sides: Tensor, ratio: tuple[float, float]) -> Tensor:
+    """Sides (A, 2) in px, each times its ratio."""
+    return torch.stack([side * factor for side, factor in zip(sides.T, ratio, strict=True)], dim=1)
+
+
+def _sides(generator: DefaultAnchorGenerator) -> list[Tensor]:
+    """Width and height (A, 2) of each level's anchors in px, on the CPU; a GPU is asked once."""
+    if generator not in _known_sides:
+        cells = [x.cpu() for x in generator.cell_anchors]
+        _known_sides[generator] = [x[:, 2:] - x[:, :2] for x in cells]
+    return _known_sides[generator]
 
 
 def _nearest(

@@ -75,7 +75,9 @@ def test_area_weights_are_those_of_a_fine_grid(size, stride, full_size, full_str
         expected = torch.zeros(math.ceil(target / stride), math.ceil(source / full_stride)).double()
         expected.index_put_((rows, columns), torch.ones(200_000).double(), accumulate=True)
         expected /= expected.sum(dim=1, keepdim=True)
-        actual = correspondence._area_weights(target, stride, source, full_stride)
+        actual = correspondence._area_weights(
+            target, stride, source, full_stride, torch.device("cpu")
+        )
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-3)
 
 
