@@ -150,7 +150,11 @@ class Inspection:
             shown = examples((" = ".join(paths) for paths in within), "; ")
             lines.append(f"{len(within)} within one data set: {shown}")
         labels = {path: label for each in self.datasets for path, label in each.labels.items()}
-        torn = [paths for paths in self.duplicates if len({*map(labels.get, paths)}) > 1]
+        torn = [
+            paths
+            for paths in self.duplicates
+            if len({labels[path] for path in paths if path in labels}) > 1
+        ]
         if torn:
             shown = examples((" = ".join(paths) for paths in torn), "; ")
             lines.append(f"{len(torn)} of them under several classes: {shown}")

@@ -218,6 +218,14 @@ def test_what_lies_in_folders_of_classes_and_cannot_be_used(make_folder, tmp_pat
     assert len(drawable(inspection.datasets[0])[0]) == 3
 
 
+def test_an_image_of_a_class_and_of_a_detector_has_one_class(make, make_folder):
+    inspection = inspect_datasets(
+        [make("det", [1], [annotation(1, 1)]), make_folder("c", {"a": [1]})]
+    )
+    assert len(inspection.duplicates) == 1
+    assert "several data sets" in str(inspection) and "several classes" not in str(inspection)
+
+
 def test_a_folder_without_classes(tmp_path, make_folder):
     (tmp_path / "empty").mkdir()
     (one,) = inspect_datasets([make_folder("empty", {})]).datasets
