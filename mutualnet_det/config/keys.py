@@ -18,8 +18,6 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
 
     # Classes of the backbone's own classifier. 0: none, as under a detector.
     cfg.MODEL.BACKBONE.NUM_CLASSES = 0
-    # Detectron2's anchors, made on the model's device.
-    cfg.MODEL.ANCHOR_GENERATOR.NAME = "DeviceAnchorGenerator"
     # The backbone under the slimmable FPN, by its registered name.
     cfg.MODEL.FPN.BOTTOM_UP = "build_slimmable_mobilenet_v2_backbone"
 

@@ -1,6 +1,5 @@
 """Networks that Detectron2 builds from a config; importing this registers their parts."""
 
-from .anchors import DeviceAnchorGenerator
 from .backbones import (
     build_slimmable_mobilenet_v1_backbone,
     build_slimmable_mobilenet_v2_backbone,
@@ -28,7 +27,6 @@ from .retinanet import MutualRetinaNet, SlimmableRetinaNetHead
 from .semantic import MutualSemanticSegmentor, SlimmableSemSegFPNHead
 
 __all__ = [
-    "DeviceAnchorGenerator",
     "MutualClassifier",
     "MutualPanopticFPN",
     "MutualRCNN",

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from detectron2.modeling.anchor_generator import (
-    ANCHOR_GENERATOR_REGISTRY,
-    DefaultAnchorGenerator,
-)
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.structures import Boxes
 from torch import Tensor
 
 
-@ANCHOR_GENERATOR_REGISTRY.register()
-class DeviceAnchorGenerator(DefaultAnchorGenerator):
+def anchors_of(generator: Any, levels: Sequence[Tensor]) -> list[Boxes]:
     """
-    Detectron2's DefaultAnchorGenerator without its copies from the CPU.
+    The anchors (H * W * A) of each level (N, C, H, W) of a pyramid, in px of the image.
 
-    It makes the grid of each level on the CPU in every pass, and a GPU waits for two copies each.
+    Detectron2's DefaultAnchorGenerator makes the grid of a level on the CPU in every pass, and a
+    GPU waits for two copies of each. Other generators are called as they are.
     """
-
-    def _grid_anchors(self, grid_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """The anchors (H * W * A, 4) of each level."""
-        by_level = []
-        for (height, width), stride, cell_anchors in zip(
-            grid_sizes, self.strides, self.cell_anchors, strict=True
-        ):
-            x, y = (
-                (torch.arange(n, device=cell_anchors.device) + self.offset) * stride
-                for n in (width, height)
-            )
-            y, x = torch.meshgrid(y, x, indexing="ij")
-            centres = torch.stack((x, y, x, y), dim=-1).to(cell_anchors.dtype)
-            by_level.append((centres[:, :, None] + cell_anchors).view(-1, 4))
-        return by_level
+    if type(generator) is not DefaultAnchorGenerator:
+        return generator(levels)
+    by_level = []
+    for level, stride, cell_anchors in zip(
+        levels, generator.strides, generator.cell_anchors, strict=True
+    ):
+        height, width = level.shape[-2:]
+        x, y = (
+            (torch.arange(n, device=cell_anchors.device) + generator.offset) * stride
+            for n in (width, height)
+        )
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        centres = torch.stack((x, y, x, y), dim=-1).to(cell_anchors.dtype)
+        by_level.append(Boxes((centres[:, :, None] + cell_anchors).view(-1, 4)))
+    return by_level

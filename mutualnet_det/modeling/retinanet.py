@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..data.views import scale_boxes, scale_ratio
 from ..slimmable import Channels, Width
+from .anchors import anchors_of
 from .correspondence import corresponding_anchors
 from .distillation import score_distillation
 from .features import Features, Losses, Sizes, detached, feature_losses
@@ -205,7 +206,7 @@ class MutualRetinaNet(Teaching, RetinaNet):
         return features, DensePredictions(
             images.image_sizes,
             [tuple(level.shape[-2:]) for level in levels],
-            self.anchor_generator(levels),
+            anchors_of(self.anchor_generator, levels),
             logits,
             deltas,
         )

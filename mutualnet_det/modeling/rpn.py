@@ -16,6 +16,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..config import ConfigError
+from .anchors import anchors_of
 from .correspondence import corresponding_anchors
 from .distillation import score_distillation
 from .features import Features, Losses, Sizes
@@ -64,7 +65,7 @@ def predict(rpn: RPN, features: Features) -> RpnPredictions:
     objectness, deltas = rpn.rpn_head(levels)
     return RpnPredictions(
         [tuple(level.shape[-2:]) for level in levels],
-        rpn.anchor_generator(levels),
+        anchors_of(rpn.anchor_generator, levels),
         # Per level: (N, A, H, W) to (N, H * W * A), and (N, A * 4, H, W) to (N, H * W * A, 4).
         [x.permute(0, 2, 3, 1).flatten(1) for x in objectness],
         [
