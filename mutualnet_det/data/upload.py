@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,20 +26,26 @@ def uploaded(batched_inputs: list[dict[str, Any]], device: torch.device) -> list
             tensors, or hold some.
         device: of the network.
     """
-    tensors = list(_tensors(batched_inputs))
-    starts, size = [], 0
-    for tensor in tensors:
+    tensors, starts, size = [], [], 0
+
+    def take(tensor: Tensor) -> Tensor:
+        nonlocal size
+        tensors.append(tensor)
         starts.append(size)
         size += math.ceil(tensor.nbytes / ALIGNMENT) * ALIGNMENT
+        return tensor
+
+    for item in batched_inputs:
+        _with_each(item, take)
     buffer = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
     for start, tensor in zip(starts, tensors, strict=True):
         _part(buffer, start, tensor).copy_(tensor)
     there = buffer.to(device, non_blocking=True)
-    moved = {
-        id(tensor): _part(there, start, tensor)
-        for start, tensor in zip(starts, tensors, strict=True)
-    }
-    return [_with_tensors(item, moved) for item in batched_inputs]
+    starts_left = iter(starts)
+    return [
+        _with_each(item, lambda tensor: _part(there, next(starts_left), tensor))
+        for item in batched_inputs
+    ]
 
 
 def _part(buffer: Tensor, start: int, like: Tensor) -> Tensor:
@@ -47,28 +53,14 @@ def _part(buffer: Tensor, start: int, like: Tensor) -> Tensor:
     return buffer[start : start + like.nbytes].view(like.dtype).view(like.shape)
 
 
-def _tensors(batched_inputs: list[dict[str, Any]]) -> Iterator[Tensor]:
-    for item in batched_inputs:
-        for value in item.values():
-            fields = value.get_fields().values() if isinstance(value, Instances) else (value,)
-            for each in fields:
-                if isinstance(each, Tensor):
-                    yield each
-                elif isinstance(each, Boxes | BitMasks | Keypoints):
-                    yield each.tensor
-
-
-def _with_tensors(item: dict[str, Any], moved: dict[int, Tensor]) -> dict[str, Any]:
-    """An input with the tensors that stand for its own."""
-
-    def replaced(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return moved[id(value)]
-        if isinstance(value, Boxes | BitMasks | Keypoints):
-            return type(value)(moved[id(value.tensor)])
-        if isinstance(value, Instances):
-            fields = {name: replaced(each) for name, each in value.get_fields().items()}
-            return Instances(value.image_size, **fields)
-        return value
-
-    return {key: replaced(value) for key, value in item.items()}
+def _with_each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """An input, or a part of one, with what ``change`` makes of each tensor, in one order."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Boxes | BitMasks | Keypoints):
+        return type(value)(change(value.tensor))
+    if isinstance(value, Instances):
+        return Instances(value.image_size, **_with_each(value.get_fields(), change))
+    if isinstance(value, dict):
+        return {key: _with_each(each, change) for key, each in value.items()}
+    return value

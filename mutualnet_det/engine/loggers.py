@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -31,17 +31,18 @@ class LoggerWriter(EventWriter, abc.ABC):
     A writer of a training's scalars to a run in a logger.
 
     Args:
+        cfg: of the training.
+        id: of the run to go on with; None: begin one.
         window_size: iterations under each median.
 
     Attributes:
         id: the logger's name for the run.
     """
 
-    id: str
-
-    def __init__(self, window_size: int) -> None:
+    def __init__(self, cfg: CfgNode, id: str | None, window_size: int) -> None:
         self._window_size = window_size
         self._written = -1  # the last iteration
+        self.id = self._begin(cfg, id)
 
     def write(self) -> None:
         storage = get_event_storage()
@@ -58,6 +59,10 @@ class LoggerWriter(EventWriter, abc.ABC):
         self._end(complete=sys.exc_info()[0] in (None, TrainedEnough))
 
     @abc.abstractmethod
+    def _begin(self, cfg: CfgNode, id: str | None) -> str:
+        """Begin or go on with a run; returns its id."""
+
+    @abc.abstractmethod
     def _log(self, values: dict[str, float], iteration: int) -> None: ...
 
     @abc.abstractmethod
@@ -65,17 +70,9 @@ class LoggerWriter(EventWriter, abc.ABC):
 
 
 class WandbWriter(LoggerWriter):
-    """
-    A writer to a run in Weights & Biases, kept on disk unless ``WANDB_MODE`` says otherwise.
+    """A writer to a run in Weights & Biases, kept on disk unless ``WANDB_MODE`` says otherwise."""
 
-    Args:
-        cfg: of the training.
-        id: of the run to go on with; None: begin one.
-        window_size: iterations under each median.
-    """
-
-    def __init__(self, cfg: CfgNode, id: str | None, window_size: int) -> None:
-        super().__init__(window_size)
+    def _begin(self, cfg: CfgNode, id: str | None) -> str:
         import wandb
 
         self._run = wandb.init(
@@ -89,7 +86,7 @@ class WandbWriter(LoggerWriter):
         )
         # Not W&B's own steps, which may not go back: a resume does, to its checkpoint.
         self._run.define_metric("*", step_metric="iteration")
-        self.id = self._run.id
+        return self._run.id
 
     def _log(self, values: dict[str, float], iteration: int) -> None:
         self._run.log({**values, "iteration": iteration})
@@ -99,25 +96,18 @@ class WandbWriter(LoggerWriter):
 
 
 class MlflowWriter(LoggerWriter):
-    """
-    A writer to a run in MLflow, where ``MLFLOW_TRACKING_URI`` says, or in the current folder.
+    """A writer to a run in MLflow, where ``MLFLOW_TRACKING_URI`` says, or in the current folder."""
 
-    Args:
-        cfg: of the training.
-        id: of the run to go on with; None: begin one.
-        window_size: iterations under each median.
-    """
-
-    def __init__(self, cfg: CfgNode, id: str | None, window_size: int) -> None:
-        super().__init__(window_size)
+    def _begin(self, cfg: CfgNode, id: str | None) -> str:
         import mlflow
 
         self._mlflow = mlflow
-        self.id = mlflow.start_run(id, run_name=Path(cfg.OUTPUT_DIR).name).info.run_id
+        run = mlflow.start_run(id, run_name=Path(cfg.OUTPUT_DIR).name)
         if id is None:  # MLflow refuses to change them
             params = list(flattened(cfg).items())
             for start in range(0, len(params), MLFLOW_PARAMS):
                 mlflow.log_params(dict(params[start : start + MLFLOW_PARAMS]))
+        return run.info.run_id
 
     def _log(self, values: dict[str, float], iteration: int) -> None:
         self._mlflow.log_metrics(values, step=iteration)
@@ -127,7 +117,7 @@ class MlflowWriter(LoggerWriter):
 
 
 # By their names in MUTUALNET.LOGGERS, which are those of the packages.
-LOGGERS: dict[str, Callable[[CfgNode, str | None, int], LoggerWriter]] = {
+LOGGERS: dict[str, type[LoggerWriter]] = {
     "wandb": WandbWriter,
     "mlflow": MlflowWriter,
 }

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from detectron2.engine import HookBase
 
-from mutualnet_det.config import ConfigError, check_config
+from mutualnet_det.config import ConfigError, check_config, choices
 from mutualnet_det.engine import loggers
 from mutualnet_det.engine.hooks import STOPPED
 from mutualnet_det.errors import UserError
@@ -138,6 +138,10 @@ def test_one_that_does_not_start_ends_training_before_its_first_step(build, pack
     with pytest.raises(UserError, match=r"LOGGERS: wandb cannot begin a run: No API key"):
         mutual.train()
     assert mutual.iter == 0
+
+
+def test_each_that_the_key_may_name_has_a_writer():
+    assert tuple(loggers.LOGGERS) == choices.LOGGERS
 
 
 def test_one_that_is_not_installed_is_told(training_cfg, monkeypatch):

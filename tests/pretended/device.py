@@ -77,7 +77,7 @@ _native = _load(built())
 
 class Listener:
     """
-    Counts what happens between host and device, by (what, operation, place in the project).
+    Counts what happens between host and device, by (what, place in the project, ours).
 
     What is "host to device" or "device to host", copies that are waited for; "asynchronous copy";
     "read", a number that Python asks for; or "waits", an operation whose result has a size that the
