@@ -3,7 +3,7 @@
 from ..errors import ConfigError
 from .checks import check_config, check_num_gpus
 from .choices import ALONE, METHODS, SCOPES
-from .files import CONFIGS, check_output_dir, find_config, flattened, load_config
+from .files import check_output_dir, find_config, flattened, load_config
 from .keys import add_mutualnet_config, ema_decay
 from .loss_terms import LOSS_TERMS, ROI_TERMS, default_loss_weights, terms_present
 from .points import (
@@ -17,7 +17,6 @@ from .points import (
 
 __all__ = [
     "ALONE",
-    "CONFIGS",
     "LOSS_TERMS",
     "METHODS",
     "ROI_TERMS",
