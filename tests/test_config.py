@@ -8,6 +8,7 @@ import yaml
 from mutualnet_det import OperatingPoint, load_config
 from mutualnet_det.config import (
     ConfigError,
+    check_no_gpu_named,
     check_num_gpus,
     check_output_dir,
     check_points,
@@ -185,9 +186,13 @@ def test_students_need_something_to_learn_from():
     load_config(QUICKSTART, [*off, "MUTUALNET.METHOD", "independent"])  # there are no students
 
 
-def test_half_precision_needs_a_gpu():
+HALF = ["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"]
+
+
+def test_float16_needs_a_gpu():
     with pytest.raises(ConfigError, match="SOLVER.AMP.ENABLED is True.*'cpu'"):
-        load_config(QUICKSTART, ["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"])
+        load_config(QUICKSTART, [*HALF, "MUTUALNET.AMP_DTYPE", "float16"])
+    load_config(QUICKSTART, HALF)
 
 
 @pytest.mark.parametrize("key", ["MUTUALNET.WIDTHRANGE", "MUTUALNETS.SCOPE", "NOTHING"])
@@ -249,6 +254,7 @@ def test_key_that_does_nothing_for_a_kind(config, key, value):
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("mutualnet_det.config.checks.why_unsupported", lambda index: "")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert load_config(QUICKSTART, ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
     with pytest.raises(ConfigError, match="'cuda:2'; expected .* cpu, cuda:0, cuda:1"):
@@ -287,7 +293,38 @@ def test_cuda_becomes_cpu_where_there_is_none(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert load_config(QUICKSTART).MODEL.DEVICE == "cpu"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("mutualnet_det.config.checks.why_unsupported", lambda index: "")
     assert load_config(QUICKSTART).MODEL.DEVICE == "cuda"
+
+
+def test_a_gpu_that_does_nothing_is_told_why_once(monkeypatch, caplog):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with caplog.at_level("WARNING"):
+        load_config(QUICKSTART)
+        assert not caplog.messages  # a laptop without a GPU, and the default
+        load_config(QUICKSTART, ["MODEL.DEVICE", "cuda:3"])
+        monkeypatch.setattr("mutualnet_det.config.files.why_no_gpu", lambda: "the driver is old.")
+        assert load_config(QUICKSTART).MODEL.DEVICE == load_config(QUICKSTART).MODEL.DEVICE == "cpu"
+    assert caplog.messages == [
+        "MODEL.DEVICE is cuda:3, but the CPU does the work: there is no GPU.",
+        "MODEL.DEVICE is cuda, but the CPU does the work: the driver is old.",
+    ]
+
+
+def test_a_gpu_that_pytorch_is_not_built_for(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("mutualnet_det.config.checks.why_unsupported", lambda index: "Too old.")
+    with pytest.raises(ConfigError, match="MODEL.DEVICE is 'cuda': Too old. MODEL.DEVICE cpu"):
+        load_config(QUICKSTART)
+
+
+def test_several_processes_and_a_gpu_that_is_named():
+    cfg = load_config(QUICKSTART, ["MODEL.DEVICE", "cpu"])
+    check_no_gpu_named(cfg)
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cuda:1"
+    with pytest.raises(ConfigError, match="'cuda:1', but several processes take a GPU each"):
+        check_no_gpu_named(cfg)
 
 
 def test_too_many_gpus(monkeypatch):

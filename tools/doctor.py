@@ -15,7 +15,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -284,18 +283,22 @@ def check_cuda() -> Finding:
         torch = load("torch")
     except Unusable:
         return Finding(name, "unknown: torch is missing", WARN, "See torch above.")
-    if torch.cuda.is_available():
-        devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        listed = [f"{i}: {d.name} ({d.total_memory >> 30} GiB)" for i, d in enumerate(devices)]
-        return Finding(name, f"{torch.version.cuda}; {', '.join(listed)}")
-    if shutil.which("nvidia-smi") is None:
-        return Finding(name, none)
-    if torch.version.cuda is None:
-        advice = "This torch is built for the CPU alone; install one built for CUDA to use the GPU."
-    else:
-        advice = f"nvidia-smi is there, but torch's CUDA {torch.version.cuda} finds no device: "
-        advice += "update the driver, or install a torch built for an older CUDA."
-    return Finding(name, none, WARN, advice)
+    try:
+        gpu = load(f"{PROJECT}.gpu")
+    except Unusable as error:
+        return Finding(name, f"unknown: {PROJECT}: {error}", WARN, "See above.")
+    if not torch.cuda.is_available():
+        advice = gpu.why_no_gpu()
+        return Finding(name, none, WARN if advice else OK, advice)
+    numbers = range(torch.cuda.device_count())
+    devices = [torch.cuda.get_device_properties(i) for i in numbers]
+    listed = [
+        f"{i}: {d.name} ({d.total_memory >> 30} GiB, compute capability {d.major}.{d.minor})"
+        for i, d in enumerate(devices)
+    ]
+    advice = " ".join(filter(None, map(gpu.why_unsupported, numbers)))
+    state = f"{torch.version.cuda}; {', '.join(listed)}"
+    return Finding(name, state, WARN if advice else OK, advice)
 
 
 def all_findings() -> list[Finding]:

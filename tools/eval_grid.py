@@ -18,6 +18,7 @@ from mutualnet_det.arguments import add_overrides, check_overrides, parse_list_o
 from mutualnet_det.checkpoint import find_weights, load_detector
 from mutualnet_det.config import (
     ConfigError,
+    check_no_gpu_named,
     check_num_gpus,
     check_output_dir,
     check_points,
@@ -116,6 +117,8 @@ def chosen_devices(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
         ConfigError: for a number that this machine or ``MODEL.DEVICE`` does not have.
     """
     check_num_gpus(args.num_gpus)
+    if args.num_gpus > 1:
+        check_no_gpu_named(cfg)
     if args.num_processes < 1:
         raise ConfigError(f"--num-processes is {args.num_processes}; expected at least 1.")
     on_cpu = cfg.MODEL.DEVICE == "cpu"

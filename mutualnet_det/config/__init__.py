@@ -1,7 +1,7 @@
 """The config: its keys, the values they may have, the operating points they name, its files."""
 
 from ..errors import ConfigError
-from .checks import check_config, check_num_gpus
+from .checks import check_config, check_no_gpu_named, check_num_gpus
 from .choices import ALONE, METHODS, SCOPES
 from .files import check_output_dir, find_config, flattened, load_config
 from .keys import add_mutualnet_config, ema_decay
@@ -24,6 +24,7 @@ __all__ = [
     "ConfigError",
     "add_mutualnet_config",
     "check_config",
+    "check_no_gpu_named",
     "check_num_gpus",
     "check_output_dir",
     "check_points",

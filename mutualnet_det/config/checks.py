@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 from ..family import Family, family
+from ..gpu import why_unsupported
 from ..slimmable import OperatingPoint
 from . import choices
 from .detectron2_keys import CHOICES, unused_keys, value_of
@@ -29,7 +30,7 @@ def _check_choice(key: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def check_device(text: str) -> None:
-    """Check a device, without the memory that the first use of a GPU takes."""
+    """ConfigError for a device that cannot be used; a GPU is not used, which takes memory."""
     try:
         device = torch.device(text)
         if device.type == "cuda":
@@ -42,6 +43,8 @@ def check_device(text: str) -> None:
     if not usable:
         known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         _fail("MODEL.DEVICE", text, f"a device of this machine, such as {', '.join(known)}")
+    if device.type == "cuda" and (why := why_unsupported(device.index or 0)):
+        raise ConfigError(f"MODEL.DEVICE is {text!r}: {why} MODEL.DEVICE cpu does without.")
 
 
 def _is_positive(value: Any, types: type | tuple[type, ...]) -> bool:
@@ -92,6 +95,7 @@ def check_config(cfg: CfgNode) -> None:
             "'batch' where MUTUALNET.NORM is 'GN', which has no statistics to freeze",
         )
     _check_choice("MUTUALNET.AMP_DTYPE", node.AMP_DTYPE, choices.AMP_DTYPES)
+    _check_choice("MUTUALNET.MATMUL_PRECISION", node.MATMUL_PRECISION, choices.MATMUL_PRECISIONS)
     _check_choice("MUTUALNET.BAD_RECORDS", node.BAD_RECORDS, choices.BAD_RECORDS)
     if any(name not in choices.LOGGERS or node.LOGGERS.count(name) > 1 for name in node.LOGGERS):
         _fail("MUTUALNET.LOGGERS", node.LOGGERS, f"some of {', '.join(map(repr, choices.LOGGERS))}")
@@ -183,7 +187,7 @@ def check_config(cfg: CfgNode) -> None:
         _fail(
             "SOLVER.AMP.ENABLED",
             True,
-            f"False where MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, or MUTUALNET.AMP_DTYPE 'bfloat16'",
+            f"False where MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, or another MUTUALNET.AMP_DTYPE",
         )
 
 
@@ -294,3 +298,12 @@ def check_num_gpus(num_gpus: int) -> None:
     available = torch.cuda.device_count()
     if num_gpus > max(available, 1):
         raise ConfigError(f"--num-gpus is {num_gpus}, but this machine has {available} GPUs.")
+
+
+def check_no_gpu_named(cfg: CfgNode) -> None:
+    """ConfigError if ``MODEL.DEVICE`` names one GPU, where several processes get one each."""
+    if cfg.MODEL.DEVICE.startswith("cuda:"):
+        raise ConfigError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, but several processes take a GPU each: say "
+            "cuda, and choose GPUs with CUDA_VISIBLE_DEVICES."
+        )

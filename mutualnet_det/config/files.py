@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +16,11 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..errors import ConfigError
+from ..gpu import why_no_gpu
 from .checks import check_config, check_device
 from .keys import add_mutualnet_config
+
+logger = logging.getLogger(__name__)
 
 # The project's configs: part of an installed package, beside the package in a clone.
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -60,7 +65,8 @@ def load_config(config_file: str, opts: Sequence[str] | None = None) -> CfgNode:
     """
     A config from a YAML file and ``KEY VALUE`` overrides, checked.
 
-    A ``MODEL.DEVICE`` of "cuda", Detectron2's default, becomes "cpu" where there is no GPU.
+    A ``MODEL.DEVICE`` of "cuda", Detectron2's default, becomes "cpu" where PyTorch has no GPU; a
+    warning says why if one is installed, or was named.
 
     Args:
         config_file: a path, or the name of one of the project's: see :func:`find_config`. "": none.
@@ -92,11 +98,20 @@ def load_config(config_file: str, opts: Sequence[str] | None = None) -> CfgNode:
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not valid YAML: {error}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        if why_no_gpu() or cfg.MODEL.DEVICE != "cuda":
+            why = why_no_gpu() or "there is no GPU."
+            _warn(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but the CPU does the work: {why}")
         cfg.MODEL.DEVICE = "cpu"
     check_device(cfg.MODEL.DEVICE)
     check_config(cfg)
     cfg.freeze()
     return cfg
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Log a warning once, however often configs are loaded."""
+    logger.warning(text)
 
 
 def flattened(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -78,8 +78,12 @@ def add_mutualnet_config(cfg: CfgNode) -> None:
     # What batch normalisation uses in training: "batch" statistics, or "frozen" calibrated ones,
     # with widths drawn from GRID.WIDTHS only.
     cfg.MUTUALNET.STATISTICS = "batch"
-    # What SOLVER.AMP.ENABLED computes in: "float16", which needs a GPU, or "bfloat16".
-    cfg.MUTUALNET.AMP_DTYPE = "float16"
+    # What SOLVER.AMP.ENABLED computes in: "float16", which needs a GPU; "bfloat16"; or "auto":
+    # bfloat16 on a GPU that computes in it itself, and float32 everywhere else.
+    cfg.MUTUALNET.AMP_DTYPE = "auto"
+    # What a GPU multiplies float32 matrices in, as torch.set_float32_matmul_precision has it:
+    # "highest", float32; "high", TF32; "medium", bfloat16. Convolutions take TF32 in any case.
+    cfg.MUTUALNET.MATMUL_PRECISION = "highest"
     # Whether backward computes the backbone's activations anew instead of keeping them: less
     # memory, more time.
     cfg.MUTUALNET.RECOMPUTE_ACTIVATIONS = False

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from detectron2.config import get_cfg
+
+from .keys import add_mutualnet_config
+
 # The losses that a teacher gives ROI heads, by their key in LOSS_WEIGHTS.
 ROI_TERMS = ("CLASS", "BOX", "MASK", "KEYPOINT")
 # All that a sub-network of each meta-architecture has.
@@ -19,8 +23,10 @@ LOSS_TERMS = {
 
 
 def default_loss_weights(terms: Sequence[str]) -> dict[str, float]:
-    """The default weights of these keys of ``LOSS_WEIGHTS``."""
-    return {term: 0.0 if term in ("OBJECTNESS", "FEATURE") else 1.0 for term in terms}
+    """The config's default weights of these keys of ``LOSS_WEIGHTS``."""
+    cfg = get_cfg()
+    add_mutualnet_config(cfg)
+    return {term: cfg.MUTUALNET.LOSS_WEIGHTS[term] for term in terms}
 
 
 def terms_present(terms: Sequence[str], *, mask_on: bool, keypoint_on: bool) -> list[str]:

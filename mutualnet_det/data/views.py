@@ -50,14 +50,13 @@ def scale_ratio(source: tuple[int, int], target: tuple[int, int]) -> tuple[float
     return target[1] / source[1], target[0] / source[0]
 
 
-def view_at(batched_inputs: list[dict], resolution: int, max_size: int, device) -> list[dict]:
+def view_at(batched_inputs: list[dict], resolution: int, max_size: int) -> list[dict]:
     """
     The same training batch at another resolution.
 
     Args:
         batched_inputs: training inputs: "image" (C, H, W) each, and with a detector "instances".
         resolution: short side in pixels; the long side is at most ``max_size``.
-        device: where images are resized and the view lives.
 
     Returns:
         list[dict]: "image" (C, H', W'), "source_size" (H, W) and "instances" with scaled
@@ -65,7 +64,7 @@ def view_at(batched_inputs: list[dict], resolution: int, max_size: int, device) 
         do not depend on it. Whatever else an input holds stays as it is.
     """
     view = []
-    images = [item["image"].to(device) for item in batched_inputs]
+    images = [item["image"] for item in batched_inputs]
     shapes = [resized_shape(*image.shape[-2:], resolution, max_size) for image in images]
     with torch.no_grad():
         if len({image.shape for image in images}) == 1:

@@ -25,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing import ProcessExitedException
 
 from ..compat import default_store
-from ..config import ConfigError, check_num_gpus, load_config
+from ..config import ConfigError, check_no_gpu_named, check_num_gpus, load_config
 from ..distributed import POLL_PERIOD, SharedError
 from ..errors import UserError, reported
 from ..evaluation.workers import share_threads
@@ -64,6 +64,7 @@ def _launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace
         cfg = load_config(args.config_file, args.opts)
         if cfg.MODEL.DEVICE != "cpu":
             check_num_gpus(args.num_gpus)
+            check_no_gpu_named(cfg)
     prepare_launch(cfg)
     try:
         # Whoever asks this process to end means the ones that train.
@@ -162,6 +163,7 @@ def _check_torchrun(args: argparse.Namespace, local_size: int) -> CfgNode:
             "starts the processes already. Leave both out."
         )
     cfg = load_config(args.config_file, args.opts)
+    check_no_gpu_named(cfg)
     available = torch.cuda.device_count()
     if cfg.MODEL.DEVICE != "cpu" and local_size > available:
         raise ConfigError(

@@ -39,6 +39,7 @@ from ..distributed import (
 )
 from ..modeling.build import build_training_network
 from ..modeling.classifier import network_of
+from ..precision import training_dtype
 from ..seeding import stream_seed
 from ..slimmable import Calibrations, OperatingPoint, at_width, gathered_gradients
 from .average import MovingAverage
@@ -87,7 +88,9 @@ class MutualTrainer(TrainerBase):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._folder = Path(cfg.OUTPUT_DIR)
         self._freezes = cfg.MUTUALNET.STATISTICS == "frozen"
-        self._dtype = getattr(torch, cfg.MUTUALNET.AMP_DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+        self._dtype = training_dtype(cfg)
+        if cfg.SOLVER.AMP.ENABLED:
+            logger.info("Mixed precision on %s: %s", self.model.device, self._dtype)
         # Of float16, small gradients would become 0; bfloat16 has the range of float32.
         self._scaler = torch.amp.GradScaler("cuda", enabled=self._dtype is torch.float16)
         least = SCALER_STEPS if self._dtype is torch.float16 else 0
@@ -290,7 +293,7 @@ class MutualTrainer(TrainerBase):
 
     def view(self, batch: list[dict[str, Any]], resolution: int) -> list[dict[str, Any]]:
         """Resize a batch for a pass: see :func:`mutualnet_det.data.views.view_at`."""
-        return view_at(batch, resolution, self.cfg.INPUT.MAX_SIZE_TRAIN, self.model.device)
+        return view_at(batch, resolution, self.cfg.INPUT.MAX_SIZE_TRAIN)
 
     def _at(self, training_pass: TrainingPass) -> AbstractContextManager:
         if self._freezes:
@@ -298,7 +301,7 @@ class MutualTrainer(TrainerBase):
         return at_width(self.model, training_pass.point.width, track=training_pass.kind == FULL)
 
     def _autocast(self) -> AbstractContextManager:
-        enabled = self._dtype is not None
+        enabled = self._dtype is not torch.float32
         return torch.autocast(self.model.device.type, self._dtype, enabled=enabled)
 
     def _update_weights(self, problem: str) -> None:

@@ -10,22 +10,25 @@ from torch import nn
 
 from ..building import explaining_config
 from ..config import LOSS_TERMS, ConfigError
+from ..precision import set_matmul_precision, training_dtype
 from ..slimmable import share_statistics
 from .backbones import SlimmableBackbone
+from .memory_format import laid_out
 
 
-def build_network(cfg: CfgNode) -> nn.Module:
+def build_network(cfg: CfgNode, dtype: torch.dtype = torch.float32) -> nn.Module:
     """
-    Build as Detectron2's ``build_model`` does, with the weights stored channels-last.
+    Build as Detectron2's ``build_model`` does, with the weights laid out as suits the device.
 
-    Convolutions take their layout from them, and depthwise ones and those on tensor cores are
-    faster so; values and names do not change.
+    Args:
+        dtype: that convolutions compute in; see :func:`laid_out`.
 
     Raises:
         ConfigError: for a name or value in the config that nothing can be built from.
     """
+    set_matmul_precision(cfg)
     with explaining_config("the network"):
-        return build_model(cfg).to(memory_format=torch.channels_last)
+        return laid_out(build_model(cfg), dtype)
 
 
 def build_training_network(cfg: CfgNode) -> nn.Module:
@@ -36,7 +39,7 @@ def build_training_network(cfg: CfgNode) -> nn.Module:
     Raises:
         ConfigError: if its meta-architecture has no sub-networks to teach.
     """
-    model = build_network(cfg)
+    model = build_network(cfg, training_dtype(cfg))
     if not hasattr(model, "teach"):
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}, which teaches no "

@@ -15,6 +15,11 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 
+def exact(logits: Tensor) -> Tensor:
+    """Logits as float32 at least: in half precision, 8 or 11 bits would be left of targets."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def class_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """
     KL divergence between the class distributions, times the squared temperature, averaged over the
@@ -26,8 +31,8 @@ def class_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.
     if len(student) == 0:
         return student.sum() * 0
     return temperature**2 * F.kl_div(
-        F.log_softmax(student / temperature, dim=1),
-        F.log_softmax(teacher.detach() / temperature, dim=1),
+        F.log_softmax(exact(student) / temperature, dim=1),
+        F.log_softmax(exact(teacher).detach() / temperature, dim=1),
         reduction="batchmean",
         log_target=True,
     )
@@ -45,7 +50,7 @@ def box_distillation(student: Tensor, teacher: Tensor, classes: Tensor, num_clas
     foreground = torch.nonzero((classes >= 0) & (classes < num_classes)).squeeze(1)
     student, teacher = (
         deltas.unflatten(1, (-1, 4))[foreground, classes[foreground] if deltas.shape[1] > 4 else 0]
-        for deltas in (student, teacher.detach())
+        for deltas in (exact(student), exact(teacher).detach())
     )
     return (student - teacher).abs().sum() / max(len(classes), 1)
 
@@ -67,9 +72,10 @@ def mask_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     """
     if student.numel() == 0:
         return student.sum() * 0
-    target = teacher.detach().sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(teacher.detach(), target)
-    return F.binary_cross_entropy_with_logits(student, target) - entropy
+    teacher = exact(teacher).detach()
+    target = teacher.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(teacher, target)
+    return F.binary_cross_entropy_with_logits(exact(student), target) - entropy
 
 
 def score_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -83,7 +89,7 @@ def score_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.
     Args:
         student, teacher: logits of the same shape.
     """
-    student, teacher = student.float() / temperature, teacher.detach().float() / temperature
+    student, teacher = exact(student) / temperature, exact(teacher).detach() / temperature
     target = teacher.sigmoid()
     focus = (student.sigmoid() - target).square()
     cross_entropy = F.binary_cross_entropy_with_logits(student, target, reduction="none")
@@ -191,8 +197,8 @@ def keypoint_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Te
     if not valid.any():
         return student.sum() * 0
     return F.kl_div(
-        F.log_softmax(student.flatten(2)[valid], dim=1),
-        F.log_softmax(teacher.detach().flatten(2)[valid], dim=1),
+        F.log_softmax(exact(student.flatten(2)[valid]), dim=1),
+        F.log_softmax(exact(teacher.detach().flatten(2)[valid]), dim=1),
         reduction="batchmean",
         log_target=True,
     )

@@ -20,7 +20,7 @@ class Teaching(nn.Module):
     Args:
         temperature: of the distilled class distributions or scores.
         loss_weights: of a sub-network's losses, by the keys of ``LOSS_TERMS`` for its class; by
-            default 1 each, but 0 for "OBJECTNESS" and "FEATURE".
+            default the config's.
         others: as for the class that it completes.
     """
 

@@ -71,7 +71,7 @@ def load_pretrained(folder: str | Path, device: str | torch.device | None = None
     weights, config, table_file = _files(folder)
     if device is not None:
         check_device(device, "device")
-    # Half precision is a matter of training, and a config with it is for a GPU alone.
+    # Half precision is a matter of training, and a config with float16 is for a GPU alone.
     overrides = ["SOLVER.AMP.ENABLED", "False"]
     if device is not None:
         overrides += ["MODEL.DEVICE", str(torch.device(device))]

@@ -43,7 +43,7 @@ def test_a_resized_image_keeps_its_size(size):
 
 def test_view_of_the_same_size_is_the_same_image(training_batch):
     batch = training_batch(sizes=((64, 96), (80, 64)))
-    for item, seen in zip(batch, view_at(batch, 64, 128, "cpu"), strict=True):
+    for item, seen in zip(batch, view_at(batch, 64, 128), strict=True):
         assert seen["image"].dtype == torch.float32
         assert torch.equal(seen["image"], item["image"].float())
         assert torch.equal(seen["instances"].gt_boxes.tensor, item["instances"].gt_boxes.tensor)
@@ -52,7 +52,7 @@ def test_view_of_the_same_size_is_the_same_image(training_batch):
 def test_view_scales_images_and_boxes_and_keeps_the_rest(training_batch):
     batch = training_batch(sizes=((64, 101), (80, 64)), objects=(2, 0))
     before = [item["instances"].gt_boxes.tensor.clone() for item in batch]
-    view = view_at(batch, 48, 70, "cpu")
+    view = view_at(batch, 48, 70)
     assert [tuple(item["image"].shape) for item in view] == [(3, 44, 70), (3, 60, 48)]
     for item, seen, boxes in zip(batch, view, before, strict=True):
         (height, width), shape = item["image"].shape[-2:], seen["image"].shape[-2:]
@@ -93,8 +93,8 @@ def test_ratio_is_of_x_and_then_of_y():
 
 def test_images_of_one_size_are_resized_as_each_alone(training_batch):
     batch = training_batch(sizes=((64, 96), (64, 96)))
-    together = view_at(batch, 48, 128, "cpu")
+    together = view_at(batch, 48, 128)
     for item, expected in zip(together, batch, strict=True):
-        (alone,) = view_at([expected], 48, 128, "cpu")
+        (alone,) = view_at([expected], 48, 128)
         assert torch.equal(item["image"], alone["image"])
         assert torch.equal(item["instances"].gt_boxes.tensor, alone["instances"].gt_boxes.tensor)

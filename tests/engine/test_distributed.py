@@ -100,7 +100,7 @@ def one_process_step(cfg, weights):
     with EventStorage(0):
         for number, (kind, point) in enumerate(build_sampler(cfg, trainer.seed)(0)):
             with at_width(model, point.width, track=kind == "full"):
-                seen = model._see(view_at(batch, point.resolution, 128, model.device))
+                seen = model._see(view_at(batch, point.resolution, 128))
                 losses = []
                 for rank in range(WORLD_SIZE):
                     part = slice(rank * share, (rank + 1) * share)

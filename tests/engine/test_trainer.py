@@ -89,7 +89,7 @@ def test_gradients_of_all_passes_make_one_step(build, run_steps, weight):
     for number, (kind, point) in enumerate(passes):
         model.zero_grad()
         torch.manual_seed(stream_seed("heads", seed, iteration, 0, number))
-        view = view_at(batch, point.resolution, cfg.INPUT.MAX_SIZE_TRAIN, "cpu")
+        view = view_at(batch, point.resolution, cfg.INPUT.MAX_SIZE_TRAIN)
         with at_width(model, point.width), EventStorage():
             if kind == FULL:
                 losses, teacher = model.teach(view)

@@ -219,7 +219,7 @@ def study(run):
 
     def study_at(model, batch, teacher, width=0.4, resolution=48):
         with at_width(model, width, track=False):
-            return run(model.study, view_at(batch, resolution, 128, "cpu"), teacher, seed=1)
+            return run(model.study, view_at(batch, resolution, 128), teacher, seed=1)
 
     return study_at
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from mutualnet_det import load_config
 from mutualnet_det.modeling.build import build_network
+from mutualnet_det.modeling.memory_format import memory_format
 from mutualnet_det.slimmable import SlimmableBatchNorm2d, SlimmableGroupNorm
 
 
@@ -25,6 +26,23 @@ def test_layout_changes_and_values_do_not(tiny_cfg):
     images = torch.randn(1, 3, 64, 64)
     features = network.eval().backbone(images)
     assert features["p2"].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "norm", "expected"),
+    [
+        ("cpu", torch.float32, "BN", torch.channels_last),
+        ("cpu", torch.bfloat16, "GN", torch.channels_last),
+        ("cuda", torch.float32, "BN", torch.contiguous_format),
+        ("cuda", torch.bfloat16, "BN", torch.channels_last),
+        ("cuda", torch.float16, "GN", torch.contiguous_format),
+    ],
+)
+def test_layout_follows_device_precision_and_norm(device, dtype, norm, expected):
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8) if norm == "GN" else nn.BatchNorm2d(8)
+    )
+    assert memory_format(network, torch.device(device), dtype) == expected
 
 
 def norms(model):

@@ -107,6 +107,17 @@ def test_mask_distillation_is_the_kl_divergence_of_the_pixels():
     torch.testing.assert_close(actual, expected.mean())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_loses_nothing_but_the_logits_own_digits(name):
+    student, teacher = (
+        [logits.detach().bfloat16() for logits in predictions(seed)] for seed in (0, 10)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = losses(student, teacher)[name]
+    expected = losses([x.float() for x in student], [x.float() for x in teacher])[name]
+    torch.testing.assert_close(loss, expected)
+
+
 def test_mask_distillation_survives_a_sure_teacher():
     teacher = torch.tensor([[[1e4, -1e4]]])
     loss = distillation.mask_distillation(torch.zeros(1, 1, 2), teacher)

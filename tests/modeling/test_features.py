@@ -147,7 +147,7 @@ def test_the_students_backbone_learns_and_the_teacher_does_not(
     assert kept.keys() == model.backbone.output_shape().keys()
     assert not any(level.requires_grad for level in kept.values())
     with at_width(model, 0.25):
-        losses = run(model.study, view_at(batch, resolution, 128, "cpu"), teacher)
+        losses = run(model.study, view_at(batch, resolution, 128), teacher)
         assert losses.keys() == {LOSS}
         assert 0.01 < losses[LOSS] < 2
         losses[LOSS].backward()
@@ -175,7 +175,7 @@ def test_the_other_losses_stay_what_they_are(make_model, batch, run, monkeypatch
         losses, teacher = run(model.teach, batch)
         sum(losses.values()).backward()
         with at_width(model, 0.4, track=False):
-            studied = run(model.study, view_at(batch, 48, 128, "cpu"), teacher)
+            studied = run(model.study, view_at(batch, 48, 128), teacher)
             sum(loss for name, loss in studied.items() if name != LOSS).backward()
         gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
         return losses, studied, gradients, getattr(teacher, "detection", teacher).features
@@ -202,7 +202,7 @@ def test_its_weight_multiplies_it(make_model, batch, run):
         model = make_model(FEATURE=weight)
         _, teacher = run(model.teach, batch)
         with at_width(model, 0.4, track=False):
-            losses.append(run(model.study, view_at(batch, 48, 128, "cpu"), teacher)[LOSS])
+            losses.append(run(model.study, view_at(batch, 48, 128), teacher)[LOSS])
     torch.testing.assert_close(losses[1], 5 * losses[0])
 
 
@@ -215,7 +215,7 @@ def test_students_with_proposals_of_their_own_learn_from_features_too(
     batch = training_batch()
     _, teacher = run(model.teach, batch)
     with at_width(model, 0.25, track=False):
-        assert run(model.study, view_at(batch, 32, 128, "cpu"), teacher)[LOSS] > 0.01
+        assert run(model.study, view_at(batch, 32, 128), teacher)[LOSS] > 0.01
 
 
 # What has no pyramid -----------------------------------------------------------------------------

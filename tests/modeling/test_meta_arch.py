@@ -39,7 +39,7 @@ DISTILLATION_LOSSES = {*TERMS.values()}
 
 def inputs_at(resolution, training_batch):
     """Inference inputs of two images, at a short side in pixels."""
-    view = view_at(training_batch(), resolution, 128, "cpu")
+    view = view_at(training_batch(), resolution, 128)
     return [{"image": x["image"], "height": 100, "width": 150} for x in view]
 
 
@@ -224,7 +224,7 @@ def study(model, batch, teacher, width=0.4, seed=1):
 def test_masks_of_a_view_are_cropped_at_the_scale_they_have(training_model, training_batch):
     """The full network may see a smaller view too: its masks keep the source's scale."""
     batch = training_batch()
-    view = view_at(batch, 32, 128, "cpu")
+    view = view_at(batch, 32, 128)
     scaled = [dict(item, instances=copy.deepcopy(item["instances"])) for item in view]
     for item, source in zip(scaled, batch, strict=True):
         height, width = item.pop("source_size")
@@ -284,7 +284,7 @@ def test_a_student_returns_its_losses(training_model, training_batch, proposals,
     model = training_model(proposals, mask_on)
     batch = training_batch()
     _, teacher = teach(model, batch)
-    losses = study(model, view_at(batch, 48, 128, "cpu"), teacher)
+    losses = study(model, view_at(batch, 48, 128), teacher)
     names = RPN_LOSSES | ROI_LOSSES | DISTILLATION_LOSSES
     assert losses.keys() == {n for n in names if mask_on or "mask" not in n}
     assert all(loss.isfinite() and loss > 0 for loss in losses.values())
@@ -299,7 +299,7 @@ def test_a_student_learns_from_any_batch(
     model = training_model(proposals)
     batch = training_batch(**batch)
     _, teacher = teach(model, batch)
-    losses = study(model, view_at(batch, resolution, 128, "cpu"), teacher, 0.25)
+    losses = study(model, view_at(batch, resolution, 128), teacher, 0.25)
     assert losses.keys() == RPN_LOSSES | ROI_LOSSES | DISTILLATION_LOSSES
     assert all(loss.isfinite() for loss in losses.values())
     by_parameter = gradients(model, sum(losses.values()))
@@ -353,7 +353,7 @@ def test_ground_truth_alone_is_the_papers_setting(training_model, training_batch
     batch = training_batch()
     _, teacher = teach(model, batch)
     assert teacher.features is teacher.rpn is None  # nobody asks the teacher: nothing of it is kept
-    view = view_at(batch, 64, 128, "cpu")
+    view = view_at(batch, 64, 128)
     losses = study(model, view, teacher)
     # An ordinary training pass of Detectron2 at that width.
     torch.manual_seed(1)
@@ -379,7 +379,7 @@ def test_a_term_teaches_the_student_and_not_the_teacher(
     tensors += [teacher.rpn.objectness] if teacher.rpn else []
     assert not any(tensor.requires_grad for tensor in tensors)
 
-    losses = study(model, view_at(batch, 48, 128, "cpu"), teacher)
+    losses = study(model, view_at(batch, 48, 128), teacher)
     assert losses.keys() == {TERMS[term]}
     by_parameter = gradients(model, losses[TERMS[term]])
     # The student's channels get a gradient, back to the image; what is the full network's, none.
@@ -428,11 +428,11 @@ def test_nothing_is_distilled_where_student_and_teacher_agree(
     _, teacher = teach(model, batch)
     # The same weights, the same width, the same view. Calibrated later, its statistics move.
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    losses = study(model, view_at(batch, 64, 128, "cpu"), teacher, width=1.0)
+    losses = study(model, view_at(batch, 64, 128), teacher, width=1.0)
     for name in DISTILLATION_LOSSES:
         assert losses[name].abs() < 1e-6, name
-    smaller = study(model, view_at(batch, 48, 128, "cpu"), teacher, width=1.0)
-    narrower = study(model, view_at(batch, 64, 128, "cpu"), teacher, width=0.4)
+    smaller = study(model, view_at(batch, 48, 128), teacher, width=1.0)
+    narrower = study(model, view_at(batch, 64, 128), teacher, width=0.4)
     for name in DISTILLATION_LOSSES:
         assert smaller[name] > 1e-4 and narrower[name] > 1e-4, name
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
@@ -465,7 +465,7 @@ def test_teachers_proposals_are_scaled_by_the_actual_ratio(
     calls = spy_on_boxes(model, monkeypatch)
     batch = training_batch(sizes=UNEVEN, objects=(2, 3))
     _, teacher = teach(model, batch)
-    view = view_at(batch, 48, 75, "cpu")
+    view = view_at(batch, 48, 75)
     assert [tuple(x["image"].shape[-2:]) for x in view] == [(38, 75), (72, 48)]
     study(model, view, teacher)
     (_, full), (shape, scaled) = calls
@@ -488,7 +488,7 @@ def test_own_proposals_are_scaled_to_the_teacher(training_model, training_batch,
     calls = spy_on_boxes(model, monkeypatch)
     batch = training_batch(sizes=UNEVEN, objects=(2, 3))
     _, teacher = teach(model, batch)
-    study(model, view_at(batch, 48, 75, "cpu"), teacher)
+    study(model, view_at(batch, 48, 75), teacher)
     _, (small, own), (large, at_teacher) = calls
     assert (tuple(large[-2:]), tuple(small[-2:])) == ((32, 32), (24, 24))
     for boxes, rescaled, x, y in (
@@ -515,7 +515,7 @@ def test_targets_do_not_depend_on_the_students_scale(
             seen.append(targets) or original(heads, predictions, targets)
         ),
     )
-    study(model, view_at(batch, 32, 128, "cpu"), teacher)
+    study(model, view_at(batch, 32, 128), teacher)
     (targets,) = seen
     if proposals == "teacher":
         assert targets is teacher.targets  # made once
@@ -545,7 +545,7 @@ def test_passes_add_up_their_gradients_and_track_once(training_model, training_b
     assert norm.num_batches_tracked == 1
     mean = norm.running_mean.clone()
     full = {name: p.grad.clone() for name, p in model.named_parameters()}
-    sum(study(model, view_at(batch, 48, 128, "cpu"), teacher).values()).backward()
+    sum(study(model, view_at(batch, 48, 128), teacher).values()).backward()
     assert norm.num_batches_tracked == 1
     assert torch.equal(norm.running_mean, mean)
     for name, parameter in model.named_parameters():
@@ -563,7 +563,7 @@ def test_on_frozen_statistics_the_teacher_keeps_its_own(tiny_cfg, training_model
     inputs = inputs_at(64, training_batch)
     calibrations.calibrate(point, [inputs], model.eval().inference)
     model.train()
-    batch = view_at(training_batch(), 64, 128, "cpu")
+    batch = view_at(training_batch(), 64, 128)
     with calibrations.at(point):
         _, teacher = teach(model, batch)
         torch.manual_seed(1)

@@ -78,7 +78,7 @@ def test_equals_a_plain_network_of_that_width(
         pixel_mean=tiny_cfg.MODEL.PIXEL_MEAN,
         pixel_std=tiny_cfg.MODEL.PIXEL_STD,
     ).eval()
-    inputs = [{"image": x["image"]} for x in view_at(training_batch(), 48, 128, "cpu")]
+    inputs = [{"image": x["image"]} for x in view_at(training_batch(), 48, 128)]
     actual, expected = beside_plain(
         model, plain, OperatingPoint(width, 48), inputs[::-1], lambda x: x(inputs)
     )

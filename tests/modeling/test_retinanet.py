@@ -60,7 +60,7 @@ def build_plain_retinanet(build_plain_fpn):
 
 
 def inputs_at(resolution, training_batch):
-    view = view_at(training_batch(), resolution, 128, "cpu")
+    view = view_at(training_batch(), resolution, 128)
     return [{"image": x["image"], "height": 100, "width": 150} for x in view]
 
 
@@ -167,10 +167,10 @@ def test_student_gets_a_gradient_and_the_teacher_none(
     weigh(dense_cfg, **{term: 1})
     model = build_random(dense_cfg).train()
     batch = training_batch()
-    _, teacher = run(model.teach, view_at(batch, 64, 128, "cpu"))
+    _, teacher = run(model.teach, view_at(batch, 64, 128))
     assert not teacher.class_logits.requires_grad and not teacher.boxes.requires_grad
     with at_width(model, 0.25):
-        losses = run(model.study, view_at(batch, resolution, 128, "cpu"), teacher)
+        losses = run(model.study, view_at(batch, resolution, 128), teacher)
         assert set(losses) == {f"loss_distill_{term.lower()}"}
         (loss,) = losses.values()
         assert loss > 0
@@ -346,7 +346,7 @@ def test_images_without_objects(dense_cfg, build_random, training_batch, run, ob
     losses, teacher = run(model.teach, batch)
     assert all(loss.isfinite() for loss in losses.values())
     with at_width(model, 0.25):
-        losses = run(model.study, view_at(batch, 48, 128, "cpu"), teacher)
+        losses = run(model.study, view_at(batch, 48, 128), teacher)
         assert all(loss.isfinite() for loss in losses.values())
         assert losses["loss_distill_class"] > 0
         assert (losses["loss_distill_box"] == 0) == (objects == (0, 0))

@@ -97,7 +97,7 @@ def test_equals_a_plain_network_of_that_width(
 ):
     tiny_cfg.merge_from_list(OVERRIDES[kind])
     model, plain = build_random(tiny_cfg), build_plain(tiny_cfg, width)
-    inputs = [{"image": x["image"]} for x in view_at(training_batch(), 48, 128, "cpu")]
+    inputs = [{"image": x["image"]} for x in view_at(training_batch(), 48, 128)]
     actual, expected = beside_plain(
         model, plain, OperatingPoint(width, 48), inputs[::-1], lambda x: x.inference(inputs)
     )
@@ -146,7 +146,7 @@ def test_ground_truth_alone_is_detectron2s_at_that_width(make_model, batch_of, r
     _, teacher = run(model.teach, batch)
     assert teacher.features is None
     losses = study(model, batch, teacher, resolution=64)
-    view = view_at(batch, 64, 128, "cpu")
+    view = view_at(batch, 64, 128)
     assert all(x["source_size"] == x["image"].shape[-2:] for x in view)
     with at_width(model, 0.4, track=False):
         expected = run(GeneralizedRCNN.forward, model, view, seed=1)
@@ -275,7 +275,7 @@ def test_each_stage_is_taught_on_the_boxes_the_teacher_refined(
     calls = spy_on_boxes(model, monkeypatch)
     batch = batch_of(**UNEVEN)
     _, teacher = run(model.teach, batch)
-    view = view_at(batch, 48, 75, "cpu")
+    view = view_at(batch, 48, 75)
     assert tuple(tuple(x["image"].shape[-2:]) for x in view) == SMALL
     with at_width(model, 0.4):
         run(model.study, view, teacher)
@@ -311,7 +311,7 @@ def test_a_student_with_proposals_of_its_own_refines_them_itself(
     batch = batch_of(**UNEVEN)
     _, teacher = run(model.teach, batch)
     with at_width(model, 0.4):
-        run(model.study, view_at(batch, 48, 75, "cpu"), teacher)
+        run(model.study, view_at(batch, 48, 75), teacher)
     own, at_teacher = calls[3:6], calls[6:]
     assert len(at_teacher) == 3
     for stage in range(3):
@@ -334,7 +334,7 @@ def test_masks_and_keypoints_are_pooled_at_the_students_scale(
     batch = batch_of(**UNEVEN)
     _, teacher = run(model.teach, batch)
     with at_width(model, 0.4):
-        run(model.study, view_at(batch, 48, 75, "cpu"), teacher)
+        run(model.study, view_at(batch, 48, 75), teacher)
     # The student's and, with proposals of its own, the teacher's on the same ones.
     small, full = (calls[1], calls[0]) if proposals == "teacher" else calls[1:]
     assert sum(map(len, full)) >= 3
@@ -350,7 +350,7 @@ def test_keypoint_targets_are_made_once_at_the_scale_they_have(
     """The full network may see a smaller view too: its keypoints keep the source's scale."""
     model = make_model("keypoint")
     batch = batch_of(sizes=((64, 96), (64, 96)))
-    _, teacher = run(model.teach, view_at(batch, resolution, 128, "cpu"))
+    _, teacher = run(model.teach, view_at(batch, resolution, 128))
     positions, valid = teacher.targets.keypoints
     study(model, batch, teacher)
     assert teacher.targets.keypoints == (positions, valid)

@@ -84,7 +84,7 @@ def test_equals_a_plain_network_of_that_width(
     model = build_random(semantic_cfg)
     nn.init.normal_(model.sem_seg_head.predictor.weight)
     plain = build_plain_segmentor(semantic_cfg, width)
-    view = view_at(semantic_batch(), 48, 128, "cpu")
+    view = view_at(semantic_batch(), 48, 128)
     inputs = [{"image": x["image"], "height": 100, "width": 150} for x in view]
     actual, expected = beside_plain(
         model, plain, OperatingPoint(width, 48), inputs[::-1], lambda x: x(inputs)
@@ -267,7 +267,7 @@ def test_sub_network_learns_from_the_teacher(
     for item in batch:
         del item["sem_seg"]  # no ground truth is needed for it
     with at_width(model, 0.25):
-        losses = model.study(view_at(batch, resolution, 128, "cpu"), teacher)
+        losses = model.study(view_at(batch, resolution, 128), teacher)
         assert set(losses) == {"loss_distill_sem_seg"}
         assert losses["loss_distill_sem_seg"] > 1e-4
         losses["loss_distill_sem_seg"].backward()

@@ -214,30 +214,25 @@ def test_project_not_installed(monkeypatch):
     assert finding.status == FAIL and "pip install" in finding.advice
 
 
-def cuda_torch(built_for: str | None, devices: int) -> SimpleNamespace:
-    properties = SimpleNamespace(name="A GPU", total_memory=24 * 2**30)
-    return SimpleNamespace(
-        version=SimpleNamespace(cuda=built_for),
-        cuda=SimpleNamespace(
-            is_available=lambda: devices > 0,
-            device_count=lambda: devices,
-            get_device_properties=lambda index: properties,
-        ),
-    )
-
-
 @pytest.mark.parametrize(
-    ("built_for", "devices", "has_driver", "status", "text"),
+    ("devices", "why_not", "status", "text"),
     [
-        ("13.0", 2, True, OK, "13.0; 0: A GPU (24 GiB), 1: A GPU (24 GiB)"),
-        ("13.0", 0, False, OK, "none: everything runs on the CPU"),
-        ("13.0", 0, True, WARN, "update the driver"),
-        (None, 0, True, WARN, "built for the CPU alone"),
+        (2, "", OK, "13.0; 0: A GPU (24 GiB, compute capability 8.6), 1: A GPU (24 GiB"),
+        (1, "A GPU is too old.", WARN, "A GPU is too old."),
+        (0, "", OK, "none: everything runs on the CPU"),
+        (0, "The driver is too old.", WARN, "The driver is too old."),
     ],
 )
-def test_cuda(pretend, monkeypatch, built_for, devices, has_driver, status, text):
-    pretend({"torch": cuda_torch(built_for, devices)})
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: name if has_driver else None)
+def test_cuda(pretend, devices, why_not, status, text):
+    properties = SimpleNamespace(name="A GPU", total_memory=24 * 2**30, major=8, minor=6)
+    cuda = SimpleNamespace(
+        is_available=lambda: devices > 0,
+        device_count=lambda: devices,
+        get_device_properties=lambda index: properties,
+    )
+    gpu = SimpleNamespace(why_no_gpu=lambda: why_not, why_unsupported=lambda index: why_not)
+    torch = SimpleNamespace(version=SimpleNamespace(cuda="13.0"), cuda=cuda)
+    pretend({"torch": torch, "mutualnet_det.gpu": gpu})
     finding = doctor.check_cuda()
     assert finding.status == status
     assert text in finding.state + finding.advice

@@ -12,6 +12,7 @@ from torch import nn
 from ...calibration import calibrate_points
 from ...config import full_point, grid_points
 from ...modeling.build import build_network
+from ...modeling.memory_format import laid_out
 from ...runtime.device import device_of, wait_for
 from ...slimmable import Calibrations, OperatingPoint, sliced
 from .pairs import TimedPair, elapsed, time_pair
@@ -24,11 +25,6 @@ def lightly_calibrated(cfg: CfgNode) -> CfgNode:
     cfg.MUTUALNET.CALIBRATION.NUM_IMAGES = cfg.MUTUALNET.CALIBRATION.BATCH_SIZE
     cfg.freeze()
     return cfg
-
-
-def in_channels_last(network: nn.Module) -> nn.Module:
-    """The network in the layout that slimmable ones have in memory: what is compared is width."""
-    return network.to(memory_format=torch.channels_last)
 
 
 class _CalibratedModel:
@@ -46,7 +42,7 @@ class _CalibratedModel:
     def plain(self, point: OperatingPoint) -> nn.Module:
         with self.calibrations.at(point):
             network = sliced(self.model)
-        return in_channels_last(network)
+        return laid_out(network)  # as the slimmable one: what is compared is width
 
     def images(self) -> list[dict]:
         side = full_point(self.cfg).resolution

@@ -36,11 +36,13 @@ from ...engine.sampling import build_sampler
 from ...engine.timing import PARTS
 from ...engine.trainer import MutualTrainer
 from ...modeling.build import build_network
+from ...modeling.memory_format import laid_out
 from ...modeling.meta_arch import Teacher
 from ...modeling.semantic import semantic_ground_truth
+from ...precision import training_dtype
 from ...runtime.device import device_of
 from ...slimmable import Calibrations, OperatingPoint, at_width, sliced
-from .layers import in_channels_last, lightly_calibrated
+from .layers import lightly_calibrated
 from .pairs import TimedPair, elapsed, timings_table
 
 # Rounds that do not count: the first steps compile kernels and fill caches.
@@ -206,17 +208,17 @@ class _PlainTrainings:
         self._cfg = cfg
 
     def network(self, model: nn.Module, point: OperatingPoint) -> nn.Module:
-        """The plain network that ``model`` is at ``point``, in the layout it has in memory."""
+        """The plain network that ``model`` is at ``point``, laid out in memory as it is."""
         calibrations = Calibrations(model)
         calibrate_points(self._cfg, model, calibrations, [point])
         with calibrations.at(point):
             network = sliced(model)
-        return in_channels_last(network).train()
+        return laid_out(network, training_dtype(self._cfg)).train()
 
     def take(self, network: nn.Module, batch: list[dict], point: OperatingPoint) -> float:
         """The ms of a step on the batch at ``point``'s resolution, resized beforehand."""
         device = device_of(network)
-        view = view_at(batch, point.resolution, self._cfg.INPUT.MAX_SIZE_TRAIN, device)
+        view = view_at(batch, point.resolution, self._cfg.INPUT.MAX_SIZE_TRAIN)
         for item in view:
             scale_ground_truth(item)
         trainer = _plain_trainer(self._cfg, network, iter([view]))
@@ -229,11 +231,11 @@ def _plain_trainer(
     cfg: CfgNode, network: nn.Module, batches: Iterator[list[dict]]
 ) -> SimpleTrainer:
     """Detectron2's trainer, with an optimiser of its own, at the config's precision."""
-    trainer_class = SimpleTrainer
-    if cfg.SOLVER.AMP.ENABLED and cfg.MUTUALNET.AMP_DTYPE == "float16":
+    trainer_class, dtype = SimpleTrainer, training_dtype(cfg)
+    if dtype == torch.float16:
         trainer_class = AMPTrainer
-    elif cfg.SOLVER.AMP.ENABLED:  # AMPTrainer always scales, and knows no CPU
-        network.forward = torch.autocast(device_of(network).type, torch.bfloat16)(network.forward)
+    elif dtype == torch.bfloat16:  # AMPTrainer always scales, and knows no CPU
+        network.forward = torch.autocast(device_of(network).type, dtype)(network.forward)
     return trainer_class(network, batches, build_optimizer(cfg, network))
 
 
@@ -242,7 +244,7 @@ def _plain_trainer(
 
 def naive_view(batch: list[dict], resolution: int, max_size: int, device) -> list[dict]:
     """A batch resized as Detectron2's mapper would: images and all ground truth, on the CPU."""
-    view = view_at(batch, resolution, max_size, "cpu")
+    view = view_at(batch, resolution, max_size)
     for item, viewed in zip(batch, view, strict=True):
         height, width = item["image"].shape[-2:]
         resized = resized_shape(height, width, resolution, max_size)
@@ -316,7 +318,7 @@ def _train_mutual(cfg: CfgNode, steps: int) -> None:
 
 
 def _train_plain(cfg: CfgNode, steps: int) -> None:
-    network = in_channels_last(sliced(build_network(cfg)))
+    network = laid_out(sliced(build_network(cfg)), training_dtype(cfg))
     trainer = _plain_trainer(cfg, network, build_training_loader(cfg, 0, 0))
     with EventStorage(0):
         for trainer.iter in range(steps):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...config import eval_point
 from ...family import finds_only_objects
 from ...modeling.inference import infer_batch
+from ...modeling.memory_format import laid_out
 from ...slimmable import OperatingPoint, SlimmableBatchNorm2d, at_width, sliced
 from ..pretrained import Pretrained, check_point
 from .errors import ExportError
@@ -45,7 +46,7 @@ def plain_network(pretrained: Pretrained, point: OperatingPoint) -> nn.Module:
     check_point(pretrained.cfg, calibrations, point)
     with calibrations.at(point):
         plain = sliced(pretrained.model)
-    return plain.to(memory_format=torch.channels_last)  # as build_network has it
+    return laid_out(plain)
 
 
 def _build_plain(cfg: CfgNode, build: Callable[[CfgNode], nn.Module]) -> nn.Module:
@@ -60,7 +61,7 @@ def _build_plain(cfg: CfgNode, build: Callable[[CfgNode], nn.Module]) -> nn.Modu
     }
     with at_width(model, width, statistics=statistics):
         plain = sliced(model)
-    return plain.to(memory_format=torch.channels_last)
+    return laid_out(plain)
 
 
 def _register(name: str) -> None:
