@@ -50,7 +50,7 @@ quickstart: $(READY)
 	$(PY) tools/train_net.py --config-file $(CONFIG) --resume
 	$(PY) tools/eval_grid.py --config-file $(CONFIG) --resume
 
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n 2
 
 test: lint
 	$(PYTEST) -m "not slow"

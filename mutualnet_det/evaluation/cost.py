@@ -105,16 +105,19 @@ def padded_sizes(
 
     @functools.cache
     def padded(size: Size) -> Size:
-        resized = resized_shape(*size, resolution, max_size)
-        image = torch.empty(3, *resized, device="meta")
-        batch = ImageList.from_tensors(
-            [image],
-            backbone.size_divisibility,
-            padding_constraints=backbone.padding_constraints,
-        )
-        return tuple(batch.tensor.shape[-2:])
+        return padded_size(resized_shape(*size, resolution, max_size), backbone)
 
     return [padded((height, width)) for height, width in image_sizes]
+
+
+def padded_size(size: Size, backbone: nn.Module) -> Size:
+    """The (height, width) in px that an image of a size reaches ``backbone`` with, if alone."""
+    batch = ImageList.from_tensors(
+        [torch.empty(3, *size, device="meta")],
+        backbone.size_divisibility,
+        padding_constraints=backbone.padding_constraints,
+    )
+    return tuple(batch.tensor.shape[-2:])
 
 
 def count_cost(model: nn.Module, sizes: Sequence[Size], num_proposals: int) -> Cost:

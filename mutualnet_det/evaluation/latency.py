@@ -35,12 +35,13 @@ from ..progress_log import ProgressLog
 from ..runtime import Latency
 from ..runtime.device import wait_for
 from ..slimmable import OperatingPoint
+from .cost import Size, padded_size
 from .forward import At
 
 logger = logging.getLogger(__name__)
 
 # Images that a point is given in a row when points take turns. The forward before them does not
-# count: the first after a change of point is slower.
+# count: the first after a change of point is slower. Nor does the first of a shape.
 IMAGES_IN_A_ROW = 3
 
 
@@ -220,6 +221,7 @@ def profile_points(
     times: dict[OperatingPoint, list[float]] = {point: [] for point in points}
     detections = dict.fromkeys(points, 0)
     order = list(itertools.islice(itertools.cycle(range(len(images))), num_forwards))
+    new = _NewShapes(model)
     with inference_context(model):
         expected: dict[OperatingPoint, float] = {}
         for point in points:
@@ -231,8 +233,10 @@ def profile_points(
             for point in points:
                 with at(point):
                     infer(model, views[point.resolution][row[0]])
-                    for index in row:
-                        (instances, _), milliseconds = timed(model, views[point.resolution][index])
+                    for view in (views[point.resolution][index] for index in row):
+                        if new.at(point, view):
+                            infer(model, view)
+                        (instances, _), milliseconds = timed(model, view)
                         times[point].append(milliseconds)
                         detections[point] += 0 if instances is None else len(instances)
                 log.did(point, len(row))
@@ -242,6 +246,21 @@ def profile_points(
         )
         for point in points
     }
+
+
+class _NewShapes:
+    """The padded shapes that came at a point: for the first of each, cuDNN plans convolutions."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._backbone = model.backbone
+        self._seen: set[tuple[OperatingPoint, Size]] = set()
+
+    def at(self, point: OperatingPoint, view: Tensor) -> bool:
+        """Whether an image (3, H, W) is the first of its padded shape at ``point``."""
+        key = (point, padded_size(view.shape[-2:], self._backbone))
+        is_new = key not in self._seen
+        self._seen.add(key)
+        return is_new
 
 
 class _Log:

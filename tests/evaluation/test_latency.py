@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,6 +118,14 @@ def test_memory_is_that_of_the_largest_image_that_the_network_sees(
 # Order --------------------------------------------------------------------------------------------
 
 
+PADS_TO_32 = SimpleNamespace(
+    backbone=SimpleNamespace(size_divisibility=32, padding_constraints={}),
+    training=False,
+    eval=lambda: None,
+    train=lambda mode: None,
+)
+
+
 @pytest.fixture
 def machine(monkeypatch):
     """A machine that becomes ever slower: every forward takes 1 % longer than the one before."""
@@ -152,12 +161,14 @@ def test_points_take_turns(make_slimmable_config, machine):
 
     images = [noise(64, 80), noise(64, 70)]
     profiles = profile_points(
-        make_slimmable_config(), torch.nn.Identity(), points, at, images, num_forwards=12
+        make_slimmable_config(), PADS_TO_32, points, at, images, num_forwards=12
     )
     # One after the other, for three images at a time.
     assert chosen[3:] == points * 4
     by_visit = machine.forwards[3:]
-    assert [timed for timed, _ in by_visit[:12]] == [False, *[True] * 3] * 3
+    # The images have one shape when they are padded.
+    assert [timed for timed, _ in by_visit[:15]] == [False, False, *[True] * 3] * 3
+    assert [timed for timed, _ in by_visit[15:27]] == [False, *[True] * 3] * 3
     assert sum(timed for timed, _ in by_visit) == 12 * len(points)
     # Each to its end before the next, the last would be 27 % slower than the first.
     medians = [profile.latency.p50 for profile in profiles.values()]
@@ -172,9 +183,19 @@ def test_images_are_taken_in_turn(make_slimmable_config, machine):
     points = [OperatingPoint(1.0, 64)]
     cfg = make_slimmable_config("INPUT.MAX_SIZE_TEST", 64)  # the heights differ
     at = lambda point: contextlib.nullcontext()  # noqa: E731
-    profile_points(cfg, torch.nn.Identity(), points, at, images, num_forwards=4)
+    profile_points(cfg, PADS_TO_32, points, at, images, num_forwards=4)
     heights = [height for timed, height in machine.forwards[1:] if timed]
     assert len(set(heights)) == 3 and heights[3] == heights[0]
+
+
+def test_no_shape_is_timed_before_it_was_seen(make_slimmable_config, machine):
+    images = [noise(height, 200) for height in (64, 120, 190)]  # padded: 64 x 128 twice, 64 x 96
+    points = [OperatingPoint(width, 64) for width in (0.25, 1.0)]
+    cfg = make_slimmable_config("INPUT.MAX_SIZE_TEST", 128)
+    at = lambda point: contextlib.nullcontext()  # noqa: E731
+    profile_points(cfg, PADS_TO_32, points, at, images, num_forwards=6)
+    first_visits = [timed for timed, _ in machine.forwards[2:14]]
+    assert first_visits == [False, False, True, True, False, True] * 2
 
 
 # Equal numbers of detections ----------------------------------------------------------------------
