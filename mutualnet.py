@@ -53,6 +53,7 @@ COMMANDS = {
         "compare": Command("compare_methods", "train and evaluate several methods by a plan"),
         "benchmark": Command("benchmark", "what an adjustable width costs in inference"),
         "benchmark-training": Command("benchmark_training", "what a training step costs"),
+        "benchmark-layouts": Command("benchmark_layouts", "memory layouts and mixed precision"),
         "benchmark-runtime": Command("benchmark_runtime", "what predicting and evaluating cost"),
         "benchmark-scaling": Command("benchmark_scaling", "how training scales with processes"),
     },

@@ -25,7 +25,7 @@ def memory_format(
     network: nn.Module, device: torch.device, dtype: torch.dtype
 ) -> torch.memory_format:
     """
-    The memory format that is faster on a device; `mutualnet benchmark-training` measures both.
+    The memory format that is faster on a device; `mutualnet benchmark-layouts` measures both.
 
     On a CPU it is channels-last, above all for depthwise convolutions. On a GPU it is so in mixed
     precision, for tensor cores, unless group normalisation would turn each map to channels-first

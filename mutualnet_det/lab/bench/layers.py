@@ -44,10 +44,12 @@ class _CalibratedModel:
             network = sliced(self.model)
         return laid_out(network)  # as the slimmable one: what is compared is width
 
-    def images(self) -> list[dict]:
-        side = full_point(self.cfg).resolution
-        generator = torch.Generator().manual_seed(0)
-        return [{"image": torch.randint(0, 256, (3, side, side), generator=generator).float()}]
+
+def square_image(cfg: CfgNode) -> list[dict]:
+    """A batch of one square image of noise, of the largest resolution."""
+    side = full_point(cfg).resolution
+    generator = torch.Generator().manual_seed(0)
+    return [{"image": torch.randint(0, 256, (3, side, side), generator=generator).float()}]
 
 
 @torch.no_grad()
@@ -57,7 +59,7 @@ def compare_inference(cfg: CfgNode, rounds: int) -> list[TimedPair]:
     one square image of the largest resolution; switching is inside the timed part.
     """
     subject = _CalibratedModel(cfg)
-    images = subject.images()
+    images = square_image(subject.cfg)
     pairs = []
     for point in subject.points:
         plain = subject.plain(point)
@@ -78,7 +80,7 @@ def compare_inference(cfg: CfgNode, rounds: int) -> list[TimedPair]:
 def compare_switching(cfg: CfgNode, rounds: int) -> list[TimedPair]:
     """The first forward after a switch, the switch included, against the next one at that point."""
     subject = _CalibratedModel(cfg)
-    images = subject.images()
+    images = square_image(subject.cfg)
     pairs = []
     for number, point in enumerate(subject.points):
         other = subject.points[number - 1]

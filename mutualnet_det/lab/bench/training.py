@@ -104,9 +104,9 @@ def compare_steps(cfg: CfgNode, rounds: int) -> tuple[dict[str, float], list[Tim
     """
     seed_all_rng(0)
     cfg = lightly_calibrated(cfg)
-    mutual = _Steps(MutualTrainer(cfg))
-    naive = _Steps(NaiveTrainer(cfg))
-    alone = _Steps(MutualTrainer(_overridden(cfg, "MUTUALNET.METHOD", "independent")))
+    mutual = Steps(MutualTrainer(cfg))
+    naive = Steps(NaiveTrainer(cfg))
+    alone = Steps(MutualTrainer(overridden(cfg, "MUTUALNET.METHOD", "independent")))
     plain = _PlainTrainings(cfg)
     sampler = build_sampler(cfg, mutual.trainer.seed)
     batches = build_training_loader(cfg, mutual.trainer.seed, 0)
@@ -150,7 +150,8 @@ def compare_steps(cfg: CfgNode, rounds: int) -> tuple[dict[str, float], list[Tim
     return {name: statistics.median(values) for name, values in parts.items()}, steps
 
 
-def _overridden(cfg: CfgNode, *overrides: object) -> CfgNode:
+def overridden(cfg: CfgNode, *overrides: object) -> CfgNode:
+    """The config with ``KEY VALUE`` overrides."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.merge_from_list(list(overrides))
@@ -158,7 +159,7 @@ def _overridden(cfg: CfgNode, *overrides: object) -> CfgNode:
     return cfg
 
 
-class _Steps:
+class Steps:
     """A MutualTrainer that takes one step at a time, on a batch that it is given."""
 
     def __init__(self, trainer: MutualTrainer) -> None:
@@ -184,7 +185,7 @@ class NaiveTrainer(MutualTrainer):
     model: Any  # whose lesson it replaces
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(_overridden(cfg, "MUTUALNET.PROPOSALS", "own"))
+        super().__init__(overridden(cfg, "MUTUALNET.PROPOSALS", "own"))
         self._study, self.model.study = self.model.study, self._study_anew
         self._batch: list[dict] = []
 

@@ -1,0 +1,131 @@
+"""Two machines that train together, one of which is cut off: network namespaces with addresses."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+TRAIN = "tools/train_net.py"
+# By machine: its address and the end of the cable.
+ADDRESSES = {"one": "10.213.7.1", "two": "10.213.7.2"}
+NUMBERS = count()
+
+
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def machines():
+    """Their network namespaces by name, joined by a cable; their ends of it are called "cable"."""
+    missing = [tool for tool in ("ip", "unshare") if shutil.which(tool) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip("making network namespaces takes the rights of root, ip and unshare")
+    names = {machine: f"mutualnet{os.getpid()}{machine}" for machine in ADDRESSES}
+    try:
+        for name in names.values():
+            ip("netns", "add", name)
+        one, two = names.values()
+        ip("link", "add", "cable", "netns", one, "type", "veth", "peer", "cable", "netns", two)
+        for machine, name in names.items():
+            ip("-n", name, "address", "add", f"{ADDRESSES[machine]}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "link", "set", "cable", "up")
+    except subprocess.CalledProcessError as error:
+        for name in names.values():
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+        pytest.skip(f"this system makes no network namespaces: {error.stderr.decode()}")
+    yield names
+    for name in names.values():
+        ip("netns", "delete", name)
+
+
+@pytest.fixture
+def start(request, machines, make_training_cfg, tmp_path):
+    """
+    ``start(*options)``: torchrun on both machines; returns their processes and outputs, by name.
+
+    Each sees its own processes alone, and has a name that both know.
+    """
+    root = request.config.rootpath
+    cfg = make_training_cfg(tmp_path / "run")
+    cfg.DATASETS.TEST = ()
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    hosts = "".join(f"{address} {machine}\n" for machine, address in ADDRESSES.items())
+    (tmp_path / "hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
+    known = f"mount --bind {tmp_path / 'hosts'} /etc/hosts"
+    environment = os.environ | {
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "cable",
+    }
+    started = []
+
+    def run(*options):
+        number, there = next(NUMBERS), {}
+        for machine, name in machines.items():
+            output = tmp_path / f"{machine}_{number}.txt"
+            isolated = ("unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
+            named = ("sh", "-c", f'{known} && hostname {machine} && exec "$@"', "sh")
+            torchrun = (
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"),
+                *("--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", str(number)),
+                *("--rdzv-endpoint", f"{ADDRESSES['one']}:29500"),
+                *("--local-addr", ADDRESSES[machine]),
+            )
+            training = (TRAIN, "--config-file", str(tmp_path / "config.yaml"), "--resume")
+            with output.open("w") as file:
+                process = subprocess.Popen(
+                    ["ip", "netns", "exec", name, *isolated, *named, *torchrun, *training]
+                    + [str(option) for option in options],
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    cwd=root,
+                    env=environment,
+                )
+            started.append(process)
+            there[machine] = (process, output)
+        return there
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for(path: Path, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_cut_off_ends_the_training_which_goes_on_later(start, machines, tmp_path):
+    run = tmp_path / "run"
+    both = start("SOLVER.MAX_ITER", 100000, "SOLVER.CHECKPOINT_PERIOD", 4)
+    wait_for(run / "model_0000003.pth", 120)
+    ip("-n", machines["one"], "link", "set", "cable", "down")
+    cut = time.monotonic()
+    codes = {machine: process.wait(500) for machine, (process, _) in both.items()}
+    seconds = time.monotonic() - cut
+    texts = {machine: output.read_text() for machine, (_, output) in both.items()}
+    print(codes, seconds)
+    assert all(codes.values()) and seconds < 60, (codes, seconds, texts)
+    assert "error: rank 1 on two (pid " in texts["one"]
+    assert "has not reported for 30 s" in texts["one"]
+    assert "error: rank 0 on one (pid " in texts["two"]
+    assert "its machine cannot be reached any more" in texts["two"]
+
+    ip("-n", machines["one"], "link", "set", "cable", "up")
+    done = max(int(path.stem[-7:]) for path in run.glob("model_0*.pth")) + 1
+    both = start("SOLVER.MAX_ITER", done + 2, "SOLVER.CHECKPOINT_PERIOD", 4)
+    assert [process.wait(120) for process, _ in both.values()] == [0, 0]
+    assert f"Starting training from iteration {done}" in both["one"][1].read_text()
+    assert (run / "model_final.pth").exists()
