@@ -1,12 +1,13 @@
 """Two machines that train together, one of which is cut off: network namespaces with addresses."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import count
-from pathlib import Path
 
 import pytest
 
@@ -99,10 +100,10 @@ def start(request, machines, make_training_cfg, tmp_path):
         process.wait()
 
 
-def wait_for(path: Path, seconds: float) -> None:
+def wait_for(has_come: Callable[[], object], seconds: float) -> None:
     end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"no {path}"
+    while not has_come():
+        assert time.monotonic() < end
         time.sleep(0.1)
 
 
@@ -110,18 +111,17 @@ def wait_for(path: Path, seconds: float) -> None:
 def test_a_machine_that_is_cut_off_ends_the_training_which_goes_on_later(start, machines, tmp_path):
     run = tmp_path / "run"
     both = start("SOLVER.MAX_ITER", 100000, "SOLVER.CHECKPOINT_PERIOD", 4)
-    wait_for(run / "model_0000003.pth", 120)
+    wait_for((run / "model_0000003.pth").exists, 120)
     ip("-n", machines["one"], "link", "set", "cable", "down")
-    cut = time.monotonic()
-    codes = {machine: process.wait(500) for machine, (process, _) in both.items()}
-    seconds = time.monotonic() - cut
-    texts = {machine: output.read_text() for machine, (_, output) in both.items()}
-    print(codes, seconds)
-    assert all(codes.values()) and seconds < 60, (codes, seconds, texts)
-    assert "error: rank 1 on two (pid " in texts["one"]
-    assert "has not reported for 30 s" in texts["one"]
-    assert "error: rank 0 on one (pid " in texts["two"]
-    assert "its machine cannot be reached any more" in texts["two"]
+    causes = {
+        "one": r"error: rank 1 on two \(pid \d+\) has not reported for 30 s",
+        "two": r"error: rank 0 on one \(pid \d+\) has died, or its machine cannot be reached",
+    }
+    for machine, cause in causes.items():
+        wait_for(lambda m=machine, c=cause: re.search(c, both[m][1].read_text()), 60)
+    assert both["one"][0].wait(60) == 1
+    # torchrun itself waits for its store on the other machine, for longer than eight minutes.
+    both["two"][0].kill()
 
     ip("-n", machines["one"], "link", "set", "cable", "up")
     done = max(int(path.stem[-7:]) for path in run.glob("model_0*.pth")) + 1
