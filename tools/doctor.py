@@ -290,13 +290,13 @@ def check_cuda() -> Finding:
     if not torch.cuda.is_available():
         advice = gpu.why_no_gpu()
         return Finding(name, none, WARN if advice else OK, advice)
-    numbers = range(torch.cuda.device_count())
-    devices = [torch.cuda.get_device_properties(i) for i in numbers]
+    indices = range(torch.cuda.device_count())
+    devices = [torch.cuda.get_device_properties(i) for i in indices]
     listed = [
         f"{i}: {d.name} ({d.total_memory >> 30} GiB, compute capability {d.major}.{d.minor})"
         for i, d in enumerate(devices)
     ]
-    advice = " ".join(filter(None, map(gpu.why_unsupported, numbers)))
+    advice = " ".join(filter(None, map(gpu.why_unsupported, indices)))
     state = f"{torch.version.cuda}; {', '.join(listed)}"
     return Finding(name, state, WARN if advice else OK, advice)
 

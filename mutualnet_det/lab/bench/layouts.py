@@ -12,6 +12,7 @@ from ...config import full_point
 from ...data.loader import build_training_loader
 from ...engine.trainer import MutualTrainer
 from ...modeling.build import build_network
+from ...modeling.memory_format import memory_format
 from ...runtime.device import device_of
 from .layers import square_image
 from .pairs import TimedPair, time_pair
@@ -33,10 +34,10 @@ def compare_layouts(cfg: CfgNode, rounds: int) -> list[TimedPair]:
 def _inference(cfg: CfgNode, rounds: int) -> TimedPair:
     runs: dict[str, Callable[[], object]] = {}
     images = square_image(cfg)
-    for name, memory_format in FORMATS.items():
+    for layout, its_format in FORMATS.items():
         seed_all_rng(0)
-        network = build_network(cfg).eval().to(memory_format=memory_format)
-        runs[name] = lambda network=network: network(images)
+        network = build_network(cfg).eval().to(memory_format=its_format)
+        runs[layout] = lambda network=network: network(images)
     with torch.no_grad():
         return time_pair(
             f"inference at {full_point(cfg)} in float32, channels-last against contiguous",
@@ -47,12 +48,14 @@ def _inference(cfg: CfgNode, rounds: int) -> TimedPair:
 
 
 def _training(cfg: CfgNode, rounds: int) -> list[TimedPair]:
-    steps = {}
+    steps, chosen = {}, {}
     for dtype, options in (("float32", OFF), ("bfloat16", HALF)):
-        for layout in ("chosen", *FORMATS):
+        for layout, its_format in FORMATS.items():
             trainer = MutualTrainer(overridden(cfg, *options))
-            if layout in FORMATS:
-                trainer.model.to(memory_format=FORMATS[layout])
+            model = trainer.model
+            if memory_format(model, model.device, getattr(torch, dtype)) == its_format:
+                chosen[dtype] = (dtype, layout)
+            model.to(memory_format=its_format)
             steps[dtype, layout] = Steps(trainer)
     batches = build_training_loader(cfg, trainer.seed, 0)
     times: dict[tuple[str, str], list[float]] = {way: [] for way in steps}
@@ -62,14 +65,15 @@ def _training(cfg: CfgNode, rounds: int) -> list[TimedPair]:
             milliseconds = each.take(batch, iteration)
             if iteration >= WARM_UP:
                 times[way].append(milliseconds)
-
-    def pair(name: str, mine: tuple[str, str], other: tuple[str, str]) -> TimedPair:
-        return TimedPair.of(name, list(zip(times[mine], times[other], strict=True)))
-
-    by_layout = [
-        pair(f"training in {dtype}, channels-last against contiguous", *ways)
-        for dtype in ("float32", "bfloat16")
-        for ways in [[(dtype, layout) for layout in FORMATS]]
+    compared = {
+        f"training in {dtype}, channels-last against contiguous": [
+            (dtype, "channels-last"),
+            (dtype, "contiguous"),
+        ]
+        for dtype in chosen
+    }
+    compared["training in bfloat16, against float32"] = [chosen["bfloat16"], chosen["float32"]]
+    return [
+        TimedPair.of(name, list(zip(*(times[way] for way in ways), strict=True)))
+        for name, ways in compared.items()
     ]
-    chosen = [(dtype, "chosen") for dtype in ("bfloat16", "float32")]
-    return [*by_layout, pair("training in bfloat16, against float32", *chosen)]
