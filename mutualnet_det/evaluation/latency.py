@@ -252,12 +252,13 @@ class _NewShapes:
     """The padded shapes that came at a point: for the first of each, cuDNN plans convolutions."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._backbone = model.backbone
+        self._backbone: Any = model.backbone
         self._seen: set[tuple[OperatingPoint, Size]] = set()
 
     def at(self, point: OperatingPoint, view: Tensor) -> bool:
         """Whether an image (3, H, W) is the first of its padded shape at ``point``."""
-        key = (point, padded_size(view.shape[-2:], self._backbone))
+        height, width = view.shape[-2:]
+        key = (point, padded_size((height, width), self._backbone))
         is_new = key not in self._seen
         self._seen.add(key)
         return is_new

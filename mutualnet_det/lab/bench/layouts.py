@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from detectron2.config import CfgNode
@@ -32,19 +32,16 @@ def compare_layouts(cfg: CfgNode, rounds: int) -> list[TimedPair]:
 
 
 def _inference(cfg: CfgNode, rounds: int) -> TimedPair:
-    runs: dict[str, Callable[[], object]] = {}
     images = square_image(cfg)
-    for layout, its_format in FORMATS.items():
+    runs = []
+    for its_format in FORMATS.values():
         seed_all_rng(0)
         network = build_network(cfg).eval().to(memory_format=its_format)
-        runs[layout] = lambda network=network: network(images)
+        runs.append(partial(network, images))
+    last, contiguous = runs
+    name = f"inference at {full_point(cfg)} in float32, channels-last against contiguous"
     with torch.no_grad():
-        return time_pair(
-            f"inference at {full_point(cfg)} in float32, channels-last against contiguous",
-            *runs.values(),
-            rounds,
-            device_of(network),
-        )
+        return time_pair(name, last, contiguous, rounds, device_of(network))
 
 
 def _training(cfg: CfgNode, rounds: int) -> list[TimedPair]:
@@ -53,7 +50,7 @@ def _training(cfg: CfgNode, rounds: int) -> list[TimedPair]:
         for layout, its_format in FORMATS.items():
             trainer = MutualTrainer(overridden(cfg, *options))
             model = trainer.model
-            if memory_format(model, model.device, getattr(torch, dtype)) == its_format:
+            if memory_format(model, device_of(model), getattr(torch, dtype)) == its_format:
                 chosen[dtype] = (dtype, layout)
             model.to(memory_format=its_format)
             steps[dtype, layout] = Steps(trainer)

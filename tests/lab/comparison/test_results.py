@@ -173,13 +173,15 @@ def test_a_run_that_was_copied_without_its_evaluation_is_named(plan, finished):
         collect(plan, 1)
 
 
-@pytest.mark.parametrize("missing", ["ground_truth.json", "detections/0.25x32.bbox.json"])
-def test_a_run_that_was_copied_in_part_is_named(plan, finished, missing):
+@pytest.mark.parametrize(
+    ("missing", "num_processes"), [("ground_truth.json", 1), ("detections/0.25x32.bbox.json", 2)]
+)
+def test_a_run_that_was_copied_in_part_is_named(plan, finished, missing, num_processes):
     path = plan.runs[1].folder / "grid" / missing
     path.unlink()
     message = f"us_net/seed0 holds a finished run without its {path.name}"
     with pytest.raises(RunsError, match=message):
-        collect(plan, 2)
+        collect(plan, num_processes)
 
 
 def test_runs_of_other_versions_are_told_of(plan, finished, caplog):
