@@ -1,11 +1,11 @@
-"""Exchange among processes that train together: errors, the first weights, gradients of a step."""
+"""Exchange among processes that work together: errors, the first weights, gradients of a step."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # Seconds between two looks at whether the first process is done.
 POLL_PERIOD = 0.2
-_waits = itertools.count()
+_waits, _stores = itertools.count(), itertools.count()
 
 
 class SharedError(UserError):
@@ -55,11 +55,14 @@ def sharing_errors() -> Iterator[None]:
 
 
 def from_first_process(work: Callable[[], T]) -> T:
-    """Do ``work`` in the first process, and return in all of them what it gives."""
+    """Do ``work``, however long, in the first process, and return in all of them what it gives."""
     result = None
     with sharing_errors():
-        if comm.is_main_process():
-            result = work()
+        try:
+            if comm.is_main_process():
+                result = work()
+        finally:
+            wait_for_first()
     return comm.all_gather(result)[0]
 
 
@@ -92,6 +95,40 @@ def wait_for_first() -> None:
     else:
         while not store.check([key]):
             time.sleep(POLL_PERIOD)
+
+
+class Team:
+    """
+    The processes that do a piece of work: this one alone, or all that were started together.
+
+    Args:
+        together: whether all of them are here and divide the work.
+
+    Attributes:
+        size, rank: how many there are, and which of them this is.
+    """
+
+    def __init__(self, together: bool = False) -> None:
+        self.size = comm.get_world_size() if together else 1
+        self.rank = comm.get_rank() if together else 0
+
+    def sharing_errors(self) -> AbstractContextManager[None]:
+        """See :func:`sharing_errors`."""
+        return nullcontext() if self.size == 1 else sharing_errors()
+
+    def from_first(self, work: Callable[[], T]) -> T:
+        """Do ``work`` in the first process, and return in all of them what it gives."""
+        return work() if self.size == 1 else from_first_process(work)
+
+    def from_all(self, value: T) -> list[T]:
+        """The value of each process, by rank."""
+        return [value] if self.size == 1 else comm.all_gather(value)
+
+    def store(self) -> dist.Store:
+        """A new store that they share; all of them ask for it equally often."""
+        if self.size == 1:
+            return dist.HashStore()
+        return dist.PrefixStore(f"team/{next(_stores)}", default_store())
 
 
 def broadcast_weights(model: nn.Module) -> None:

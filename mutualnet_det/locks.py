@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 try:
     import fcntl
@@ -24,10 +23,9 @@ class FileLock:
     """
     The lock on a file, held from the start until :meth:`close`.
 
-    Other than the lock of a library (filelock, portalocker), it is handed on: to a process of
-    multiprocessing by pickling it while that starts, and to any other by its descriptor, as one of
-    ``subprocess.Popen``'s ``pass_fds``. All of them hold it then, and one that outlives the others
-    still does. On Windows only the process that took it holds it.
+    Other than the lock of a library (filelock, portalocker), it is handed on to a process that
+    starts, by its descriptor, as one of ``subprocess.Popen``'s ``pass_fds``. Both hold it then, and
+    one that outlives the other still does. On Windows only the process that took it holds it.
 
     Args:
         path: of the file, made if it is not there; it stays.
@@ -80,17 +78,6 @@ class FileLock:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        if fcntl is None:
-            return {"_descriptor": None}
-        from multiprocessing.reduction import DupFd  # not there on Windows
-
-        return {"_descriptor": DupFd(self.fileno())}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        handed_on = state["_descriptor"]
-        self._descriptor = None if handed_on is None else handed_on.detach()
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -328,10 +328,13 @@ def test_several_processes_and_a_gpu_that_is_named():
 
 
 def test_too_many_gpus(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    check_num_gpus(1)
-    with pytest.raises(ConfigError, match="--num-gpus is 2.*0 GPUs"):
-        check_num_gpus(2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    check_num_gpus(1, "cuda")
+    check_num_gpus(2, "cpu")
+    with pytest.raises(ConfigError, match="--num-gpus is 2.*1 GPUs"):
+        check_num_gpus(2, "cuda")
+    with pytest.raises(ConfigError, match="--num-gpus is 0; expected at least 1"):
+        check_num_gpus(0, "cpu")
 
 
 def test_output_dir_is_made_and_left_empty(tmp_path):

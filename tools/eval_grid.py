@@ -10,27 +10,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.utils.logger import setup_logger
+from detectron2.utils import comm
 
 from mutualnet_det.arguments import add_overrides, check_overrides, parse_list_option
 from mutualnet_det.checkpoint import find_weights, load_detector
-from mutualnet_det.config import (
-    ConfigError,
-    check_no_gpu_named,
-    check_num_gpus,
-    check_output_dir,
-    check_points,
-    grid_points,
-    load_config,
-)
+from mutualnet_det.config import check_output_dir, check_points, grid_points, load_config
+from mutualnet_det.distributed import sharing_errors
+from mutualnet_det.engine.processes import run_in_processes
+from mutualnet_det.engine.setup import set_up_loggers
 from mutualnet_det.errors import reported
 from mutualnet_det.evaluation import evaluate_grid
 from mutualnet_det.evaluation.confusion import class_table
-from mutualnet_det.runtime.device import hardware_name
 from mutualnet_det.slimmable import OperatingPoint
-from mutualnet_det.terminal import without_colours
 
 EXAMPLES = """Examples:
 
@@ -42,7 +34,11 @@ Two operating points of other weights:
 
 Images and points divided among 8 GPUs; among 4 processes on the CPU, each with its share of cores:
     $ mutualnet evaluate --config-file cfg.yaml --num-gpus 8
-    $ mutualnet evaluate --config-file cfg.yaml --num-processes 4 MODEL.DEVICE cpu
+    $ mutualnet evaluate --config-file cfg.yaml --num-gpus 4 MODEL.DEVICE cpu
+
+Among the GPUs of several machines, which share OUTPUT_DIR; the same command on each:
+    $ torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+        -m mutualnet evaluate --config-file cfg.yaml --resume
 """
 
 
@@ -65,12 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="of this machine; default: 1. Give each of several machines some of the points and "
-        "an --output of its own",
+        help="processes, each with a GPU or, with MODEL.DEVICE cpu, some cores; default: 1",
     )
-    parser.add_argument(
-        "--num-processes", type=int, default=1, metavar="N", help="on the CPU; default: 1"
-    )
+    # What else Detectron2 starts processes by; torchrun joins machines.
+    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
     for option, meaning in (
         ("--points", "operating points such as 0.5x360; default: the grid of the config"),
         ("--widths", "widths, each at every resolution"),
@@ -109,56 +103,22 @@ def chosen_points(args: argparse.Namespace, cfg: CfgNode) -> list[OperatingPoint
     return [OperatingPoint(width, resolution) for width in widths for resolution in resolutions]
 
 
-def chosen_devices(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
-    """
-    The devices of the processes that the arguments ask for; none for this one alone.
-
-    Raises:
-        ConfigError: for a number that this machine or ``MODEL.DEVICE`` does not have.
-    """
-    check_num_gpus(args.num_gpus)
-    if args.num_gpus > 1:
-        check_no_gpu_named(cfg)
-    if args.num_processes < 1:
-        raise ConfigError(f"--num-processes is {args.num_processes}; expected at least 1.")
-    on_cpu = cfg.MODEL.DEVICE == "cpu"
-    if args.num_gpus > 1 and on_cpu:
-        raise ConfigError(
-            f"--num-gpus is {args.num_gpus}, but MODEL.DEVICE is cpu: give --num-processes instead."
-        )
-    if args.num_processes > 1 and not on_cpu:
-        raise ConfigError(
-            f"--num-processes is {args.num_processes}, but MODEL.DEVICE is {cfg.MODEL.DEVICE}, and "
-            "a GPU takes one process: give --num-gpus, or add MODEL.DEVICE cpu."
-        )
-    if args.num_processes > 1:
-        return ["cpu"] * args.num_processes
-    devices = [f"cuda:{index}" for index in range(args.num_gpus)] if args.num_gpus > 1 else []
-    names = {hardware_name(torch.device(device)) for device in devices}
-    if len(names) > 1:
-        raise ConfigError(
-            f"--num-gpus is {args.num_gpus}, and these are of several kinds ({', '.join(names)}), "
-            "but a grid has latencies of one. Choose GPUs with CUDA_VISIBLE_DEVICES."
-        )
-    return devices
-
-
-def main(args: argparse.Namespace) -> None:
-    cfg = load_config(args.config_file, args.opts)
-    devices = chosen_devices(args, cfg)
-    points = chosen_points(args, cfg)
-    check_points(points, cfg)
-    output = args.output or str(Path(cfg.OUTPUT_DIR) / "grid")
-    check_output_dir(output)
-    for name in ("detectron2", "mutualnet_det"):
-        without_colours(setup_logger(output, name=name))
-
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate, in each of the processes that do it together."""
+    with sharing_errors():
+        cfg = load_config(args.config_file, args.opts)
+        points = chosen_points(args, cfg)
+        check_points(points, cfg)
+        output = args.output or str(Path(cfg.OUTPUT_DIR) / "grid")
+        check_output_dir(output)
+    set_up_loggers(output)
     cfg.defrost()
-    # As in training, --resume goes for the last checkpoint; weights named beside it come first.
-    last = args.resume and "MODEL.WEIGHTS" not in args.opts
-    cfg.MODEL.WEIGHTS = find_weights(cfg, resume=last)
-    cfg.freeze()
-    model, calibrations = load_detector(cfg, cfg.MODEL.WEIGHTS)
+    with sharing_errors():
+        # As in training, --resume goes for the last checkpoint; weights named beside it come first.
+        last = args.resume and "MODEL.WEIGHTS" not in args.opts
+        cfg.MODEL.WEIGHTS = find_weights(cfg, resume=last)
+        cfg.freeze()
+        model, calibrations = load_detector(cfg, cfg.MODEL.WEIGHTS)
     grid = evaluate_grid(
         cfg,
         model,
@@ -167,14 +127,20 @@ def main(args: argparse.Namespace) -> None:
         output,
         calibrate=True,
         resume=args.resume,
-        devices=devices,
+        together=True,
     )
+    if not comm.is_main_process():
+        return
     table = grid.query_table()
     print("\n".join(["", str(table), *grid.notes]))
     if args.classes:
         (best,) = (row for row in grid.rows if row.point == table.best.point)
         print(f"\n{class_table(Path(output), best)}")
     print(f"\nEverything is in {output}, pictures in {output}/figures.")
+
+
+def main(args: argparse.Namespace) -> None:
+    run_in_processes(evaluate, args)
 
 
 if __name__ == "__main__":

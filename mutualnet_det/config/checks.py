@@ -293,10 +293,12 @@ _CHECKS: dict[Family, Callable[[CfgNode], None]] = {
 }
 
 
-def check_num_gpus(num_gpus: int) -> None:
-    """ConfigError for more GPUs than the machine has. One process can do without: on the CPU."""
+def check_num_gpus(num_gpus: int, device: str) -> None:
+    """ConfigError unless this machine has ``MODEL.DEVICE`` for each of so many processes."""
+    if num_gpus < 1:
+        raise ConfigError(f"--num-gpus is {num_gpus}; expected at least 1.")
     available = torch.cuda.device_count()
-    if num_gpus > max(available, 1):
+    if device != "cpu" and num_gpus > available:
         raise ConfigError(f"--num-gpus is {num_gpus}, but this machine has {available} GPUs.")
 
 

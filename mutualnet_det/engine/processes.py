@@ -1,5 +1,5 @@
 """
-The processes of a training: started by Detectron2's ``launch``, or by ``torchrun``.
+The processes of a training or an evaluation: started by Detectron2's ``launch``, or by torchrun.
 
 Both set up PyTorch's process group and Detectron2's local one, and watch over the processes.
 """
@@ -28,9 +28,7 @@ from ..compat import default_store
 from ..config import ConfigError, check_no_gpu_named, check_num_gpus, load_config
 from ..distributed import POLL_PERIOD, SharedError
 from ..errors import UserError, reported
-from ..evaluation.workers import share_threads
 from ..signals import passing_on_stop_signals
-from .start import check_system
 from .watch import watched
 
 # What torchrun tells each process.
@@ -42,14 +40,12 @@ TIMEOUT = timedelta(minutes=30)
 
 def run_in_processes(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """
-    Run ``main(args)`` in every process of a training.
+    Run ``main(args)`` in every process of a training or an evaluation.
 
     Under torchrun, that is this one; else as many are started as ``--num-gpus`` and
     ``--num-machines`` ask for: on the CPU if ``MODEL.DEVICE`` says so or there are no GPUs. A
     UserError ends them all with its message; so does the death of one of them.
     """
-    with reported():
-        check_system()
     if all(name in os.environ for name in ENVIRONMENT):
         _join(main, args)
     elif args.num_gpus * args.num_machines == 1:
@@ -62,9 +58,8 @@ def run_in_processes(main: Callable[[argparse.Namespace], None], args: argparse.
 def _launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     with reported():
         cfg = load_config(args.config_file, args.opts)
-        if cfg.MODEL.DEVICE != "cpu":
-            check_num_gpus(args.num_gpus)
-            check_no_gpu_named(cfg)
+        check_num_gpus(args.num_gpus, cfg.MODEL.DEVICE)
+        check_no_gpu_named(cfg)
     prepare_launch(cfg)
     try:
         # Whoever asks this process to end means the ones that train.
@@ -86,7 +81,7 @@ def _launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace
         pid = next(getattr(error, key) for key in ("error_pid", "pid") if hasattr(error, key))
         sys.exit(
             f"error: rank {rank} (pid {pid}) was ended by {error.signal_name}. Add "
-            "--resume to continue from the last checkpoint."
+            "--resume to continue from what was kept."
         )
 
 
@@ -94,6 +89,11 @@ def prepare_launch(cfg: CfgNode) -> None:
     """Call before Detectron2's ``launch``, which takes NCCL wherever it sees a GPU."""
     if cfg.MODEL.DEVICE == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def share_threads(num_processes: int) -> int:
+    """CPU threads for each of some processes, so that they do not trample each other."""
+    return max(1, torch.get_num_threads() // num_processes)
 
 
 def limit_threads(threads: int) -> None:

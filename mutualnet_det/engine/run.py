@@ -10,18 +10,21 @@ from detectron2.utils import comm
 
 from ..checkpoint import find_weights, load_detector
 from ..config import ConfigError, eval_point
-from ..distributed import check_same, sharing_errors, wait_for_first
+from ..distributed import check_same, sharing_errors
+from ..errors import reported
 from ..evaluation import Grid, evaluate_grid
 from .processes import run_in_processes
 from .setup import setup
+from .start import check_system
 from .trainer import MutualTrainer
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> Grid:
-    """Evaluate the operating point that the config names."""
-    model, calibrations = load_detector(cfg, find_weights(cfg, resume))
+    """Evaluate the operating point that the config names, in all processes together."""
+    with sharing_errors():
+        model, calibrations = load_detector(cfg, find_weights(cfg, resume))
     output = Path(cfg.OUTPUT_DIR) / "eval"
-    return evaluate_grid(cfg, model, calibrations, [eval_point(cfg)], output)
+    return evaluate_grid(cfg, model, calibrations, [eval_point(cfg)], output, together=True)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -32,9 +35,9 @@ def main(args: argparse.Namespace) -> None:
     with sharing_errors():
         check_same(configs)
     if args.eval_only:
+        grid = evaluate(cfg, args.resume)
         if comm.is_main_process():
-            print(evaluate(cfg, args.resume))
-        wait_for_first()
+            print(grid)
         return
     with sharing_errors():
         trainer = MutualTrainer(cfg)
@@ -62,4 +65,6 @@ def run(args: argparse.Namespace) -> None:
     Args:
         args: of :func:`~mutualnet_det.arguments.training_parser`.
     """
+    with reported():
+        check_system()
     run_in_processes(main, args)

@@ -52,7 +52,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not args.eval_only:
         check_loggers(cfg)
         check_start(cfg, args.resume)
-    _set_up_loggers(cfg.OUTPUT_DIR)
+    set_up_loggers(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
     check_datasets(cfg)
     if evaluates:
@@ -63,8 +63,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _set_up_loggers(folder: str) -> None:
-    """Set up the loggers before Detectron2 does, which logs at once, and in colours."""
+def set_up_loggers(folder: str) -> None:
+    """Set up the loggers of a process, before Detectron2 does so in colours."""
     rank = comm.get_rank()
     # As in default_setup: what is called in the same way again is not done again.
     without_colours(setup_logger(folder, distributed_rank=rank, name="fvcore"))

@@ -13,11 +13,12 @@ import itertools
 import json
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from torch import nn
 
@@ -30,18 +31,20 @@ from ..checkpoint import (
     read_calibrations,
     write_calibrations,
 )
-from ..config import check_points, flattened
+from ..config import ConfigError, check_points, flattened
 from ..data.check import check_datasets, check_test_set
 from ..data.class_names import check_same_classes, dataset_names
 from ..data.coco import left_out_images
+from ..data.image_faults import KNOWN, Known, know
 from ..data.images import VIEWS, read_record
+from ..distributed import Team
 from ..errors import UserError
 from ..family import family
 from ..modeling.parts import has_norms_behind_backbone
 from ..progress_log import ProgressLog
 from ..runtime.device import device_name, hardware_name
 from ..slimmable import Calibrations, OperatingPoint, UncalibratedError
-from .cost import Cost
+from .forward import At
 from .latency import largest_records, model_memory
 from .progress import Progress, check_same
 from .results import Grid, GridRow
@@ -52,9 +55,7 @@ from .workers import (
     Shared,
     by_resolution,
     do_job,
-    do_job_in_processes,
     evaluating,
-    share_threads,
 )
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def evaluate_grid(
     *,
     calibrate: bool = False,
     resume: bool = False,
-    devices: Sequence[str] = (),
+    together: bool = False,
 ) -> Grid:
     """
     Evaluate ``model`` on ``DATASETS.TEST`` at ``points`` and write everything to ``output_dir``.
@@ -91,14 +92,14 @@ def evaluate_grid(
         calibrate: whether the rest is calibrated, on images of ``DATASETS.TRAIN``, which are
             needed for nothing else.
         resume: continue what is in ``output_dir``, if anything, instead of starting afresh.
-        devices: of several processes to divide the work among, such as "cuda:0" and "cuda:1", or
-            "cpu" twice; they build the model from ``cfg`` and copy its weights. None: this process
-            does all.
+        together: whether all processes that were started together call this, each with the same
+            model on a device of its own, and divide the work; ``output_dir`` is a folder that they
+            share. If not, this one does all.
 
     Returns:
-        the grid. It is also written, as ``grid.json`` and ``grid.csv``, with the query table and
-        ``figures/``; where points were calibrated, ``calibrations.pth``; of a detector also
-        ``ground_truth.json``, ``confusion/POINT.csv`` and, as COCO results,
+        the grid, in every process. It is also written, as ``grid.json`` and ``grid.csv``, with the
+        query table and ``figures/``; where points were calibrated, ``calibrations.pth``; of a
+        detector also ``ground_truth.json``, ``confusion/POINT.csv`` and, as COCO results,
         ``detections/POINT.bbox.json``, ``.segm.json`` and ``.keypoints.json``; of a classifier
         ``predictions/POINT.csv``.
 
@@ -108,79 +109,135 @@ def evaluate_grid(
             a data set of other classes than the model's, or without objects; for an image that
             does not decode or is not of the size the data set says.
         ProgressError: on ``resume``, if there are results of other weights, points, data or
-            settings; if another evaluation is at work there.
+            settings; if another evaluation is at work there; if the processes do not share the
+            folder.
         UncalibratedError: for a point that is not calibrated, without ``calibrate``.
-        WorkerError: if one of several processes was killed.
     """
     if not points:
         raise ValueError("points is empty: a grid has at least one operating point.")
-    check_points(points, cfg)
-    points = sorted(points)
+    team = Team(together)
     output = Path(output_dir)
-    if all(point in calibrations for point in points):
-        cfg = _without_training_data(cfg)
-    kept = _reuse_calibrations(cfg, model, calibrations, output)
-    missing = [point for point in points if point not in calibrations]
-    if missing and not calibrate:
-        raise UncalibratedPointError(
-            f"Operating points without calibration: {', '.join(map(str, missing))}. Calibrated are "
-            f"{', '.join(map(str, sorted(calibrations))) or 'none'}. `mutualnet evaluate --points` "
-            "calibrates any point, on training images."
-        )
-    check_datasets(cfg if missing else _without_training_data(cfg))
-    check_test_set(cfg)
-    dataset = dataset_name(cfg)
-    # Which load_detector tells; any other model has no names to compare.
-    learnt = getattr(model, "class_names", {})
-    check_same_classes(learnt, "the model", dataset_names(cfg, dataset), repr(dataset), FINE_TUNE)
-    images = calibration_images(cfg) if missing else []
-    task = build_task(cfg, model)
-    run = _describe(cfg, model, calibrations, points, task)
+    with team.sharing_errors():
+        check_points(points, cfg)
+        points = sorted(points)
+        if all(point in calibrations for point in points):
+            cfg = _without_training_data(cfg)
+        kept = _reuse_calibrations(cfg, model, calibrations, output)
+        missing = [point for point in points if point not in calibrations]
+        if missing and not calibrate:
+            raise UncalibratedPointError(
+                f"Operating points without calibration: {', '.join(map(str, missing))}. Calibrated "
+                f"are {', '.join(map(str, sorted(calibrations))) or 'none'}. `mutualnet evaluate "
+                "--points` calibrates any point, on training images."
+            )
+    # One process reads all images, and tells the others what it knows.
+    know(team.from_first(lambda: _checked(cfg, missing)))
+    with team.sharing_errors():
+        if team.rank:
+            _checked(cfg, missing)
+        dataset = dataset_name(cfg)
+        # Which load_detector tells; any other model has no names to compare.
+        learnt = getattr(model, "class_names", {})
+        names = dataset_names(cfg, dataset)
+        check_same_classes(learnt, "the model", names, repr(dataset), FINE_TUNE)
+        images = calibration_images(cfg) if missing and not team.rank else []
+        task = build_task(cfg, model)
+        run = _describe(cfg, model, calibrations, points, task)
+    identities = team.from_all(run["identity"])
+    with team.sharing_errors():
+        _check_alike(identities)
 
     progress = Progress(output / "progress", points)
-    if resume and (output / "grid.json").exists() and not progress.folder.exists():
-        finished = Grid.load(output / "grid.json")
-        check_same(finished.run["identity"], run["identity"], output)
-        if not run.keys() <= finished.run.keys():  # written before all of it was told
-            finished = Grid(finished.rows, {**run, **finished.run})
-            finished.save(output)
-        logger.info("The evaluation in %s is complete.", output)
+    finished = team.from_first(lambda: _finished(run, progress, output, resume))
+    if finished is not None:
         return finished
     with contextlib.closing(progress):
-        try:
-            progress.begin(run["identity"], share_threads(max(len(devices), 1)), resume)
-            task.begin(output)
-        except OSError as error:
-            raise OSError(f"The output folder {output} cannot be written: {error}") from error
-        if progress.threads > share_threads(max(len(devices), 1)):
-            logger.warning(
-                "The evaluation was begun with %d threads in each process, and keeps to that. They "
-                "are more than there are cores for them, so latencies will be longer.",
-                progress.threads,
-            )
+        progress.threads = team.from_first(lambda: _begin(run, task, progress, output, resume))
         with evaluating(model, progress.threads):
             run["device"] = device_name(model.device)
-            _calibrate(cfg, model, calibrations, missing, images, kept, output)
-            costs = task.costs(points, calibrations.at)
-            job = _job(cfg, task, costs, progress, output)
-            shared = Shared(job, max(len(devices), 1))
+
+            def calibrated() -> dict[str, Any]:
+                _calibrate(cfg, model, calibrations, missing, images, kept, output)
+                return calibrations.state_dict()
+
+            if missing:
+                calibrations.load_state_dict(team.from_first(calibrated))
+            costs, left = team.from_first(
+                lambda: (task.costs(points, calibrations.at), _left(task, progress))
+            )
+            job = Job(tuple(by_resolution(points)), costs, left, progress, output)
+            shared = Shared(job, team.store(), team.size)
             log = _Log(job, shared, len(task.records))
-            if devices:
-                do_job_in_processes(job, shared, model, calibrations, devices, log.update)
-            else:
-                do_job(job, shared, task, calibrations.at, 0, log.update)
-            resolutions = {point.resolution for point in points}
-            largest = largest_records(cfg, task.records, resolutions)
-            images = [read_record(record, cfg.INPUT.FORMAT) for record in largest]
-            memory = model_memory(cfg, model, points, calibrations.at, images)
-        rows = tuple(
-            GridRow.from_dict(progress.result(point)).evaluated_on(run["device"], memory[point])
-            for point in points
+            on_step = (lambda: None) if team.rank else log.update
+            do_job(job, shared, task, calibrations.at, team.rank, on_step)
+            return team.from_first(lambda: _finish(cfg, model, calibrations.at, run, task, job))
+
+
+def _checked(cfg: CfgNode, missing: Sequence[OperatingPoint]) -> Known:
+    """What is known of the images, once the data sets have been checked."""
+    check_datasets(cfg if missing else _without_training_data(cfg))
+    check_test_set(cfg)
+    return KNOWN
+
+
+def _check_alike(identities: Sequence[Mapping[str, Any]]) -> None:
+    """ConfigError if processes would not do the same, or on other hardware."""
+    for rank, identity in enumerate(identities):
+        for key, value in identity.items():
+            if value != identities[0][key]:
+                raise ConfigError(
+                    f"The processes of an evaluation do the same on the same hardware, since a "
+                    f"grid has latencies of one: {key} is {value!r} on rank {rank} and "
+                    f"{identities[0][key]!r} on rank 0."
+                )
+
+
+def _finished(run: dict[str, Any], progress: Progress, output: Path, resume: bool) -> Grid | None:
+    """The grid that is to be continued, if there is nothing left to do."""
+    if not resume or not (output / "grid.json").exists() or progress.folder.exists():
+        return None
+    finished = Grid.load(output / "grid.json")
+    check_same(finished.run["identity"], run["identity"], output)
+    if not run.keys() <= finished.run.keys():  # written before all of it was told
+        finished = Grid(finished.rows, {**run, **finished.run})
+        finished.save(output)
+    logger.info("The evaluation in %s is complete.", output)
+    return finished
+
+
+def _begin(run: dict[str, Any], task: Task, progress: Progress, output: Path, resume: bool) -> int:
+    """Open the output folder; how many threads each process has on the CPU."""
+    threads = torch.get_num_threads()
+    try:
+        progress.begin(run["identity"], threads, resume)
+        task.begin(output)
+    except OSError as error:
+        raise OSError(f"The output folder {output} cannot be written: {error}") from error
+    if progress.threads > threads:
+        logger.warning(
+            "The evaluation was begun with %d threads in each process, and keeps to that. They are "
+            "more than there are cores for them, so latencies will be longer.",
+            progress.threads,
         )
-        grid = Grid(rows, run)
-        task.finish(grid, progress, output)
-        grid.save(output)
-        progress.delete()
+    return progress.threads
+
+
+def _finish(
+    cfg: CfgNode, model: nn.Module, at: At, run: dict[str, Any], task: Task, job: Job
+) -> Grid:
+    """Measure the memory, and write what all processes have found."""
+    points = sorted(job.points)
+    largest = largest_records(cfg, task.records, {point.resolution for point in points})
+    images = [read_record(record, cfg.INPUT.FORMAT) for record in largest]
+    memory = model_memory(cfg, model, points, at, images)
+    rows = tuple(
+        GridRow.from_dict(job.progress.result(point)).evaluated_on(run["device"], memory[point])
+        for point in points
+    )
+    grid = Grid(rows, run)
+    task.finish(grid, job.progress, job.output)
+    grid.save(job.output)
+    job.progress.delete()
     return grid
 
 
@@ -332,14 +389,12 @@ def _calibrate(
         write_calibrations(str(path), calibrations, kept, settings)
 
 
-def _job(
-    cfg: CfgNode, task: Task, costs: dict[OperatingPoint, Cost], progress: Progress, output: Path
-) -> Job:
+def _left(task: Task, progress: Progress) -> tuple[int, ...]:
+    """The numbers of the images that are not through."""
     done = progress.done()
     if done:
         logger.info("Continuing with %d of %d images done", len(done), len(task.records))
-    left = tuple(number for number in range(len(task.records)) if number not in done)
-    return Job(cfg, tuple(by_resolution(list(costs))), costs, left, progress, output)
+    return tuple(number for number in range(len(task.records)) if number not in done)
 
 
 # How far it is -----------------------------------------------------------------------------------

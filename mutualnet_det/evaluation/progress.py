@@ -7,10 +7,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..distributed import POLL_PERIOD
 from ..errors import UserError
 from ..locks import FileLock, LockedError
 from ..slimmable import OperatingPoint
@@ -18,8 +20,10 @@ from .files import replacing
 
 logger = logging.getLogger(__name__)
 
-# A process that loses the one that started it ends at once, but may be slow to notice.
+# Processes of an evaluation that has lost one end, but may be slow to notice.
 LOCK_TIMEOUT = 20.0  # s
+# How long a network file system may take to show a machine what another one has written.
+SHOWN_WITHIN = 120.0  # s
 
 
 class ProgressError(UserError, ValueError):
@@ -124,7 +128,7 @@ class Progress:
     The folder of an evaluation in work.
 
     Each process has a part of its own, which says what images it holds; so an evaluation can be
-    continued by any number of processes. It is handed to a process by pickling while that starts.
+    continued by any number of processes. One of them begins it.
 
     Args:
         folder: where the evaluation keeps what it has done.
@@ -143,8 +147,7 @@ class Progress:
 
     def begin(self, identity: Mapping[str, Any], threads: int, resume: bool) -> None:
         """
-        Open the folder, for as long as one of the evaluation's processes lives or until
-        :meth:`close`.
+        Open the folder, for as long as this process lives or until :meth:`close`.
 
         Args:
             identity: what makes results comparable (weights, data set, points, settings), as it
@@ -178,7 +181,7 @@ class Progress:
         self.threads = threads
 
     def _locked(self) -> FileLock:
-        """The folder's lock, which the processes of an evaluation hold together."""
+        """The folder's lock."""
         try:
             return FileLock(self.folder / "lock", timeout=LOCK_TIMEOUT)
         except LockedError as error:
@@ -199,6 +202,22 @@ class Progress:
 
     def _parts(self) -> list[Part]:
         return [Part(folder, self._points) for folder in self.folder.glob("part-*")]
+
+    def wait_until(self, is_there: Callable[[], bool]) -> None:
+        """
+        Wait for what processes of other machines have written.
+
+        Raises:
+            ProgressError: if it does not come in time, so that they write somewhere else.
+        """
+        end = time.monotonic() + SHOWN_WITHIN
+        while not is_there():
+            if time.monotonic() > end:
+                raise ProgressError(
+                    f"{self.folder} lacks what other processes have found. It must be one folder "
+                    "that all machines share."
+                )
+            time.sleep(POLL_PERIOD)
 
     def done(self) -> set[int]:
         """The numbers of the images that are through at all points."""

@@ -1,49 +1,44 @@
 """Several processes that share an evaluation: what they find, and how they end."""
 
+import itertools
 import json
-import multiprocessing
 import os
+import re
 import signal
-import threading
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from detectron2.data import DatasetCatalog
 from PIL import Image
-from torch.multiprocessing import ProcessExitedException, start_processes
 
+from mutualnet_det.checkpoint import MutualCheckpointer
+from mutualnet_det.config import ConfigError
 from mutualnet_det.data.coco import register_coco
-from mutualnet_det.data.faults import DatasetError
 from mutualnet_det.evaluation import Grid, evaluate_grid
 from mutualnet_det.evaluation import detection as detection_module
-from mutualnet_det.evaluation import workers as workers_module
+from mutualnet_det.evaluation import progress as progress_module
 from mutualnet_det.evaluation.cost import Cost
-from mutualnet_det.evaluation.progress import Progress
-from mutualnet_det.evaluation.workers import Job, Shared, WorkerError, share_threads
+from mutualnet_det.evaluation.grid import _check_alike
+from mutualnet_det.evaluation.progress import Progress, ProgressError
+from mutualnet_det.evaluation.workers import Job, Shared
 from mutualnet_det.modeling.build import build_network
 from mutualnet_det.slimmable import Calibrations, OperatingPoint
 
 POINTS = [OperatingPoint(w, r) for w in (0.25, 1.0) for r in (64, 96)]
 NUM_IMAGES = 7
 # A process imports torch before it does anything.
-START_TIMEOUT = 300  # s
-
-
-def no_costs(cfg, model, points, image_sizes, at):
-    parts = dict.fromkeys(("backbone", "neck", "rpn", "box_head"), 1.0)
-    return {point: Cost(parts, {"mask_head": point.width}, 20, parts) for point in points}
+LIMIT = 300  # s
 
 
 @pytest.fixture
-def evaluate(make_slimmable_config, tmp_path, monkeypatch):
-    """
-    Evaluates a tiny detector of random weights, which finds a few things in noise; no costs are
-    counted and no pictures made.
-    """
-    monkeypatch.setattr(detection_module, "count_points", no_costs)
-    monkeypatch.setattr(detection_module, "write_figures", lambda *args: None)
+def setting(make_slimmable_config, tmp_path):
+    """A tiny detector of random weights, which finds a few things in noise; it is saved too."""
     random = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     data = {"images": [], "annotations": [], "categories": [{"id": 3, "name": "a"}]}
@@ -77,129 +72,129 @@ def evaluate(make_slimmable_config, tmp_path, monkeypatch):
             lambda batch: model.backbone(batch.tensor),
         )
 
-    def evaluate(output, **kwargs):
-        return evaluate_grid(cfg, model, calibrations, POINTS, output, **kwargs)
-
-    yield evaluate
+    cfg.defrost()
+    cfg.OUTPUT_DIR, cfg.INPUT.MIN_SIZE_TRAIN = str(tmp_path), (96,)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    cfg.freeze()
+    saved = {"calibrations": calibrations.state_dict()}
+    MutualCheckpointer(model, cfg, str(tmp_path)).save("model_final", **saved)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    yield cfg, model, calibrations
     DatasetCatalog.remove(name)
 
 
+@pytest.fixture
+def evaluate(setting, monkeypatch):
+    """Evaluates in this process, on one thread and without pictures."""
+    monkeypatch.setattr(detection_module, "write_figures", lambda *args: None)
+
+    def run(output, **kwargs):
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return evaluate_grid(*setting, POINTS, output, **kwargs)
+        finally:
+            torch.set_num_threads(before)
+
+    return run
+
+
+@pytest.fixture
+def start(setting, request, tmp_path):
+    """Starts the command with two processes of a thread each; what they say goes to output.txt."""
+    root = request.config.rootpath
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    points = [str(point) for point in POINTS]
+    config = ("--config-file", str(tmp_path / "config.yaml"), "--points", *points)
+    command = (sys.executable, "tools/eval_grid.py", *config, "--num-gpus", "2")
+
+    def run(output, *options):
+        with open(tmp_path / "output.txt", "w") as file:
+            return subprocess.Popen(
+                [*command, "--output", str(output), *options],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=root,
+                env=environment,
+            )
+
+    return run
+
+
 def contents(folder):
-    """All that must not depend on who did what; times of course do."""
+    """All that must not depend on who did what; times of course do, and how a config is written."""
     grid = json.loads((folder / "grid.json").read_text())
+    del grid["run"]["config"]
     for row in grid["rows"]:
         assert list(row["latency"]) == [grid["run"]["device"]]
         del row["latency"]
     return grid, {path.name: path.read_bytes() for path in (folder / "detections").iterdir()}
 
 
-def test_ends_with_a_processs_error_and_is_continued_by_another_number(evaluate, tmp_path):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # what one process has, and each of two
-    try:
-        evaluate(tmp_path / "one")
-        broken = tmp_path / "images" / f"{NUM_IMAGES}.png"
-        whole = broken.read_bytes()
-        broken.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(DatasetError, match=rf"{NUM_IMAGES}\.png"):
-            evaluate(tmp_path / "several", devices=("cpu", "cpu"))
-        assert not multiprocessing.active_children()
-        done = Progress(tmp_path / "several" / "progress", POINTS).done()
-        assert done and NUM_IMAGES - 1 not in done
-        broken.write_bytes(whole)
-        evaluate(tmp_path / "several", resume=True)
-        assert contents(tmp_path / "several") == contents(tmp_path / "one")
-        assert '"score"' in (tmp_path / "one" / "detections" / "1.00x96.segm.json").read_text()
-    finally:
-        torch.set_num_threads(before)
+def test_two_processes_go_on_with_what_one_has_begun(evaluate, start, tmp_path, monkeypatch):
+    grid = evaluate(tmp_path / "one")
+    assert '"score"' in (tmp_path / "one" / "detections" / "1.00x96.segm.json").read_text()
+
+    turns = itertools.count()
+
+    def interrupted(*args):
+        if next(turns) == 9:
+            raise KeyboardInterrupt
+        return timed(*args)
+
+    timed = detection_module.timed
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(detection_module, "timed", interrupted)
+        evaluate(tmp_path / "several")
+    assert Progress(tmp_path / "several" / "progress", POINTS).done()
+    assert start(tmp_path / "several", "--resume").wait(LIMIT) == 0
+    said = (tmp_path / "output.txt").read_text()
+    assert re.search(rf"Continuing with \d of {NUM_IMAGES} images done", said)
+    assert said.count(str(grid.query_table()).splitlines()[0]) == 1
+    assert contents(tmp_path / "several") == contents(tmp_path / "one")
+    # Whatever the number of processes, there is nothing left to do.
+    again = evaluate(tmp_path / "several", resume=True)
+    assert again == Grid.load(tmp_path / "several" / "grid.json")
 
 
-@pytest.mark.slow
-def test_processes_do_it_all_as_one_does(evaluate, tmp_path):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        several = evaluate(tmp_path / "several", devices=("cpu", "cpu"))
-        assert torch.get_num_threads() == 2
-        assert several.run["device"].endswith(", 1 thread")
-        torch.set_num_threads(1)
-        evaluate(tmp_path / "one")
-        assert contents(tmp_path / "several") == contents(tmp_path / "one")
-        # Whatever the number of processes and threads, there is nothing left to do.
-        torch.set_num_threads(2)
-        again = evaluate(tmp_path / "several", devices=("cpu",) * 3, resume=True)
-        assert again == several == Grid.load(tmp_path / "several" / "grid.json")
-    finally:
-        torch.set_num_threads(before)
+def test_a_process_that_is_killed_ends_the_evaluation(start, tmp_path):
+    process = start(tmp_path / "grid")
+    begun = tmp_path / "grid" / "progress" / "evaluation.json"
+    end = time.monotonic() + LIMIT
+    while not begun.exists():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    processes = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    victim = max(map(int, processes))
+    os.kill(victim, signal.SIGKILL)
+    assert process.wait(LIMIT) == 1
+    said = (tmp_path / "output.txt").read_text()
+    assert f"error: rank 1 (pid {victim}) was ended by SIGKILL. Add --resume to continue" in said
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
-def test_a_process_that_is_killed_ends_the_evaluation(evaluate, tmp_path):
-    def kill_one():
-        while not (children := multiprocessing.active_children()):
-            time.sleep(0.01)
-        os.kill(children[0].pid, signal.SIGKILL)
-
-    thread = threading.Thread(target=kill_one)
-    thread.start()
-    with pytest.raises(WorkerError, match=r"Process \d .* on cpu, has died: SIGKILL.*--resume"):
-        evaluate(tmp_path / "grid", devices=("cpu", "cpu"))
-    thread.join()
-    assert not multiprocessing.active_children()
+def test_processes_must_be_alike():
+    _check_alike([{"device": "NVIDIA H200", "weights": "ab"}] * 2)
+    others = [{"device": "NVIDIA H200"}, {"device": "NVIDIA L4"}]
+    with pytest.raises(ConfigError, match="device is 'NVIDIA L4' on rank 1 and 'NVIDIA H200' on"):
+        _check_alike(others)
 
 
-class Stuck:
-    """A job, as far as its config, which takes for ever; who has it says so."""
-
-    def __init__(self, sender):
-        self.cfg = self
-        self._sender = sender
-
-    def clone(self):
-        self._sender.send("at work")
-        time.sleep(START_TIMEOUT)
-
-
-def lead(sender):
-    """Start one process of an evaluation as in the background of a script."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    arguments = (Stuck(sender), None, "", ("cpu",), None)
-    start_processes(
-        workers_module._process, arguments, 1, join=False, daemon=True, start_method="spawn"
-    )
-    time.sleep(START_TIMEOUT)
-
-
-def test_a_process_ends_with_the_one_that_started_it():
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    leader = multiprocessing.get_context("fork").Process(target=lead, args=(sender,))
-    leader.start()
-    sender.close()
-    assert receiver.recv() == "at work"
-    leader.kill()
-    assert receiver.poll(START_TIMEOUT / 10)
-    with pytest.raises(EOFError):  # nobody is there to send any more
-        receiver.recv()
-    leader.join()
-
-
-def test_a_process_that_is_interrupted_has_not_done_its_work():
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    arguments = (Stuck(sender), None, "", ("cpu",), None)
-    processes = start_processes(
-        workers_module._process, arguments, 1, join=False, daemon=True, start_method="spawn"
-    )
-    assert receiver.recv() == "at work"
-    os.kill(processes.pids()[0], signal.SIGINT)
-    with pytest.raises(ProcessExitedException, match="SIGINT"):
-        processes.join()
+def test_a_folder_that_machines_do_not_share(tmp_path, monkeypatch):
+    progress = Progress(tmp_path, POINTS)
+    seen = iter([False, True])
+    progress.wait_until(lambda: next(seen))
+    monkeypatch.setattr(progress_module, "SHOWN_WITHIN", 0)
+    with pytest.raises(ProgressError, match="one folder that all machines share"):
+        progress.wait_until(lambda: False)
 
 
 def make_shared(num_images, num_processes, tmp_path):
     costs = dict.fromkeys(POINTS, Cost({}, {}, 0, {}))
-    job = Job(
-        None, tuple(POINTS), costs, tuple(range(num_images)), Progress(tmp_path, POINTS), tmp_path
-    )
-    return Shared(job, num_processes)
+    job = Job(tuple(POINTS), costs, tuple(range(num_images)), Progress(tmp_path, POINTS), tmp_path)
+    return Shared(job, dist.HashStore(), num_processes)
 
 
 def test_every_image_is_taken_once_and_no_process_takes_the_end_alone(tmp_path):
@@ -218,8 +213,3 @@ def test_every_point_is_scored_once(tmp_path):
     one, other = shared.take_points(), shared.take_points()
     taken = [next(one), next(other), *one, *other]
     assert sorted(taken) == sorted(POINTS)
-
-
-def test_processes_share_the_threads(monkeypatch):
-    monkeypatch.setattr(workers_module.torch, "get_num_threads", lambda: 8)
-    assert [share_threads(count) for count in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]

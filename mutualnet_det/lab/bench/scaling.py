@@ -31,10 +31,9 @@ from tabulate import tabulate
 from torch import Tensor
 
 from ...data.check import check_datasets
-from ...engine.processes import limit_threads, prepare_launch
+from ...engine.processes import limit_threads, prepare_launch, share_threads
 from ...engine.sampling import build_sampler
 from ...engine.trainer import MutualTrainer
-from ...evaluation.workers import share_threads
 from ...modeling.build import build_network
 from ...runtime.device import device_of, wait_for
 from ...slimmable import SlimmableBatchNorm2d
