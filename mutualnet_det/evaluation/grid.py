@@ -160,8 +160,9 @@ def evaluate_grid(
                 _calibrate(cfg, model, calibrations, missing, images, kept, output)
                 return calibrations.state_dict()
 
-            if missing:
-                calibrations.load_state_dict(team.from_first(calibrated))
+            state = team.from_first(calibrated)
+            if team.rank:
+                calibrations.load_state_dict(state)
             costs, left = team.from_first(
                 lambda: (task.costs(points, calibrations.at), _left(task, progress))
             )
@@ -230,6 +231,7 @@ def _finish(
     largest = largest_records(cfg, task.records, {point.resolution for point in points})
     images = [read_record(record, cfg.INPUT.FORMAT) for record in largest]
     memory = model_memory(cfg, model, points, at, images)
+    job.progress.wait_until(lambda: all(map(job.progress.result, points)))
     rows = tuple(
         GridRow.from_dict(job.progress.result(point)).evaluated_on(run["device"], memory[point])
         for point in points

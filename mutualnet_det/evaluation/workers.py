@@ -140,7 +140,6 @@ def do_job(
             job.progress.keep_result(point, row.to_dict())
         on_step()
     shared.wait_for_all("scored", on_step)
-    job.progress.wait_until(lambda: all(map(job.progress.result, job.points)))
 
 
 def _counted(

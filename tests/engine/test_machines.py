@@ -1,5 +1,6 @@
 """Two machines that train together, one of which is cut off: network namespaces with addresses."""
 
+import json
 import os
 import re
 import shutil
@@ -8,10 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 
 import pytest
 
-TRAIN = "tools/train_net.py"
+TRAIN, EVALUATE = "tools/train_net.py", "tools/eval_grid.py"
 # By machine: its address and the end of the cable.
 ADDRESSES = {"one": "10.213.7.1", "two": "10.213.7.2"}
 NUMBERS = count()
@@ -49,13 +51,12 @@ def machines():
 @pytest.fixture
 def start(request, machines, make_training_cfg, tmp_path):
     """
-    ``start(*options)``: torchrun on both machines; returns their processes and outputs, by name.
+    ``start(tool, *options)``: torchrun on both; returns their processes and outputs, by name.
 
     Each sees its own processes alone, and has a name that both know.
     """
     root = request.config.rootpath
     cfg = make_training_cfg(tmp_path / "run")
-    cfg.DATASETS.TEST = ()
     cfg.SOLVER.IMS_PER_BATCH = 4
     (tmp_path / "config.yaml").write_text(cfg.dump())
     hosts = "".join(f"{address} {machine}\n" for machine, address in ADDRESSES.items())
@@ -68,7 +69,7 @@ def start(request, machines, make_training_cfg, tmp_path):
     }
     started = []
 
-    def run(*options):
+    def run(tool, *options):
         number, there = next(NUMBERS), {}
         for machine, name in machines.items():
             output = tmp_path / f"{machine}_{number}.txt"
@@ -80,10 +81,10 @@ def start(request, machines, make_training_cfg, tmp_path):
                 *("--rdzv-endpoint", f"{ADDRESSES['one']}:29500"),
                 *("--local-addr", ADDRESSES[machine]),
             )
-            training = (TRAIN, "--config-file", str(tmp_path / "config.yaml"), "--resume")
+            work = (tool, "--config-file", str(tmp_path / "config.yaml"), "--resume")
             with output.open("w") as file:
                 process = subprocess.Popen(
-                    ["ip", "netns", "exec", name, *isolated, *named, *torchrun, *training]
+                    ["ip", "netns", "exec", name, *isolated, *named, *torchrun, *work]
                     + [str(option) for option in options],
                     stdout=file,
                     stderr=subprocess.STDOUT,
@@ -107,11 +108,20 @@ def wait_for(has_come: Callable[[], object], seconds: float) -> None:
         time.sleep(0.1)
 
 
+def scores(folder: Path) -> dict[str, bytes]:
+    rows = json.loads((folder / "grid.json").read_text())["rows"]
+    for row in rows:
+        del row["latency"]
+    files = {path.name: path.read_bytes() for path in (folder / "detections").iterdir()}
+    return files | {"rows": json.dumps(rows).encode()}
+
+
 @pytest.mark.slow
-def test_a_machine_that_is_cut_off_ends_the_training_which_goes_on_later(start, machines, tmp_path):
+def test_one_is_cut_off_and_both_go_on_later(start, machines, request, tmp_path):
     run = tmp_path / "run"
-    both = start("SOLVER.MAX_ITER", 100000, "SOLVER.CHECKPOINT_PERIOD", 4)
-    wait_for((run / "model_0000003.pth").exists, 120)
+    both = start(TRAIN, "SOLVER.MAX_ITER", 100000, "SOLVER.CHECKPOINT_PERIOD", 30)
+    wait_for((run / "model_0000029.pth").exists, 120)
+    time.sleep(2)  # where it saves, it waits for longer than in a step
     ip("-n", machines["one"], "link", "set", "cable", "down")
     causes = {
         "one": r"error: rank 1 on two \(pid \d+\) has not reported for 30 s",
@@ -125,7 +135,16 @@ def test_a_machine_that_is_cut_off_ends_the_training_which_goes_on_later(start, 
 
     ip("-n", machines["one"], "link", "set", "cable", "up")
     done = max(int(path.stem[-7:]) for path in run.glob("model_0*.pth")) + 1
-    both = start("SOLVER.MAX_ITER", done + 2, "SOLVER.CHECKPOINT_PERIOD", 4)
+    both = start(TRAIN, "SOLVER.MAX_ITER", done + 2)
     assert [process.wait(120) for process, _ in both.values()] == [0, 0]
     assert f"Starting training from iteration {done}" in both["one"][1].read_text()
     assert (run / "model_final.pth").exists()
+
+    both = start(EVALUATE, "MODEL.WEIGHTS", run / "model_final.pth")
+    assert [process.wait(120) for process, _ in both.values()] == [0, 0]
+    assert "Everything is in" in both["one"][1].read_text()
+    assert "Everything is in" not in both["two"][1].read_text()
+    command = (sys.executable, EVALUATE, "--config-file", str(tmp_path / "config.yaml"))
+    alone = ("--output", str(tmp_path / "alone"), "MODEL.WEIGHTS", str(run / "model_final.pth"))
+    subprocess.run([*command, *alone], check=True, cwd=request.config.rootpath)
+    assert scores(run / "grid") == scores(tmp_path / "alone")

@@ -54,8 +54,7 @@ class Command:
         self._arguments = ["--widths", *WIDTHS, "--resolutions", *RESOLUTIONS, *overrides]
 
     def start(self, output, num_processes, *options):
-        # Each process has one thread, however many there are.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(num_processes)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # of each process
         with open(self._folder / "log.txt", "a") as log:
             return subprocess.Popen(
                 [
@@ -65,7 +64,7 @@ class Command:
                     CONFIG,
                     "--output",
                     str(output),
-                    "--num-processes",
+                    "--num-gpus",
                     str(num_processes),
                     *options,
                     *self._arguments,
