@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from mutualnet_det.config import ConfigError
 from mutualnet_det.distributed import check_same
-from mutualnet_det.engine.processes import own_part
+from mutualnet_det.engine.processes import own_part, share_threads
 
 TRAIN = "tools/train_net.py"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
@@ -163,6 +163,11 @@ def test_a_mistake_is_told_once(start, tmp_path, command, options, message):
     assert start(*command, options=options).wait(2 * LIMIT) == 1
     lines = (tmp_path / "output.txt").read_text().splitlines()
     assert [message in line for line in lines if line.startswith("error: ")] == [True]
+
+
+def test_processes_share_the_threads(monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    assert [share_threads(count) for count in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]
 
 
 def meet(store, delays):
