@@ -140,12 +140,12 @@ def evaluate_grid(
         learnt = getattr(model, "class_names", {})
         names = dataset_names(cfg, dataset)
         check_same_classes(learnt, "the model", names, repr(dataset), FINE_TUNE)
-        images = calibration_images(cfg) if missing and not team.rank else []
+        images = calibration_images(cfg) if missing else []
         task = build_task(cfg, model)
         run = _describe(cfg, model, calibrations, points, task)
-    identities = team.from_all(run["identity"])
+    work = team.from_all({**run["identity"], "points to calibrate": list(map(str, missing))})
     with team.sharing_errors():
-        _check_alike(identities)
+        _check_alike(work)
 
     progress = Progress(output / "progress", points)
     finished = team.from_first(lambda: _finished(run, progress, output, resume))
@@ -155,14 +155,9 @@ def evaluate_grid(
         progress.threads = team.from_first(lambda: _begin(run, task, progress, output, resume))
         with evaluating(model, progress.threads):
             run["device"] = device_name(model.device)
-
-            def calibrated() -> dict[str, Any]:
-                _calibrate(cfg, model, calibrations, missing, images, kept, output)
-                return calibrations.state_dict()
-
-            state = team.from_first(calibrated)
-            if team.rank:
-                calibrations.load_state_dict(state)
+            _calibrate(
+                cfg, model, calibrations, missing, images, kept, None if team.rank else output
+            )
             costs, left = team.from_first(
                 lambda: (task.costs(points, calibrations.at), _left(task, progress))
             )
@@ -181,15 +176,15 @@ def _checked(cfg: CfgNode, missing: Sequence[OperatingPoint]) -> Known:
     return KNOWN
 
 
-def _check_alike(identities: Sequence[Mapping[str, Any]]) -> None:
+def _check_alike(work: Sequence[Mapping[str, Any]]) -> None:
     """ConfigError if processes would not do the same, or on other hardware."""
-    for rank, identity in enumerate(identities):
-        for key, value in identity.items():
-            if value != identities[0][key]:
+    for rank, facts in enumerate(work):
+        for key, value in facts.items():
+            if value != work[0][key]:
                 raise ConfigError(
                     f"The processes of an evaluation do the same on the same hardware, since a "
                     f"grid has latencies of one: {key} is {value!r} on rank {rank} and "
-                    f"{identities[0][key]!r} on rank 0."
+                    f"{work[0][key]!r} on rank 0."
                 )
 
 
@@ -369,12 +364,15 @@ def _calibrate(
     missing: Sequence[OperatingPoint],
     images: list[np.ndarray],
     kept: list[OperatingPoint],
-    output: Path,
+    output: Path | None,
 ) -> None:
-    """Calibrate what is missing, and keep it in ``output`` beside the points that are there."""
-    path = output / CALIBRATIONS_FILE
+    """
+    Calibrate what is missing, all processes together, and keep it in ``output``, if this one has
+    it, beside the points that are there.
+    """
+    path = output / CALIBRATIONS_FILE if output is not None else None
     # Beside these results, calibrations of other weights would mislead.
-    if path.exists():
+    if path is not None and path.exists():
         state, _ = read_calibrations(str(path))
         if state["fingerprint"] != calibrations.fingerprint():
             path.unlink()
@@ -387,8 +385,9 @@ def _calibrate(
         calibrate_points(cfg, model, calibrations, group, images)
         done += len(group)
         kept += group
-        settings = _calibration_settings(cfg, model)
-        write_calibrations(str(path), calibrations, kept, settings)
+        if path is not None:
+            settings = _calibration_settings(cfg, model)
+            write_calibrations(str(path), calibrations, kept, settings)
 
 
 def _left(task: Task, progress: Progress) -> tuple[int, ...]:
