@@ -18,7 +18,8 @@ from .memory_format import laid_out
 
 def build_network(cfg: CfgNode, dtype: torch.dtype = torch.float32) -> nn.Module:
     """
-    Build as Detectron2's ``build_model`` does, with the weights laid out as suits the device.
+    Build as Detectron2's ``build_model`` does, with the weights laid out as suits the device, which
+    from here on multiplies matrices as ``MUTUALNET.MATMUL_PRECISION`` says.
 
     Args:
         dtype: that convolutions compute in; see :func:`laid_out`.
