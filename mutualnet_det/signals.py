@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -83,3 +85,9 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
         if received is not None and received.si_pid == parent.pid:
             break
     os._exit(0)
+
+
+def end_with_parent() -> None:
+    """On Linux, have this process told to end, by SIGTERM, when the one that started it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

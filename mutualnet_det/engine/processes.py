@@ -28,7 +28,7 @@ from ..compat import default_store
 from ..config import ConfigError, check_no_gpu_named, check_num_gpus, load_config
 from ..distributed import POLL_PERIOD, SharedError
 from ..errors import UserError, reported
-from ..signals import passing_on_stop_signals
+from ..signals import end_with_parent, passing_on_stop_signals
 from .watch import watched
 
 # What torchrun tells each process.
@@ -105,6 +105,8 @@ def limit_threads(threads: int) -> None:
 def _launched(
     main: Callable[[argparse.Namespace], None], args: argparse.Namespace, threads: int
 ) -> None:
+    # PyTorch has the system send SIGINT then, which in the background of a script is ignored.
+    end_with_parent()
     limit_threads(threads)
     store = default_store()
     with _outcome(), watched(store, comm.get_rank(), comm.get_world_size()):

@@ -156,6 +156,26 @@ def test_a_process_that_is_killed_ends_the_evaluation_which_one_goes_on_with(
     assert len(grid.rows) == len(POINTS) and grid.run["num_images"] == NUM_IMAGES
 
 
+def test_no_process_outlives_the_one_that_started_them(start, tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+    try:
+        process = start(tmp_path / "grid")
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    begun = tmp_path / "grid" / "progress" / "evaluation.json"
+    end = time.monotonic() + LIMIT
+    while not begun.exists():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    processes = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_processes_must_be_alike():
     _check_alike([{"device": "NVIDIA H200", "weights": "ab"}] * 2)
     others = [{"device": "NVIDIA H200"}, {"device": "NVIDIA L4"}]

@@ -6,14 +6,12 @@ their own, several runs at a time. What is finished is not done again; what was 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import json
 import logging
 import math
 import operator
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -29,6 +27,7 @@ from ...errors import UserError
 from ...files import draft_of, replacing, sha256_of
 from ...locks import FileLock, LockedError
 from ...progress_log import ProgressLog, clock
+from ...signals import end_with_parent
 from .plan import PlanError, Pretraining, Training
 
 logger = logging.getLogger(__name__)
@@ -255,18 +254,13 @@ class _Active:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self.variables},
                 pass_fds=(self.lock.fileno(),),
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
             )
 
     def __str__(self) -> str:
         if not self.commands and self.run.points:
             return f"{self.run.name}: evaluating"
         return f"{self.run.name}: {steps_done(self.run)}/{self.run.steps}"
-
-
-def _end_with_parent() -> None:
-    """Have this process told to end when the one that started it dies."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def run_all(
